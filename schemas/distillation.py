@@ -1,0 +1,147 @@
+"""A record of the ``distillation`` topic: what one micro-batch's full-path frames teach, as safetensors.
+
+=============  ========  ==================  =====================================================================
+tensor         dtype     shape               meaning
+=============  ========  ==================  =====================================================================
+inputs         uint8     [N, C, H, W]        resized and cropped, before normalising
+logits         float32   [N, classes]        the full model's
+audit          uint8     [N]                 1 where the frame was drawn as an audit, 0 for a miss
+live_exit      int32     [N]                 audits: index of the exit that would have answered; -1: none would
+live_label     int32     [N]                 audits: what would have been answered, the full model's label if by none
+partition      int32     [N]                 of the frame
+offset         int64     [N]                 of the frame
+timestamp_ms   int64     [N]                 of the frame's record
+key_hash       int64     [N]                 hash of the frame's key; 0 where it had none
+=============  ========  ==================  =====================================================================
+
+Metadata (safetensors holds text only): ``header``, the JSON of :class:`DistillationHeader`.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from hashlib import blake2b
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, deserialize
+from safetensors.numpy import save
+
+Array = npt.NDArray[np.generic]
+
+
+class DistillationError(ValueError):
+    """A record that is no distillation record; the message says what was wrong."""
+
+
+class DistillationHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds for a whole record."""
+
+    format: int = 1
+    model: str
+    """Fingerprint of the model that answered."""
+    topic: str
+    """The topic that the frames came from."""
+    worker: str
+    heads_version: str | None
+    audit_rate: float
+    frame_ids: tuple[str, ...]
+    exits: tuple[str, ...] = ()
+    """The cuts of the live exits, in the order that ``live_exit`` counts."""
+    segment_ms: Mapping[str, Mapping[int, float]] = {}
+    """The worker's own times: segment or head name, to batch size, to milliseconds per micro-batch."""
+
+
+@dataclass(frozen=True)
+class DistillationBatch:
+    """One record, decoded; the arrays are those of the module's table, and share memory with the record."""
+
+    header: DistillationHeader
+    inputs: npt.NDArray[np.uint8]
+    logits: npt.NDArray[np.float32]
+    audit: npt.NDArray[np.uint8]
+    live_exit: npt.NDArray[np.int32]
+    live_label: npt.NDArray[np.int32]
+    partition: npt.NDArray[np.int32]
+    offset: npt.NDArray[np.int64]
+    timestamp_ms: npt.NDArray[np.int64]
+    key_hash: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def rows(self, start: int, stop: int) -> "DistillationBatch":
+        """A record of the frames from ``start`` to before ``stop``."""
+        arrays = {name: getattr(self, name)[start:stop] for name in _LAYOUT}
+        header = msgspec.structs.replace(self.header, frame_ids=self.header.frame_ids[start:stop])
+        return replace(self, header=header, **arrays)
+
+    def encode(self) -> bytes:
+        """As safetensors."""
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _LAYOUT}
+        return save(arrays, {"header": msgspec.json.encode(self.header).decode()})
+
+    def encode_within(self, max_bytes: int) -> Iterator[bytes]:
+        """As records of at most ``max_bytes`` each, halved as often as that needs; a single frame is never split.
+
+        A single frame over the limit is left out: one picture that no record holds must not stop the stream.
+        """
+        record = self.encode()
+        if len(record) <= max_bytes:
+            yield record
+        elif len(self) > 1:
+            middle = len(self) // 2
+            yield from self.rows(0, middle).encode_within(max_bytes)
+            yield from self.rows(middle, len(self)).encode_within(max_bytes)
+
+
+#: dtype and number of dimensions of every tensor
+_LAYOUT: dict[str, tuple[type[np.generic], int]] = {
+    "inputs": (np.uint8, 4),
+    "logits": (np.float32, 2),
+    "audit": (np.uint8, 1),
+    "live_exit": (np.int32, 1),
+    "live_label": (np.int32, 1),
+    "partition": (np.int32, 1),
+    "offset": (np.int64, 1),
+    "timestamp_ms": (np.int64, 1),
+    "key_hash": (np.int64, 1),
+}
+_CODES = {"U8": np.uint8, "F32": np.float32, "I32": np.int32, "I64": np.int64}
+
+assert set(_LAYOUT) == {field.name for field in fields(DistillationBatch)} - {"header"}
+
+
+def decode(record: bytes) -> DistillationBatch:
+    """Reads a record.
+
+    Raises :class:`DistillationError` where it is truncated, lacks a tensor, or its shapes do not fit each other.
+    """
+    try:
+        tensors = dict(deserialize(record))
+        length = int.from_bytes(record[:8], "little")
+        text = msgspec.json.decode(record[8 : 8 + length])["__metadata__"]["header"]
+        header = msgspec.json.decode(text, type=DistillationHeader)
+    except (SafetensorError, msgspec.MsgspecError, KeyError, TypeError) as error:
+        raise DistillationError(f"not a distillation record: {error}") from error
+    if header.format != 1:
+        raise DistillationError(f"distillation record of format {header.format}, this version reads format 1")
+    arrays: dict[str, Array] = {}
+    for name, (dtype, dimensions) in _LAYOUT.items():
+        if name not in tensors:
+            raise DistillationError(f"distillation record without the tensor {name!r}")
+        view = tensors[name]
+        if _CODES.get(view["dtype"]) is not dtype or len(view["shape"]) != dimensions:
+            raise DistillationError(f"tensor {name!r} is {view['dtype']} {view['shape']}")
+        arrays[name] = np.frombuffer(view["data"], dtype).reshape(view["shape"])
+    lengths = {name: len(array) for name, array in arrays.items()} | {"frame_ids": len(header.frame_ids)}
+    if len(set(lengths.values())) != 1:
+        raise DistillationError(f"tensors of different lengths: {lengths}")
+    return DistillationBatch(header=header, **arrays)  # type: ignore[arg-type]  # dtypes were checked above
+
+
+def key_hash(key: bytes | None) -> int:
+    """The hash under which a frame's key travels: int64, 0 only for a frame without a key."""
+    if key is None:
+        return 0
+    return int.from_bytes(blake2b(key, digest_size=8).digest(), "little", signed=True) or 1

@@ -1,0 +1,64 @@
+"""A frame on the ``frames`` topic: key = the stream's id, value = the picture as it is, headers = all optional.
+
+The CloudEvents attributes follow the Kafka protocol binding's binary mode (``ce_`` headers).
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+CONTENT_TYPE = "content-type"
+CE_ID = "ce_id"
+CE_SOURCE = "ce_source"
+CE_TIME = "ce_time"
+LABEL = "label"
+
+#: The kinds of value that a frame may carry, by content type.
+CONTENT_TYPES = ("image/jpeg", "image/png", "image/webp", "application/x-npy")
+
+RawHeaders = Sequence[tuple[str, bytes | None]]
+
+
+class FrameHeaders(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
+    """What a frame's headers say, each absent where the publisher did not set it.
+
+    A header that is not valid UTF-8 counts as absent: headers describe a frame, they never make it unreadable.
+    """
+
+    content_type: str | None = None
+    ce_id: str | None = None
+    ce_source: str | None = None
+    ce_time: str | None = None
+    label: str | None = None
+
+    @classmethod
+    def read(cls, headers: RawHeaders | None) -> "FrameHeaders":
+        """From a Kafka record's headers; of a repeated header the last one counts."""
+        known: dict[str, str] = {}
+        for name, value in headers or ():
+            if name in _FIELDS and value is not None:
+                try:
+                    known[_FIELDS[name]] = value.decode()
+                except UnicodeDecodeError:
+                    continue
+        return cls(**known)
+
+    def as_kafka(self) -> list[tuple[str, bytes]]:
+        """As a Kafka record's headers, absent ones left out."""
+        return [
+            (name, value.encode()) for name, field in _FIELDS.items() if (value := getattr(self, field)) is not None
+        ]
+
+
+_FIELDS = {
+    CONTENT_TYPE: "content_type",
+    CE_ID: "ce_id",
+    CE_SOURCE: "ce_source",
+    CE_TIME: "ce_time",
+    LABEL: "label",
+}
+
+
+def default_id(topic: str, partition: int, offset: int) -> str:
+    """The id of a frame whose publisher gave none: its position, ``frames-3-1871``."""
+    return f"{topic}-{partition}-{offset}"

@@ -1,0 +1,97 @@
+"""The manifest of a version of cache heads: ``<model>/<version>/manifest.json`` beside ``heads.safetensors``."""
+
+from typing import Literal
+
+import msgspec
+
+
+class HeadSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that is needed to build a head's module; its weights are ``<cut>.<parameter>`` in the tensor file."""
+
+    family: Literal["pooled", "branch"]
+    features: tuple[int, ...]
+    """Shape of the value at the cut without the batch: (C, H, W), (T, D) for tokens, or (D,)."""
+    classes: int
+    grid: int = 1
+    """Pooled: the map is averaged to grid x grid."""
+    hidden: int = 0
+    """Pooled: width of the hidden layer; 0 for a linear head."""
+    width: int = 0
+    """Branch: channels of its convolutions."""
+    depth: int = 0
+    """Branch: how many strided convolutions."""
+
+
+class Exit(msgspec.Struct, frozen=True, kw_only=True):
+    """One open exit. Its name is its cut's."""
+
+    cut: str
+    head: HeadSpec
+    temperature: float
+    threshold: float
+    """A frame leaves here when max softmax(logits / temperature) is at least this."""
+    flops_share: float
+    """FLOPs spent on a frame that leaves here, all heads passed included, as a share of the plain model's."""
+    time_share: float
+    """The same of measured time."""
+
+
+class Certificate(msgspec.Struct, frozen=True, kw_only=True):
+    """What was tested, on what, and with which result (Learn-then-Test, fixed sequence; Angelopoulos et al. 2021)."""
+
+    max_disagreement: float
+    confidence: float
+    attempt: int
+    """Which attempt on this model this was, from 1."""
+    error: float
+    """The share of 1 - confidence that this attempt was allowed: (1 - confidence) / (k (k + 1))."""
+    frames: int
+    """Certification audits in the test."""
+    disagreements: int
+    """How many of them the exits would have answered otherwise than the full model."""
+    p_value: float
+    upper_bound: float
+    """Clopper-Pearson upper bound on the risk at this attempt's error."""
+
+
+class Expected(msgspec.Struct, frozen=True, kw_only=True):
+    """What the version should do on the stream that it was certified on, audits not counted; shares."""
+
+    hit_rate: float
+    flops_saved: float
+    time_saved: float
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """A version of cache heads: where to cut, which exits are open, and why that is safe."""
+
+    format: Literal[1] = 1
+    version: str
+    model: str
+    """The fingerprint of the model that the heads belong to."""
+    model_name: str
+    created: str
+    """RFC 3339, UTC."""
+    reason: Literal["first", "better", "unsafe", "operator"]
+    """Why it was published: ``unsafe`` closes every exit because the live version left its budget."""
+    predecessor: str | None
+    exits: tuple[Exit, ...]
+    """In the order of the model; empty where every exit is closed."""
+    full_flops_share: float = 1.0
+    """FLOPs of a frame that runs the full path past all open exits, as a share of the plain model's."""
+    audit_rate: float
+    certificate: Certificate | None
+    expected: Expected | None
+
+
+class Pin(msgspec.Struct, frozen=True, kw_only=True):
+    """``<model>/PIN``: an operator holds a version, or keeps every exit closed (``version`` is null)."""
+
+    version: str | None
+    reason: str = ""
+    created: str = ""
+
+
+encoder = msgspec.json.Encoder()
+decoder = msgspec.json.Decoder(Manifest)
+pin_decoder = msgspec.json.Decoder(Pin)

@@ -1,0 +1,56 @@
+"""A prediction on the ``predictions`` topic: JSON, under the frame's own key, with the frame's ``ce_*`` headers."""
+
+import msgspec
+
+#: The name of the exit of a frame that ran the whole model.
+FULL = "full"
+
+CONTENT_TYPE_VALUE = b"application/json"
+
+
+class Ranked(msgspec.Struct, frozen=True):
+    """One of the most probable classes."""
+
+    label: int
+    class_name: str
+    confidence: float
+
+
+class Times(msgspec.Struct, frozen=True, kw_only=True):
+    """When things happened to the frame: milliseconds since the epoch, and milliseconds spent."""
+
+    frame_ms: int
+    """The frame record's timestamp."""
+    predicted_ms: int
+    """When the worker had the answer."""
+    decode_ms: float
+    """Spent on decoding this frame."""
+    inference_ms: float
+    """Spent by the engine on the frame's whole micro-batch."""
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to one frame."""
+
+    id: str
+    """The frame's ``ce_id``, or its position ``topic-partition-offset``."""
+    topic: str
+    partition: int
+    offset: int
+    label: int
+    class_name: str
+    confidence: float
+    top_k: tuple[Ranked, ...]
+    exit: str
+    """The exit that answered, or ``full``."""
+    audited: bool
+    """True where the frame was drawn as an audit: it ran the full path and its answer is the full model's."""
+    heads_version: str | None
+    """The version of the cache heads in force, None where no heads were."""
+    model: str
+    """The model's fingerprint."""
+    times: Times
+
+
+encoder = msgspec.json.Encoder()
+decoder = msgspec.json.Decoder(Prediction)

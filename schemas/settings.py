@@ -1,0 +1,168 @@
+"""The settings: one TOML file (``--config``), overridden by ``LAYERCACHE_*`` environment variables, overridden by options.
+
+``LAYERCACHE_KAFKA__BOOTSTRAP_SERVERS=broker:9092`` sets ``bootstrap_servers`` in ``[kafka]``.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+Share = Annotated[float, Field(ge=0, le=1)]
+OpenShare = Annotated[float, Field(gt=0, lt=1)]
+Options = dict[str, str | int | float | bool]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Kafka(_Section):
+    """Where the broker is and how to talk to it."""
+
+    bootstrap_servers: str = Field("localhost:9092", description="Brokers, as host:port,host:port.")
+    options: Options = Field(
+        default_factory=dict, description="librdkafka options for every client: security.protocol, sasl.*, ssl.*, …"
+    )
+    consumer_options: Options = Field(default_factory=dict, description="librdkafka options for consumers alone.")
+    producer_options: Options = Field(default_factory=dict, description="librdkafka options for producers alone.")
+
+
+class Topics(_Section):
+    """The topics' names, and how to create them."""
+
+    frames: str = Field("frames", description="Frames in.")
+    predictions: str = Field("predictions", description="Predictions out.")
+    distillation: str = Field("distillation", description="Full-path results, from workers to the trainer.")
+    dead_letters: str = Field("frames.dlq", description="Frames that could not be answered.")
+    partitions: int = Field(4, ge=1, description="Partitions of frames and predictions, for `topics create`.")
+    replication: int = Field(1, ge=1, description="Replication factor, for `topics create`.")
+    max_record_bytes: int = Field(
+        5_000_000, ge=10_000, description="Largest record of any topic (`max.message.bytes`); larger frames don't fit."
+    )
+    distillation_retention_ms: int = Field(
+        86_400_000, ge=60_000, description="How long frames stay on the distillation topic, for `topics create`."
+    )
+
+
+class Model(_Section):
+    """The pretrained model."""
+
+    spec: str = Field(
+        "torchvision:resnet18",
+        description="`torchvision:NAME`, or `path/to/file.py:FUNCTION`, any function that returns an nn.Module.",
+    )
+    weights: str | None = Field(
+        None,
+        description="A .safetensors or .pt file of the state dict, or for torchvision the name of a weights entry, "
+        "DEFAULT for the best. Without it the model is served as it was built.",
+    )
+    metadata: Path | None = Field(
+        None,
+        description="TOML with size, mean, std and classes. By default what torchvision's weights say, or the file "
+        "beside the model's that has its name and ends in .toml.",
+    )
+    device: str = Field("cpu", description="Where to run it: cpu, cuda, cuda:1, mps.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Of weights and maps.")
+
+
+class Promise(_Section):
+    """What the owner is promised."""
+
+    max_disagreement: OpenShare = Field(
+        0.01, description="How often, of all frames, an exit may answer otherwise than the full model would."
+    )
+    confidence: OpenShare = Field(
+        0.95, description="Probability that no version ever published exceeds `max_disagreement`."
+    )
+    block_s: float = Field(
+        10.0, gt=0, description="Frames of one key within this time are near-copies: they are dealt together."
+    )
+
+
+class Store(_Section):
+    """Shared storage for versions of heads."""
+
+    url: str = Field("file://./heads", description="Any fsspec URL: file://, s3://, gs://, memory://.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of the fsspec file system.")
+    keep_last: int = Field(10, ge=2, description="Versions to keep; older ones are deleted.")
+    poll_s: float = Field(1.0, gt=0, description="How often workers look for new heads.")
+
+
+class Worker(_Section):
+    """The worker: frames in, predictions out."""
+
+    group_id: str = Field("layercache", description="Consumer group.")
+    worker_id: str | None = Field(
+        None, description="A name that stays with this replica (a StatefulSet's ordinal): its transactional.id."
+    )
+    delivery: Literal["exactly_once", "at_least_once"] = Field("exactly_once", description="Delivery guarantee.")
+    mode: Literal["serve", "shadow"] = Field(
+        "serve", description="shadow: exits are scored, learnt and certified but never served."
+    )
+    max_batch: int = Field(32, ge=1, description="Frames per micro-batch at most.")
+    max_wait_ms: float = Field(20.0, ge=0, description="How long a frame waits for its micro-batch to fill.")
+    commit_interval_ms: float = Field(200.0, gt=0, description="Longest time between two commits.")
+    decode_threads: int = Field(2, ge=1, description="Threads that decode pictures.")
+    torch_threads: int | None = Field(None, ge=1, description="Threads of torch; by default its own choice.")
+    max_frame_bytes: int = Field(5_000_000, ge=1, description="Larger frames go to the dead letters undecoded.")
+    max_frame_pixels: int = Field(50_000_000, ge=1, description="Frames of more pixels likewise, before decoding.")
+    top_k: int = Field(3, ge=1, description="How many classes a prediction lists.")
+    metrics_port: int | None = Field(None, ge=0, le=65535, description="Port of the Prometheus metrics; 0 for any.")
+
+
+class Trainer(_Section):
+    """The trainer: full-path results in, certified heads out."""
+
+    group_id: str = Field("layercache-trainer", description="Consumer group (the Faust app's id).")
+    state_dir: Path = Field(Path("trainer-state"), description="Local folder of its restartable state.")
+    checkpoint_s: float = Field(30.0, gt=0, description="Time between two checkpoints.")
+    torch_threads: int = Field(1, ge=1, description="Threads of torch.")
+    seed: int = Field(0, description="Of initial weights, views and sampling.")
+    replay_mb: int = Field(512, ge=1, description="Memory for frames to learn from.")
+    ring_mb: int = Field(1024, ge=1, description="Memory for maps and logits of views, from which heads train.")
+    window_frames: int = Field(20_000, ge=100, description="Longest tuning window and certification window, each.")
+    min_audit_rate: OpenShare = Field(0.02, description="The audit rate falls to this once heads stop improving.")
+    max_cuts: int = Field(4, ge=1, le=8, description="Cuts to try heads at.")
+    web_port: int | None = Field(None, ge=0, le=65535, description="Port of Faust's health endpoint; off by default.")
+
+
+class Settings(BaseSettings):
+    """Everything, by section."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LAYERCACHE_", env_nested_delimiter="__", extra="forbid", frozen=True, env_ignore_empty=True
+    )
+
+    kafka: Kafka = Field(default_factory=Kafka)
+    topics: Topics = Field(default_factory=Topics)
+    model: Model = Field(default_factory=Model)
+    promise: Promise = Field(default_factory=Promise)
+    store: Store = Field(default_factory=Store)
+    worker: Worker = Field(default_factory=Worker)
+    trainer: Trainer = Field(default_factory=Trainer)
+
+
+def load(config: Path | None = None, overrides: dict[str, dict[str, Any]] | None = None) -> Settings:
+    """The settings from ``config``, the environment and ``overrides`` (section to option to value), the last winning.
+
+    Raises ``FileNotFoundError``, ``tomllib.TOMLDecodeError`` or ``pydantic.ValidationError``.
+    """
+
+    class Sourced(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config)
+
+    if config is not None and not config.is_file():
+        raise FileNotFoundError(f"no settings file at {config}")
+    merged = Sourced(**(overrides or {}))
+    return Settings.model_validate(merged.model_dump())
