@@ -1,0 +1,167 @@
+"""Runs a micro-batch: segment, head, who leaves, shrink, next segment."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from early_exit.cuts import TracedModel
+from early_exit.heads import CacheHeads
+
+#: How much a new time moves the running mean of a segment's times.
+_TIME_WEIGHT = 0.1
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a micro-batch of N frames was answered; M of them ran the full path."""
+
+    labels: npt.NDArray[np.int64]
+    """``[N]``"""
+    probabilities: npt.NDArray[np.float32]
+    """``[N, classes]``, of the head where a frame left, else of the model."""
+    exits: npt.NDArray[np.int16]
+    """``[N]``: index of the exit where the frame left, -1 for the full path."""
+    full_rows: npt.NDArray[np.int64]
+    """``[M]``: the rows of the frames that ran the full path."""
+    logits: npt.NDArray[np.float32]
+    """``[M, classes]``: the full model's."""
+    live_exit: npt.NDArray[np.int32]
+    """``[M]``: where the frame would have left had it not been kept for an audit (or for shadow mode); -1: nowhere."""
+    live_label: npt.NDArray[np.int32]
+    """``[M]``: what it would have been answered there; the full model's label where nowhere."""
+
+
+class Engine:
+    """The early-exit model: a traced model with the exits of one version of heads, or with none.
+
+    In ``shadow`` mode every frame runs the full path and is answered by the model; what the exits would have said is
+    in ``live_exit`` and ``live_label``. An engine never changes: new heads get a new engine.
+    """
+
+    def __init__(
+        self, traced: TracedModel, heads: CacheHeads | None = None, mode: Literal["serve", "shadow"] = "serve"
+    ) -> None:
+        self.traced = traced
+        self.heads = heads
+        self.mode = mode
+        classifier = traced.classifier
+        manifest = heads.manifest if heads else None
+        self.version: str | None = manifest.version if manifest else None
+        self.audit_rate: float = manifest.audit_rate if manifest else 1.0
+        exits = manifest.exits if manifest else ()
+        self.exits: tuple[str, ...] = tuple(exit_.cut for exit_ in exits)
+        self._segments = traced.segments(self.exits)
+        self._heads: list[nn.Module] = [
+            head.to(classifier.device, classifier.dtype) for head in (heads.modules if heads else ())
+        ]
+        for segment in (*self._segments, *self._heads):
+            segment.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        self._temperatures = [exit_.temperature for exit_ in exits]
+        self._thresholds = [exit_.threshold for exit_ in exits]
+        self._names = [name for cut in self.exits for name in (f"to {cut}", f"head {cut}")] + ["to the end"]
+        self._times: defaultdict[str, dict[int, float]] = defaultdict(dict)
+
+    def run(self, frames: Tensor, audits: npt.NDArray[np.bool_]) -> Answers:
+        """Answers ``frames``, uint8 ``[N, C, h, w]`` as :meth:`Preprocessing.fit` gives them; ``audits`` bool ``[N]``."""
+        with torch.inference_mode():
+            return self._run(frames, torch.from_numpy(audits))
+
+    def _run(self, frames: Tensor, audits: Tensor) -> Answers:
+        n = len(frames)
+        kept = torch.ones_like(audits) if self.mode == "shadow" else audits
+        device = self.traced.classifier.device
+        kept = kept.to(device)
+        x = self._enter(frames)
+        alive = torch.arange(n, device=device)
+        labels = torch.empty(n, dtype=torch.int64, device=device)
+        exits = torch.full((n,), -1, dtype=torch.int16, device=device)
+        probabilities = torch.empty(n, len(self.traced.classifier.classes), device=device)
+        live_exit = torch.full((n,), -1, dtype=torch.int32, device=device)
+        live_label = torch.empty(n, dtype=torch.int32, device=device)
+        for index in range(len(self.exits)):
+            x = self._timed(2 * index, self._segments[index], x)
+            chances, score, label = self._score(index, x)
+            fires = score >= self._thresholds[index]
+            leaves = fires & ~kept
+            first = fires & (live_exit[alive] < 0)
+            live_exit[alive[first]], live_label[alive[first]] = index, label[first].int()
+            if leaves.any():
+                rows = alive[leaves]
+                labels[rows], probabilities[rows], exits[rows] = label[leaves], chances[leaves], index
+                stays = (~leaves).nonzero().squeeze(1)
+                alive, kept = alive[stays], kept[stays]
+                if not len(alive):
+                    break
+                x = x.index_select(0, stays)
+        logits = torch.empty(0, probabilities.shape[1], device=device)
+        if len(alive):
+            logits = self._timed(2 * len(self.exits), self._segments[-1], x).float()
+            labels[alive] = logits.argmax(1)
+            probabilities[alive] = logits.softmax(1)
+            through = alive[live_exit[alive] < 0]
+            live_label[through] = labels[through].int()
+        return Answers(
+            labels=labels.cpu().numpy(),
+            probabilities=probabilities.cpu().numpy(),
+            exits=exits.cpu().numpy(),
+            full_rows=alive.cpu().numpy(),
+            logits=logits.cpu().numpy(),
+            live_exit=live_exit[alive].cpu().numpy(),
+            live_label=live_label[alive].cpu().numpy(),
+        )
+
+    def score(self, frames: Tensor) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Every exit's score and label for every frame, ``[N, exits]`` each: what a choice of thresholds is judged on."""
+        scores, labels = [], []
+        with torch.inference_mode():
+            x = self._enter(frames)
+            for index, segment in enumerate(self._segments[:-1]):
+                x = segment(x)
+                _, score, label = self._score(index, x)
+                scores.append(score.cpu().numpy())
+                labels.append(label.cpu().numpy())
+        if not scores:
+            return np.empty((len(frames), 0), np.float32), np.empty((len(frames), 0), np.int64)
+        return np.stack(scores, 1), np.stack(labels, 1)
+
+    def warm_up(self, max_batch: int) -> None:
+        """Runs batches of every power of two up to ``max_batch``, so that the first real ones find all kernels ready."""
+        preprocessing = self.traced.classifier.preprocessing
+        size = 1
+        while size <= max_batch:
+            frames = torch.zeros(size, preprocessing.channels, *preprocessing.size, dtype=torch.uint8)
+            self.run(frames, np.ones(size, np.bool_))
+            size *= 2
+        self._times.clear()
+
+    def segment_ms(self) -> dict[str, dict[int, float]]:
+        """Running means of the times of segments and heads: name to batch size (rounded up to a power of two) to ms."""
+        return {name: dict(times) for name, times in self._times.items()}
+
+    def _enter(self, frames: Tensor) -> Tensor:
+        classifier = self.traced.classifier
+        inputs = classifier.preprocessing.normalise(frames.to(classifier.device), classifier.dtype)
+        return inputs.contiguous(memory_format=torch.channels_last)
+
+    def _score(self, index: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Probabilities ``[N, classes]``, score ``[N]`` and label ``[N]`` of an exit's head."""
+        logits = self._timed(2 * index + 1, self._heads[index], x)
+        probabilities = (logits.float() / self._temperatures[index]).softmax(1)
+        score, label = probabilities.max(1)
+        return probabilities, score, label
+
+    def _timed(self, index: int, module: nn.Module, x: Tensor) -> Tensor:
+        began = perf_counter()
+        result: Tensor = module(x)
+        if x.device.type == "cpu":  # elsewhere the call returns before the work is done
+            size = 1 << (len(x) - 1).bit_length()
+            times = self._times[self._names[index]]
+            spent = (perf_counter() - began) * 1000
+            times[size] = times.get(size, spent) + _TIME_WEIGHT * (spent - times.get(size, spent))
+        return result
