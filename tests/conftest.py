@@ -1,0 +1,84 @@
+"""Fixtures that several folders use: brokers, topics of one's own, and a tiny model."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from layercache.broker import SESSION_TIMEOUT_MS, EmbeddedBroker
+from schemas.settings import Kafka, Topics
+from tests.support import tiny_model as tiny
+from tests.support.kafka_home import KafkaNode
+from tests.support.topics import create_topics
+
+
+@dataclass(frozen=True)
+class Broker:
+    """A broker to test against; ``transactional`` where ``read_committed`` readers do not see aborted records."""
+
+    bootstrap_servers: str
+    transactional: bool
+
+    @property
+    def kafka(self) -> Kafka:
+        """The settings to reach it."""
+        return Kafka(
+            bootstrap_servers=self.bootstrap_servers,
+            consumer_options={"session.timeout.ms": SESSION_TIMEOUT_MS, "heartbeat.interval.ms": 500},
+        )
+
+
+@pytest.fixture(scope="session")
+def embedded_broker() -> Iterator[Broker]:
+    """The embedded broker, one for the whole session: use topics and groups of your own."""
+    with EmbeddedBroker() as broker:
+        yield Broker(broker.bootstrap_servers, transactional=False)
+
+
+@pytest.fixture(scope="session")
+def apache_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """Apache Kafka, one for the whole session: use topics and groups of your own."""
+    if servers := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
+        yield Broker(servers, transactional=True)
+    elif home := os.environ.get("KAFKA_HOME"):
+        with KafkaNode(Path(home), tmp_path_factory.mktemp("kafka")) as node:
+            yield Broker(node.bootstrap_servers, transactional=True)
+    else:
+        pytest.skip(
+            "no Apache Kafka: set KAFKA_HOME to an unpacked distribution (needs Java 17), "
+            "or KAFKA_BOOTSTRAP_SERVERS to a running one"
+        )
+
+
+@pytest.fixture(params=["embedded", "apache"])
+def broker(request: pytest.FixtureRequest) -> Broker:
+    """Each test that uses this runs on the embedded broker and, where there is one, on Apache Kafka."""
+    found: Broker = request.getfixturevalue("embedded_broker" if request.param == "embedded" else "apache_kafka")
+    return found
+
+
+@pytest.fixture
+def topics(broker: Broker) -> Topics:
+    """Topics that no other test uses, created on ``broker``."""
+    return create_topics(broker.bootstrap_servers, unique_topics())
+
+
+def unique_topics(partitions: int = 2) -> Topics:
+    """Names of topics that no other test uses."""
+    tag = uuid.uuid4().hex[:8]
+    return Topics(
+        frames=f"frames-{tag}",
+        predictions=f"predictions-{tag}",
+        distillation=f"distillation-{tag}",
+        dead_letters=f"frames-{tag}.dlq",
+        partitions=partitions,
+    )
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path) -> tiny.TinyModel:
+    """A model that names a picture's strongest colour, its files in ``tmp_path``."""
+    return tiny.write(tmp_path / "model")

@@ -1,0 +1,21 @@
+"""Creating the topics of a test."""
+
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from schemas.settings import Topics
+
+
+def create_topics(bootstrap_servers: str, topics: Topics) -> Topics:
+    """Creates all four topics and returns their names again."""
+    client = AdminClient({"bootstrap.servers": bootstrap_servers})
+    config = {"max.message.bytes": str(topics.max_record_bytes)}
+    wanted = [
+        NewTopic(topics.frames, topics.partitions, 1, config=config),
+        NewTopic(topics.predictions, topics.partitions, 1),
+        NewTopic(topics.distillation, 1, 1, config=config),
+        NewTopic(topics.dead_letters, 1, 1, config=config),
+    ]
+    for created in client.create_topics(wanted, operation_timeout=30).values():
+        created.result(30)
+    return topics
