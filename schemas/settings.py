@@ -164,5 +164,6 @@ def load(config: Path | None = None, overrides: dict[str, dict[str, Any]] | None
 
     if config is not None and not config.is_file():
         raise FileNotFoundError(f"no settings file at {config}")
-    merged = Sourced(**(overrides or {}))
+    values: dict[str, Any] = dict(overrides or {})
+    merged = Sourced(**values)
     return Settings.model_validate(merged.model_dump())

@@ -1,0 +1,139 @@
+"""What all commands share: reading the settings with readable errors, options that many commands take, logging."""
+
+import logging
+import os
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+    from schemas.settings import Settings
+
+OK, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+ENV_PREFIX = "LAYERCACHE_"
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", envvar="LAYERCACHE_CONFIG", help="TOML file; see `layercache settings`."),
+]
+Bootstrap = Annotated[
+    str | None, typer.Option("--bootstrap", "-b", help="Kafka brokers, host:port,host:port.", show_default=False)
+]
+KafkaOptions = Annotated[
+    list[str] | None,
+    typer.Option("-X", metavar="NAME=VALUE", help="A librdkafka option; may be repeated."),
+]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="torchvision:NAME or path/to/file.py:FUNCTION.", show_default=False),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option("--weights", "-w", help=".safetensors or .pt file; for torchvision also DEFAULT.", show_default=False),
+]
+Metadata = Annotated[
+    Path | None, typer.Option("--metadata", help="TOML with size, mean, std and classes.", show_default=False)
+]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps.", show_default=False)]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.", show_default=False)]
+StoreUrl = Annotated[
+    str | None, typer.Option("--store-url", help="Where heads are kept: file://, s3://, …", show_default=False)
+]
+
+
+def fail(message: str, code: int = FAILED) -> NoReturn:
+    """Ends the command with ``message`` on standard error and exit code ``code``."""
+    typer.echo(message, err=True)
+    raise typer.Exit(code)
+
+
+def load_settings(config: Path | None = None, **overrides: Mapping[str, Any]) -> "Settings":
+    """The settings from file, environment and options, e.g. ``load_settings(config, worker={"max_batch": 8})``.
+
+    Options that are ``None`` (not given) are left to the file and the environment. Where something is wrong, one line
+    for each mistake on standard error says what, where and which values came from where; exit code 2.
+    """
+    from pydantic import ValidationError
+    from pydantic_settings import SettingsError
+
+    from schemas import settings
+
+    given = {
+        section: {name: value for name, value in options.items() if value is not None}
+        for section, options in overrides.items()
+    }
+    _refuse_unknown_sections(tuple(settings.Settings.model_fields))
+    try:
+        return settings.load(config, given)
+    except FileNotFoundError:
+        fail(f"{config}: there is no such settings file", WRONG_USAGE)
+    except OSError as error:
+        fail(f"{config}: cannot be read: {error.strerror}", WRONG_USAGE)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        fail(f"{config}: not a TOML file: {error}", WRONG_USAGE)
+    except SettingsError as error:
+        fail(f"environment: {error}", WRONG_USAGE)
+    except ValidationError as error:
+        fail("\n".join(_line(detail, given, config) for detail in error.errors()), WRONG_USAGE)
+
+
+def kafka_overrides(bootstrap: str | None, options: list[str] | None) -> dict[str, Any]:
+    """The ``kafka`` section of overrides from ``--bootstrap`` and ``-X NAME=VALUE``."""
+    pairs: dict[str, str] = {}
+    for option in options or ():
+        name, equals, value = option.partition("=")
+        if not equals or not name:
+            fail(f"-X {option}: write NAME=VALUE, as in -X security.protocol=SASL_SSL", WRONG_USAGE)
+        pairs[name] = value
+    return {"bootstrap_servers": bootstrap, "options": pairs or None}
+
+
+def set_up_logging(verbose: bool) -> None:
+    """One line per event: with colours on a terminal, plain with the time elsewhere; ``verbose`` adds debug lines."""
+    handler: logging.Handler
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.logging import RichHandler
+
+        handler = RichHandler(console=Console(stderr=True), show_path=False, log_time_format="%H:%M:%S")
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for room in ("layercache", "stream", "early_exit", "cache_training"):
+        logging.getLogger(room).setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def _refuse_unknown_sections(sections: tuple[str, ...]) -> None:
+    """A misspelt section in a variable's name would otherwise be ignored without a word."""
+    for name in os.environ:
+        section, nested, _ = name.upper().removeprefix(ENV_PREFIX).partition("__")
+        if name.upper().startswith(ENV_PREFIX) and nested and section.lower() not in sections:
+            fail(f"{name}: no such section; there are {', '.join(sections)}", WRONG_USAGE)
+
+
+def _line(detail: "ErrorDetails", given: Mapping[str, Mapping[str, Any]], config: Path | None) -> str:
+    where = [str(part) for part in detail["loc"]]
+    message = detail["msg"]
+    if detail["type"] == "extra_forbidden":
+        message = "there is no such setting; `layercache settings` lists all"
+    return f"{'.'.join(where)}: {message} ({_origin(where, given, config)})"
+
+
+def _origin(where: list[str], given: Mapping[str, Mapping[str, Any]], config: Path | None) -> str:
+    """Which of the three sources a wrong value came from."""
+    if len(where) > 1 and where[1] in given.get(where[0], {}):
+        return "from the command line"
+    for depth in range(len(where), 0, -1):
+        variable = ENV_PREFIX + "__".join(where[:depth]).upper()
+        if os.environ.get(variable):
+            return f"from {variable}"
+    return f"from {config}" if config else "from the environment"
