@@ -1,0 +1,60 @@
+# From a fresh clone: `make demo` or `make test`. Both make .venv first; nothing outside this folder is touched.
+#
+#   make demo PYTHON=python3.12 PIP_ARGS="--extra-index-url URL"
+#
+# On Linux pip's own index has torch with CUDA's libraries (about 3 GB to fetch). The CPU build is a tenth of that: put the URL that
+# the install page of pytorch.org shows for "CPU" into PIP_ARGS as above.
+
+PYTHON ?= python3
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Several processes share the machine: threads of torch that wait for each other cost more than they bring.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint types check format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    the demo: broker, worker, trainer and publisher here, about three minutes; leaves demo-report/"
+	@echo "make test    unit and integration tests; no Docker and no service needed"
+	@echo "make lint    ruff"
+	@echo "make types   mypy --strict"
+	@echo "make check   lint, types and test"
+	@echo "make format  lets ruff rewrite what it can"
+	@echo "make clean   removes .venv and everything made here"
+
+demo: $(VENV)/.demo
+	$(BIN)/layercache demo $(DEMO_ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy --strict
+
+check: lint types test
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-report .demo
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One environment; a stamp for each set of packages that is in it, outdated when pyproject.toml changes.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Layercache needs Python 3.11 or newer: make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install $(PIP_ARGS) -e '.[$*]'
+	@touch $@
