@@ -1,1 +1,1 @@
-"""Everything that crosses a process boundary: messages, files and settings, one module each, with their published schemas."""
+"""Everything that crosses a process boundary: messages, files and settings, one module each."""

@@ -1,6 +1,10 @@
-"""A dead letter on ``frames.dlq``: the frame's key, bytes and headers untouched, plus headers that say what was wrong."""
+"""A dead letter on ``frames.dlq``: the frame's key, bytes and headers, and headers that say what was wrong with it."""
 
 import enum
+from collections.abc import Sequence
+from typing import Annotated, Self
+
+import msgspec
 
 REASON = "layercache-reason"
 MESSAGE = "layercache-message"
@@ -23,6 +27,12 @@ class Reason(enum.StrEnum):
     WRONG_DTYPE = "wrong-dtype"
 
 
+#: The records of the dead-letter topic may be so much larger than a frame's: room for the headers below.
+HEADROOM_BYTES = 65_536
+
+_Number = Annotated[str, msgspec.Meta(pattern="^[0-9]+$")]
+
+
 def headers(reason: Reason, message: str, topic: str, partition: int, offset: int) -> list[tuple[str, bytes]]:
     """The headers to append to the frame's own."""
     return [
@@ -32,3 +42,27 @@ def headers(reason: Reason, message: str, topic: str, partition: int, offset: in
         (PARTITION, str(partition).encode()),
         (OFFSET, str(offset).encode()),
     ]
+
+
+class DeadLetterHeaders(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: f"layercache-{name}"):
+    """What a dead letter's headers say, beside the frame's own: all of them text."""
+
+    reason: Reason
+    """Why the frame could not be answered."""
+    message: str
+    """The same for a human, with the numbers."""
+    topic: str
+    """Where the frame was."""
+    partition: _Number
+    """Decimal digits."""
+    offset: _Number
+    """Decimal digits."""
+
+    @classmethod
+    def read(cls, headers: Sequence[tuple[str, bytes | None]] | None) -> Self:
+        """From a Kafka record's headers; of a repeated header the last one counts.
+
+        Raises ``msgspec.ValidationError`` where one is missing or says nothing that a worker writes.
+        """
+        text = {name: value.decode(errors="replace") for name, value in headers or () if value is not None}
+        return msgspec.convert(text, cls)

@@ -54,7 +54,7 @@ class DistillationHeader(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class DistillationBatch:
-    """One record, decoded; the arrays are those of the module's table, and share memory with the record."""
+    """One record, decoded; the arrays are those of the module's table."""
 
     header: DistillationHeader
     inputs: npt.NDArray[np.uint8]
@@ -107,7 +107,7 @@ _LAYOUT: dict[str, tuple[type[np.generic], int]] = {
     "timestamp_ms": (np.int64, 1),
     "key_hash": (np.int64, 1),
 }
-_CODES = {"U8": np.uint8, "F32": np.float32, "I32": np.int32, "I64": np.int64}
+_CODES: dict[str, type[np.generic]] = {"U8": np.uint8, "F32": np.float32, "I32": np.int32, "I64": np.int64}
 
 assert set(_LAYOUT) == {field.name for field in fields(DistillationBatch)} - {"header"}
 
@@ -115,7 +115,8 @@ assert set(_LAYOUT) == {field.name for field in fields(DistillationBatch)} - {"h
 def decode(record: bytes) -> DistillationBatch:
     """Reads a record.
 
-    Raises :class:`DistillationError` where it is truncated, lacks a tensor, or its shapes do not fit each other.
+    Raises :class:`DistillationError` where it is truncated, lacks a tensor, its shapes do not fit each other, or an
+    audit points to an exit or a class that there is not.
     """
     try:
         tensors = dict(deserialize(record))
@@ -137,7 +138,23 @@ def decode(record: bytes) -> DistillationBatch:
     lengths = {name: len(array) for name, array in arrays.items()} | {"frame_ids": len(header.frame_ids)}
     if len(set(lengths.values())) != 1:
         raise DistillationError(f"tensors of different lengths: {lengths}")
-    return DistillationBatch(header=header, **arrays)  # type: ignore[arg-type]  # dtypes were checked above
+    batch = DistillationBatch(header=header, **arrays)  # type: ignore[arg-type]  # dtypes were checked above
+    _check_indices(batch)
+    return batch
+
+
+def _check_indices(batch: DistillationBatch) -> None:
+    """Readers look things up by these: one that points nowhere must not stop them on some later record."""
+    audits = batch.audit == 1
+    bounds = {
+        "audit": (batch.audit, 0, 1),
+        "live_exit": (batch.live_exit[audits], -1, len(batch.header.exits) - 1),
+        "live_label": (batch.live_label[audits], 0, batch.logits.shape[1] - 1),
+    }
+    for name, (values, lowest, highest) in bounds.items():
+        wrong = values[(values < lowest) | (values > highest)]
+        if len(wrong):
+            raise DistillationError(f"tensor {name!r} holds {wrong[0]}, outside {lowest} to {highest}")
 
 
 def key_hash(key: bytes | None) -> int:

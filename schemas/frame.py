@@ -19,17 +19,22 @@ CONTENT_TYPES = ("image/jpeg", "image/png", "image/webp", "application/x-npy")
 RawHeaders = Sequence[tuple[str, bytes | None]]
 
 
-class FrameHeaders(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
+class FrameHeaders(msgspec.Struct, frozen=True, kw_only=True, rename={"content_type": CONTENT_TYPE}):
     """What a frame's headers say, each absent where the publisher did not set it.
 
     A header that is not valid UTF-8 counts as absent: headers describe a frame, they never make it unreadable.
     """
 
     content_type: str | None = None
+    """Which of the kinds of picture the value is; without it the first bytes tell."""
     ce_id: str | None = None
+    """The frame's name, for the reader of its prediction; without it ``topic-partition-offset``."""
     ce_source: str | None = None
+    """Where the frame came from."""
     ce_time: str | None = None
+    """When the picture was taken, RFC 3339; without it the record's timestamp counts."""
     label: str | None = None
+    """The true answer, for evaluation only: no model and no head ever sees it."""
 
     @classmethod
     def read(cls, headers: RawHeaders | None) -> "FrameHeaders":

@@ -1,4 +1,4 @@
-"""The settings: one TOML file (``--config``), overridden by ``LAYERCACHE_*`` environment variables, overridden by options.
+"""The settings: one TOML file (``--config``), overridden by ``LAYERCACHE_*`` in the environment, overridden by options.
 
 ``LAYERCACHE_KAFKA__BOOTSTRAP_SERVERS=broker:9092`` sets ``bootstrap_servers`` in ``[kafka]``.
 """
