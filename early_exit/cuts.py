@@ -1,0 +1,190 @@
+"""Cutting a model into segments whose chain is the model."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import fx, nn
+
+from early_exit import liveness, tracing
+from early_exit.liveness import BATCH, Place, Profile
+from early_exit.models import Classifier
+from early_exit.tracing import Graph
+from schemas.prediction import FULL
+
+#: Proposed cuts lie between these shares of the model's FLOPs.
+_FIRST, _LAST = 0.1, 0.8
+#: Proposed cuts lie at least this far apart, in shares of the model's FLOPs.
+_APART = 0.06
+#: How many shares of FLOPs off its target a cut may lie rather than one level deeper inside a block, or inside a leaf.
+_PER_LEVEL, _INSIDE = 0.02, 0.1
+
+
+class CutError(ValueError):
+    """The model cannot be cut so; the message says what was wrong and what could be done."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place where the model can be cut. ``name`` fits file names and metric labels: ``layer2.0``.
+
+    ``shape`` is that of the value there, without the batch; ``flops_share`` the share of the model's FLOPs spent
+    before it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    flops_share: float
+
+
+class TracedModel:
+    """A classifier and all places where it can be cut, in order. ``flops`` are the whole model's, per frame."""
+
+    def __init__(self, classifier: Classifier, graph: Graph, profile: Profile, max_proposed: int) -> None:
+        self.classifier = classifier
+        self.flops = profile.flops
+        self._graph = graph
+        self._profile = profile
+        names = _names(graph, [place.value for place in profile.places])
+        total = max(1, profile.flops)
+        self.cuts = tuple(
+            Cut(name, place.shape, place.flops / total) for name, place in zip(names, profile.places, strict=True)
+        )
+        self._places = dict(zip(names, profile.places, strict=True))
+        self.proposed = self._propose(max_proposed)
+
+    def cut(self, name: str) -> Cut:
+        """The cut of that name. Raises :class:`CutError`."""
+        for cut in self.cuts:
+            if cut.name == name:
+                return cut
+        names = [cut.name for cut in self.cuts]
+        near = difflib.get_close_matches(name, names, n=5, cutoff=0.3) or names[:5]
+        raise CutError(
+            f"{self.classifier.name} has no cut {name!r}; near ones: {', '.join(near)} "
+            f"(of {len(names)}; `layercache cuts` lists all)"
+        )
+
+    def segments(self, names: Sequence[str]) -> list[nn.Module]:
+        """The model cut at ``names``, which must be in the model's order: one module more than there are names.
+
+        Each takes what the one before returned, the first the normalised frames; the last returns the logits. They
+        share the classifier's weights, and none changes what it was given. Raises :class:`CutError`.
+        """
+        order = [cut.name for cut in self.cuts]
+        positions = [order.index(self.cut(name).name) for name in names]
+        if any(later <= earlier for earlier, later in pairwise(positions)):
+            raise CutError(f"cuts must come in the model's order, each once: {', '.join(names)}")
+        bounds = [None, *(self._places[name] for name in names), None]
+        return [_segment(self._graph, self._profile.static, start, stop) for start, stop in pairwise(bounds)]
+
+    def _propose(self, count: int) -> tuple[Cut, ...]:
+        """Up to ``count`` cuts, about evenly spaced in FLOPs, after whole blocks."""
+        candidates = {
+            cut: _depth(self._graph, self._places[cut.name].value)
+            for cut in self.cuts
+            if _FIRST <= cut.flops_share <= _LAST and not self._places[cut.name].overwritten
+        }
+        chosen: list[Cut] = []
+        for index in range(count):
+            target = _LAST * (index + 1) / count
+            free = [c for c in candidates if all(abs(c.flops_share - o.flops_share) >= _APART for o in chosen)]
+            if free:
+                # of several at the same cost the last: what follows a block for free (pooling) makes the map smaller
+                chosen.append(min(reversed(free), key=lambda c: abs(c.flops_share - target) + candidates[c]))
+        return tuple(sorted(chosen, key=self.cuts.index))
+
+
+def trace(classifier: Classifier, max_proposed: int = 4) -> TracedModel:
+    """Finds where ``classifier`` can be cut. Raises :class:`CutError`."""
+    try:
+        graph = tracing.trace(classifier.module)
+    except tracing.TraceFailure as error:
+        raise CutError(f"{classifier.name} cannot be cut: {error}") from error
+    example = classifier.example(2)
+    with torch.inference_mode():
+        expected, traced = classifier.module(example), graph.module(example)
+    if not torch.allclose(expected, traced, rtol=1e-2, atol=1e-2, equal_nan=True):
+        raise CutError(
+            f"{classifier.name} cannot be cut: its traced graph gives other logits than the model. Its forward "
+            "depends on something besides the frames (random numbers, a counter); make it a function of them alone"
+        )
+    try:
+        profile = liveness.profile(graph, example)
+    except Exception as error:  # an operation without a shape rule, in whatever way it says so
+        raise CutError(f"{classifier.name} cannot be cut: its shapes cannot be computed: {error}") from error
+    return TracedModel(classifier, graph, profile, max_proposed)
+
+
+def _names(graph: Graph, values: list[fx.Node]) -> list[str]:
+    """A name for each value: the module that it is the output of, else the module and the operation."""
+    names: list[str] = []
+    for node in values:
+        operation = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "op")
+        base = graph.outputs.get(node) or ".".join(filter(None, (graph.paths[node], operation)))
+        base = re.sub(r"[^A-Za-z0-9_.-]", "_", base)
+        name, repeat = base, 0
+        while name in names or name == FULL:
+            repeat += 1
+            name = f"{base}_{repeat}"
+        names.append(name)
+    return names
+
+
+def _depth(graph: Graph, node: fx.Node) -> float:
+    """How far a cut's value is from being a whole block's, as a share of FLOPs that it may cost to have one."""
+    path = graph.outputs.get(node)
+    if path is None:
+        return _INSIDE + _PER_LEVEL * graph.paths[node].count(".")
+    parent, _, _ = path.rpartition(".")
+    in_sequence = isinstance(graph.module.get_submodule(parent), nn.Sequential) if parent else False
+    return _PER_LEVEL * path.count(".") + (0.0 if path in graph.composite or in_sequence else _INSIDE)
+
+
+def _segment(graph: Graph, static: frozenset[fx.Node], start: Place | None, stop: Place | None) -> fx.GraphModule:
+    """The nodes after ``start`` and up to ``stop`` as a module of its own, sharing the weights."""
+    part = fx.Graph()
+    given = part.placeholder("x")
+    copies: dict[fx.Node, fx.node.Argument] = {}
+    if start is None:
+        copies[graph.input] = given
+    else:
+        copies[start.value] = part.call_method("clone", (given,)) if start.overwritten else given
+        batch = None
+        for node, constant in start.scalars.items():
+            if batch is None and _mentions_batch(constant):
+                batch = part.call_method("size", (given, 0))
+            copies[node] = _with_batch(constant, batch)
+
+    def copied(node: fx.Node) -> fx.node.Argument:
+        if node not in copies and node in static:
+            copies[node] = part.node_copy(node, copied)
+        return copies[node]
+
+    first = 0 if start is None else start.position + 1
+    last = len(graph.nodes) if stop is None else stop.position + 1
+    for node in graph.nodes[first:last]:
+        if node.op == "output":
+            part.output(fx.node.map_arg(node.args[0], copied))
+        elif node.op != "placeholder" and node not in static:
+            copies[node] = part.node_copy(node, copied)
+    if stop is not None:
+        part.output(copies[stop.value])
+    segment = fx.GraphModule(graph.module, part)
+    segment.eval()
+    return segment
+
+
+def _mentions_batch(constant: object) -> bool:
+    return constant is BATCH or (isinstance(constant, tuple) and any(map(_mentions_batch, constant)))
+
+
+def _with_batch(constant: object, batch: fx.Node | None) -> fx.node.Argument:
+    if constant is BATCH:
+        return batch
+    if isinstance(constant, tuple):
+        return tuple(_with_batch(part, batch) for part in constant)
+    return constant  # type: ignore[return-value]

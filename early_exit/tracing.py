@@ -1,0 +1,140 @@
+"""From a module to its graph of operations, each with a readable and lasting name."""
+
+import inspect
+import math
+import re
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torchvision.ops
+from torch import fx, nn
+
+#: Models that need more opaque blocks than this are not worth cutting.
+_MAX_OPAQUE = 200
+
+
+class TraceFailure(ValueError):
+    """The model could not be traced; the message says where and why."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A traced module. ``paths`` gives for every node the module that it ran in; ``outputs`` the outermost module
+    whose whole output it is, where it is one; ``composite`` holds the paths of modules that consist of others."""
+
+    module: fx.GraphModule
+    paths: dict[fx.Node, str]
+    outputs: dict[fx.Node, str]
+    composite: frozenset[str]
+
+    @property
+    def nodes(self) -> list[fx.Node]:
+        """In the order of execution."""
+        return list(self.module.graph.nodes)
+
+    @property
+    def input(self) -> fx.Node:
+        """The placeholder of the frames."""
+        return next(node for node in self.nodes if node.op == "placeholder")
+
+
+class _Tracer(fx.Tracer):
+    """Notes where each node comes from; modules in ``opaque`` are not looked into."""
+
+    def __init__(self, opaque: frozenset[str]) -> None:
+        super().__init__(autowrap_modules=(math, torchvision.ops))
+        self.opaque = opaque
+        self.stack: list[str] = [""]
+        self.paths: dict[fx.Node, str] = {}
+        self.outputs: dict[fx.Node, str] = {}
+        self.composite: set[str] = set()
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return module_qualified_name in self.opaque or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        path = self.path_of_module(m)
+        self.stack.append(path)  # not popped by an exception: its top is where tracing failed
+        result = super().call_module(m, forward, args, kwargs)
+        self.stack.pop()
+        if not self.is_leaf_module(m, path):
+            self.composite.add(path)
+        if isinstance(result, fx.Proxy) and result.node is self._last:
+            self.outputs[result.node] = path  # an enclosing module returns later and overwrites its child
+        return result
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
+        self.paths[node] = self.stack[-1]
+        self._last = node
+        return node
+
+
+def trace(module: nn.Module) -> Graph:
+    """The graph of ``module``, which takes one tensor; arguments with a default keep it.
+
+    A block that cannot be traced (control flow that depends on values, say) is taken as one operation. Raises
+    :class:`TraceFailure` where that leaves nothing to trace.
+    """
+    opaque: frozenset[str] = frozenset()
+    while True:
+        tracer = _Tracer(opaque)
+        try:
+            graph = tracer.trace(module, concrete_args=_defaults(module))
+        except Exception as error:  # a model's forward may raise anything
+            where = tracer.stack[-1]
+            if where == "" or len(opaque) >= _MAX_OPAQUE:
+                raise TraceFailure(_explain(module, where, error)) from error
+            opaque |= {where}
+            continue
+        _drop_defaults(graph)
+        _ask_early(graph)
+        traced = fx.GraphModule(tracer.root, graph)
+        traced.eval()
+        return Graph(traced, tracer.paths, tracer.outputs, frozenset(tracer.composite))
+
+
+def _defaults(module: nn.Module) -> dict[str, Any]:
+    """All arguments of ``forward`` but the first, at their defaults."""
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    positional = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return {p.name: p.default for p in positional[1:] if p.default is not p.empty}
+
+
+def _drop_defaults(graph: fx.Graph) -> None:
+    """Removes what fx leaves of arguments that were set to their defaults."""
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    for node in placeholders[1:]:
+        for user in list(node.users):
+            if not user.users:  # fx's own check that the argument is the default
+                graph.erase_node(user)
+        if node.users:
+            raise TraceFailure(f"forward needs a second argument, {node.target!r}; a classifier takes frames alone")
+        graph.erase_node(node)
+
+
+def _ask_early(graph: fx.Graph) -> None:
+    """Moves every question for a shape to where its tensor is made.
+
+    fx notes ``x.shape`` where the answer is first used, which would keep the tensor itself alive until then.
+    """
+    for node in list(graph.nodes):
+        asks = node.target is getattr and node.args[1] in ("shape", "ndim", "dtype", "device")
+        asks = asks or (node.op == "call_method" and node.target in ("size", "dim"))
+        if asks and isinstance(source := node.args[0], fx.Node):
+            source.append(node)
+
+
+def _explain(module: nn.Module, where: str, error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if not re.search(r"[/\\](torch[/\\]|early_exit[/\\]|fx[/\\])", frame.filename)]
+    line = f" at {ours[-1].filename}:{ours[-1].lineno} ({(ours[-1].line or '').strip()})" if ours else ""
+    name = type(module).__name__ if where == "" else f"{where} ({type(module.get_submodule(where)).__name__})"
+    return (
+        f"cannot trace {name}{line}: {error}. Move what depends on values (if, for, int(), print) out of the "
+        "outermost forward into a submodule of its own, which is then taken as one operation"
+    )
