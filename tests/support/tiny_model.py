@@ -53,7 +53,7 @@ class TinyModel:
 
 
 def write(folder: Path, seed: int = 0) -> TinyModel:
-    """Writes ``tiny.py``, ``tiny.toml``, ``tiny.safetensors``; another ``seed`` makes a model of another fingerprint."""
+    """Writes ``tiny.py``, ``tiny.toml``, ``tiny.safetensors``; another ``seed`` makes another model (fingerprint)."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tiny.py").write_text(textwrap.dedent(SOURCE).lstrip())
     (folder / "tiny.toml").write_text(METADATA.lstrip())

@@ -1,0 +1,131 @@
+"""Kafka clients from the settings: their configuration, waiting for a broker, and whether the topics are there."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+
+from schemas.dead_letter import HEADROOM_BYTES
+from schemas.settings import Settings
+
+log = logging.getLogger(__name__)
+
+#: With librdkafka's 1,000 ms a consumer that ever filled its queue sleeps a second before it fetches again: a fifth of
+#: the throughput, measured.
+FETCH_BACKOFF_MS = 2
+
+#: What librdkafka holds in memory for a consumer, beside what we have taken from it.
+CONSUMER_QUEUE_KB = 65_536
+
+#: What a producer holds before it makes us wait.
+PRODUCER_QUEUE_KB = 131_072
+
+#: Room for a record's key, headers and framing under the topic's limit.
+RECORD_SLACK_BYTES = 4_096
+
+_LOG_EVERY_S = 5.0
+_PROBE_S = 2.0
+
+Config = dict[str, Any]
+
+
+class KafkaUnusable(RuntimeError):
+    """Kafka cannot be used as the settings say, and waiting would not help; the message says what to do."""
+
+
+def consumer_config(settings: Settings, group_id: str, **overrides: Any) -> Config:
+    """Configuration of a consumer of committed records: no automatic commits, from the earliest offset.
+
+    ``overrides`` stand under the user's own options. Keyword names take ``_`` for ``.``.
+    """
+    own = {
+        "group.id": group_id,
+        "enable.auto.commit": False,
+        "auto.offset.reset": "earliest",
+        "isolation.level": "read_committed",
+        "partition.assignment.strategy": "cooperative-sticky",
+        "fetch.queue.backoff.ms": FETCH_BACKOFF_MS,
+        "fetch.wait.max.ms": 100,
+        "queued.max.messages.kbytes": CONSUMER_QUEUE_KB,
+        "fetch.message.max.bytes": settings.topics.max_record_bytes + HEADROOM_BYTES,
+        "receive.message.max.bytes": 100_000_000 + settings.topics.max_record_bytes,
+        **_dotted(overrides),
+    }
+    users = settings.kafka.options | settings.kafka.consumer_options
+    if users.get("group.protocol") == "consumer":
+        del own["partition.assignment.strategy"]  # KIP-848: the broker assigns, and librdkafka refuses the option
+    return _common(settings) | own | users
+
+
+def producer_config(settings: Settings, **overrides: Any) -> Config:
+    """Configuration of an idempotent producer; ``overrides`` as in :func:`consumer_config`."""
+    own = {
+        "enable.idempotence": True,
+        "linger.ms": 2,
+        "compression.type": "zstd",
+        "message.max.bytes": settings.topics.max_record_bytes + HEADROOM_BYTES,
+        "queue.buffering.max.kbytes": PRODUCER_QUEUE_KB,
+        **_dotted(overrides),
+    }
+    return _common(settings) | own | settings.kafka.options | settings.kafka.producer_options
+
+
+def admin_client(settings: Settings) -> AdminClient:
+    """A client to ask about topics and create them."""
+    return AdminClient(_common(settings) | {"log_level": 0} | settings.kafka.options)
+
+
+def wait_for_broker(client: AdminClient, servers: str, stopping: Callable[[], bool], topics: Iterable[str]) -> bool:
+    """Waits until a broker answers and has all ``topics``; False where ``stopping`` came first.
+
+    Says every few seconds that it waits. Raises :class:`KafkaUnusable` where a topic is missing.
+    """
+    said = float("-inf")
+    while not stopping():
+        try:
+            known = client.list_topics(timeout=_PROBE_S).topics
+        except KafkaException as error:
+            now = time.monotonic()
+            if now - said >= _LOG_EVERY_S:
+                log.warning("no answer from Kafka at %s (%s); trying again", servers, error.args[0].str())
+                said = now
+            continue
+        missing = [name for name in topics if name not in known]
+        if missing:
+            raise KafkaUnusable(missing_topics(missing, servers))
+        return True
+    return False
+
+
+def missing_topics(names: Iterable[str], servers: str) -> str:
+    """What to say where topics are missing."""
+    return f"no topic {', '.join(names)} at {servers}; create the topics with `layercache topics create`"
+
+
+def is_hopeless(error: KafkaError) -> bool:
+    """True for errors that no waiting cures: rights, authentication, a missing topic, a fatal state of the client."""
+    return error.fatal() or error.code() in _HOPELESS
+
+
+_HOPELESS = {
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+    KafkaError._AUTHENTICATION,
+    KafkaError.UNSUPPORTED_VERSION,
+}
+
+
+def _common(settings: Settings) -> Config:
+    return {"bootstrap.servers": settings.kafka.bootstrap_servers, "client.id": "layercache"}
+
+
+def _dotted(overrides: Config) -> Config:
+    return {name.replace("_", "."): value for name, value in overrides.items()}
