@@ -1,0 +1,1 @@
+"""The online trainer: full-path results in, certified cache heads out."""

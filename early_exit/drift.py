@@ -49,3 +49,14 @@ class DriftDetector:
             self._wealth[index] = min((self._wealth[index] + entering) * ratio, math.exp(500))
         self.alarmed = self.alarmed or self.evidence >= 1 / self.level
         return self.alarmed
+
+    def state(self) -> dict[str, float | list[float]]:
+        """What :meth:`restore` takes, as JSON holds it."""
+        return {"audits": self.audits, "disagreements": self.disagreements, "wealth": self._wealth}
+
+    def restore(self, state: dict[str, float | list[float]]) -> None:
+        """Goes on where another process stopped."""
+        wealth = state["wealth"]
+        if not isinstance(wealth, list) or len(wealth) != len(self._risks):
+            raise ValueError("the drift test's state is of another budget")
+        self.audits, self.disagreements, self._wealth = int(state["audits"]), int(state["disagreements"]), list(wealth)  # type: ignore[arg-type]

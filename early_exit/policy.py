@@ -13,7 +13,7 @@ Bools = npt.NDArray[np.bool_]
 Words = npt.NDArray[np.uint64]
 
 
-def _mixed(words: Words) -> Words:
+def mixed(words: Words) -> Words:
     """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): every input bit flips every output bit half of the time."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -28,20 +28,16 @@ def position_hashes(
     for partition in np.unique(partitions):
         seed = blake2b(f"{topic}\0{partition}".encode(), digest_size=8, key=salt).digest()
         rows = partitions == partition
-        hashes[rows] = _mixed(_mixed(offsets[rows].astype(np.uint64) + np.uint64(int.from_bytes(seed, "little"))))
+        hashes[rows] = mixed(mixed(offsets[rows].astype(np.uint64) + np.uint64(int.from_bytes(seed, "little"))))
     return hashes
 
 
-def draw_audits(
-    topic: str, partitions: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64], rate: float
-) -> Bools:
+def draw_audits(topic: str, partitions: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64], rate: float) -> Bools:
     """bool ``[N]``: which frames are audited at ``rate`` (a share); a frame audited at one rate is so at every higher."""
     return position_hashes(topic, partitions, offsets).astype(np.float64) < rate * _FULL_RANGE
 
 
-def cascade(
-    scores: npt.NDArray[np.float32], thresholds: npt.NDArray[np.float32]
-) -> npt.NDArray[np.int32]:
+def cascade(scores: npt.NDArray[np.float32], thresholds: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
     """int32 ``[N]``: the first exit whose score reaches its threshold, -1 where none does; scores ``[N, exits]``."""
     fires = scores >= thresholds
     if not fires.shape[1]:

@@ -93,7 +93,10 @@ def train(x: Tensor, y: Tensor, epochs: int, batch: int, seed: int) -> nn.Module
             schedule.step()
             total += loss.item()
             if step % 50 == 49:
-                print(f"epoch {epoch + 1}/{epochs} step {step + 1}: loss {total / (step + 1):.3f}, {time.monotonic() - began:.0f} s", flush=True)
+                print(
+                    f"epoch {epoch + 1}/{epochs} step {step + 1}: loss {total / (step + 1):.3f}, {time.monotonic() - began:.0f} s",
+                    flush=True,
+                )
     return model.float()
 
 
@@ -125,7 +128,9 @@ def main() -> None:
     pictures, labels = read_pictures(folder, "t10k")
     save_frames(pictures, labels, options.out / "fashion-mnist-frames.zip")
     shipped = build()
-    shipped.load_state_dict({k: v.half().float() if v.is_floating_point() else v for k, v in model.state_dict().items()})
+    shipped.load_state_dict(
+        {k: v.half().float() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    )
     test = (torch.from_numpy(pictures.copy()).float().div(255) - MEAN) / STD
     print(f"test accuracy {accuracy(shipped, test[:, None], torch.from_numpy(labels.copy()).long()):.4f}")
 

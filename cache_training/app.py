@@ -1,0 +1,286 @@
+"""The Faust app that feeds the trainer: an agent takes records from the distillation topic, a thread learns from them.
+
+A record is acknowledged only once a checkpoint holds what it taught, so that its offset and its effect are never apart.
+"""
+
+import asyncio
+import logging
+import queue
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import faust
+import torch
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from cache_training.state import Checkpoints
+from cache_training.trainer import OnlineTrainer
+from early_exit import cuts, models
+from early_exit.cuts import CutError
+from early_exit.models import ModelError
+from early_exit.store import HeadStore, StoreError, model_folder
+from schemas.distillation import DistillationBatch, DistillationError, decode
+from schemas.settings import Kafka, Settings
+
+log = logging.getLogger(__name__)
+
+#: Records between the agent and the trainer; beyond them the agent waits, and lag grows on the broker, not here.
+_INBOX_RECORDS = 256
+_TAKE, _WITHIN_S = 64, 0.2
+#: A checkpoint may take this share of the time at most; a slow disk makes them rarer.
+_CHECKPOINT_SHARE = 0.05
+_REPORT_S = 10.0
+_BROKER_WAIT_S = 5.0
+
+Arrived = tuple[DistillationBatch | None, Any]
+
+
+class TrainingThread(threading.Thread):
+    """Drains the inbox into the trainer, lets it work, writes checkpoints; everything here is off the event loop."""
+
+    def __init__(self, trainer: OnlineTrainer, checkpoints: Checkpoints, checkpoint_s: float, threads: int) -> None:
+        super().__init__(name="training", daemon=True)
+        self.inbox: queue.Queue[Arrived] = queue.Queue(_INBOX_RECORDS)
+        self.failure: BaseException | None = None
+        self.acknowledge: Callable[[list[Any]], None] = lambda messages: None
+        self._trainer = trainer
+        self._checkpoints = checkpoints
+        self._checkpoint_s = checkpoint_s
+        self._threads = threads
+        self._stopping = threading.Event()
+        self._unacknowledged: list[Any] = []
+        self._next_checkpoint = time.monotonic() + checkpoint_s
+        self._next_report = 0.0
+        self._troubled = False
+
+    def run(self) -> None:
+        torch.set_num_threads(self._threads)
+        try:
+            while not self._stopping.is_set():
+                self._turn()
+            self._drain()
+            self.checkpoint()
+        except BaseException as error:
+            self.failure = error
+            log.exception("the trainer failed")
+
+    def stop(self) -> None:
+        """Ends after the turn under way, with a last checkpoint."""
+        self._stopping.set()
+        self.join()
+
+    def checkpoint(self) -> None:
+        """Writes what has been learnt, then acknowledges the records that taught it. Raises ``OSError``."""
+        began = time.monotonic()
+        self._checkpoints.save(*self._trainer.snapshot())
+        messages, self._unacknowledged = self._unacknowledged, []
+        self.acknowledge(messages)
+        spent = time.monotonic() - began
+        self._next_checkpoint = time.monotonic() + max(self._checkpoint_s, spent / _CHECKPOINT_SHARE)
+
+    def _turn(self) -> None:
+        try:
+            self._drain()
+            rest = self._trainer.work()
+            if time.monotonic() >= self._next_checkpoint:
+                self.checkpoint()
+            if self._troubled:
+                log.info("the trainer goes on")
+            self._troubled = False
+        except (StoreError, OSError) as error:
+            # Storage that is away comes back: nothing is acknowledged until then, so nothing is lost by waiting.
+            if not self._troubled:
+                log.error("%s; trying again", error)
+            self._troubled = True
+            rest = 1.0
+            self._next_checkpoint = max(self._next_checkpoint, time.monotonic() + 1.0)
+        self._report()
+        self._wait(rest)
+
+    def _wait(self, seconds: float) -> None:
+        """Until time is up or a record arrives."""
+        deadline = time.monotonic() + seconds
+        while not self._stopping.is_set() and (left := deadline - time.monotonic()) > 0:
+            try:
+                self._take(self.inbox.get(timeout=min(left, 0.2)))
+                return
+            except queue.Empty:
+                continue
+
+    def _drain(self) -> None:
+        for _ in range(_INBOX_RECORDS):
+            try:
+                self._take(self.inbox.get_nowait())
+            except queue.Empty:
+                return
+
+    def _take(self, arrived: Arrived) -> None:
+        batch, message = arrived
+        self._unacknowledged.append(message)
+        if batch is not None:
+            self._trainer.ingest(batch)
+
+    def _report(self) -> None:
+        if time.monotonic() >= self._next_report:
+            self._next_report = time.monotonic() + _REPORT_S
+            at = self._trainer.progress()
+            log.info(
+                "%d audits (%d for tuning, %d wait for certification), %d misses, %d views, %d attempts, live %s saves %.0f %% of time",
+                at.audits, at.tuning, at.certification, at.misses, at.views, at.attempts, at.version,
+                100 * at.expected_time_saved,
+            )  # fmt: skip
+
+
+def run(settings: Settings) -> int:
+    """Trains until SIGTERM or SIGINT; the exit code is 0, or 1 where something cannot be mended by waiting."""
+    try:
+        torch.set_num_threads(settings.trainer.torch_threads)
+        classifier = models.load(settings.model)
+        traced = cuts.trace(classifier, settings.trainer.max_cuts)
+        folder = model_folder(classifier.name, classifier.fingerprint)
+        store = HeadStore(settings.store.url, folder, settings.store.options, settings.store.keep_last)
+        checkpoints = Checkpoints(settings.trainer.state_dir / folder)
+        thread: list[TrainingThread] = []
+        trainer = OnlineTrainer(
+            traced, store, settings.promise, settings.trainer, before_attempt=lambda: thread[0].checkpoint()
+        )
+        saved = checkpoints.load()
+        if saved is not None:
+            trainer.restore(*saved)
+            log.info("resumed from the checkpoint in %s", checkpoints.folder)
+    except (ModelError, CutError, StoreError, OSError) as error:
+        log.error("%s", error)
+        return 1
+    thread.append(TrainingThread(trainer, checkpoints, settings.trainer.checkpoint_s, settings.trainer.torch_threads))
+    if not _topic_is_there(settings):
+        return 1
+    return _serve(settings, thread[0])
+
+
+def _topic_is_there(settings: Settings) -> bool:
+    """Waits for the broker; False where it answers that the distillation topic does not exist."""
+    topic = settings.topics.distillation
+    client = AdminClient(
+        {"bootstrap.servers": settings.kafka.bootstrap_servers, "log_level": 0, **settings.kafka.options}
+    )
+    while True:
+        try:
+            found = client.list_topics(timeout=_BROKER_WAIT_S).topics
+        except KafkaException as error:
+            log.warning("no broker at %s yet (%s); waiting", settings.kafka.bootstrap_servers, error.args[0].str())
+            continue
+        if topic not in found:
+            log.error("topic %r does not exist; create it with `layercache topics create`", topic)
+        return topic in found
+
+
+def build_app(settings: Settings, thread: TrainingThread) -> faust.App:
+    """The Faust app whose agent hands records to ``thread``."""
+    app = faust.App(
+        settings.trainer.group_id,
+        broker="kafka://" + settings.kafka.bootstrap_servers.replace(",", ";kafka://"),
+        broker_credentials=credentials(settings.kafka),
+        autodiscover=False,
+        topic_disable_leader=True,
+        consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=settings.topics.max_record_bytes + 1_000_000,
+        broker_max_poll_interval=600,
+        stream_wait_empty=False,
+        web_enabled=settings.trainer.web_port is not None,
+        web_port=settings.trainer.web_port or 6066,
+        store="memory://",
+        datadir=str(settings.trainer.state_dir / "faust"),
+    )
+    topic = app.topic(
+        settings.topics.distillation, key_type=bytes, value_type=bytes, value_serializer="raw", key_serializer="raw"
+    )
+
+    def acknowledge(messages: list[Any]) -> None:
+        def now() -> None:
+            for message in messages:
+                message.ack(app.consumer)
+
+        app.loop.call_soon_threadsafe(now)
+
+    thread.acknowledge = acknowledge
+
+    @app.agent(topic)
+    async def learn(stream: Any) -> None:
+        async for events in stream.noack_take(_TAKE, within=_WITHIN_S):
+            for event in events:
+                await _hand_over(thread, _decoded(event.value), event.message)
+
+    @app.task
+    async def train() -> None:
+        thread.start()
+        while thread.is_alive():
+            await asyncio.sleep(0.2)
+        if thread.failure is not None:
+            raise RuntimeError("the trainer failed") from thread.failure
+
+    return app
+
+
+def _decoded(value: bytes | None) -> DistillationBatch | None:
+    try:
+        return decode(value or b"")
+    except DistillationError as error:
+        log.warning("skipping a record of the distillation topic: %s", error)
+        return None
+
+
+async def _hand_over(thread: TrainingThread, batch: DistillationBatch | None, message: Any) -> None:
+    # The arrays share the record's memory; the message itself waits for its acknowledgement without it.
+    message.value = None
+    while True:
+        try:
+            thread.inbox.put_nowait((batch, message))
+            return
+        except queue.Full:
+            await asyncio.sleep(0.05)
+
+
+def _serve(settings: Settings, thread: TrainingThread) -> int:
+    app = build_app(settings, thread)
+    worker = faust.Worker(app, loglevel="WARN", redirect_stdouts=False, override_logging=False)
+    try:
+        worker.execute_from_commandline()
+    except SystemExit as stopped:
+        code = stopped.code if isinstance(stopped.code, int) else 1
+    else:
+        code = 0
+    finally:
+        if thread.is_alive():
+            thread.stop()
+    return 1 if thread.failure is not None else code
+
+
+def credentials(kafka: Kafka) -> Any:
+    """Faust's credentials from the librdkafka options that say the same; None for a plain connection.
+
+    Raises ``ValueError`` for a mechanism that the trainer's client does not have.
+    """
+    options = {str(name): str(value) for name, value in kafka.options.items()}
+    protocol = options.get("security.protocol", "PLAINTEXT").upper()
+    context = None
+    if protocol in ("SSL", "SASL_SSL"):
+        context = ssl.create_default_context(cafile=options.get("ssl.ca.location"))
+        if "ssl.certificate.location" in options:
+            context.load_cert_chain(
+                options["ssl.certificate.location"], options.get("ssl.key.location"), options.get("ssl.key.password")
+            )
+    if protocol.startswith("SASL"):
+        mechanism = options.get("sasl.mechanism", options.get("sasl.mechanisms", "PLAIN")).upper()
+        if mechanism not in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"):
+            raise ValueError(f"the trainer speaks SASL PLAIN and SCRAM, not {mechanism}")
+        return faust.SASLCredentials(
+            username=options.get("sasl.username"),
+            password=options.get("sasl.password"),
+            mechanism=mechanism,
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context) if context is not None else None

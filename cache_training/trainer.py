@@ -1,0 +1,367 @@
+"""The trainer without Kafka: records in, certified versions of heads out."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from cache_training.audits import Intake, Windows
+from cache_training.certificate import Verdict, allowed, attempt_error, certify
+from cache_training.choosing import DOUBTS, Choice, calibrated, choose, shares
+from cache_training.dealing import one_per_block
+from cache_training.frames import Frames
+from cache_training.learner import Learner
+from early_exit.cuts import TracedModel
+from early_exit.drift import DriftDetector
+from early_exit.engine import Engine
+from early_exit.heads import load_heads, tensor_names
+from early_exit.policy import cascade
+from early_exit.store import HeadStore
+from schemas.distillation import DistillationBatch
+from schemas.manifest import Certificate, Exit, Expected, Manifest
+from schemas.settings import Promise
+from schemas.settings import Trainer as TrainerSettings
+
+log = logging.getLogger(__name__)
+
+#: An attempt waits until its window would tolerate this share of the budget: opening early comes first, then going near
+#: the budget, which takes a larger window.
+_FIRST_TOLERANCE, _LATER_TOLERANCE = 0.2, 0.4
+#: A later attempt must promise to save this much more time than the live version does: relative, and of the whole.
+_WORTHWHILE, _AT_LEAST = 1.05, 0.02
+#: Share of the tolerated risk that tuning aims at: beyond it an attempt tends to fail.
+_AIM = 0.8
+#: Audit rate of the first version, and what each later one divides it by.
+_OPENING_AUDIT_RATE, _AUDIT_RATE_STEP = 0.6, 10.0
+_FEWEST_TUNING = 100
+_SCORE_BATCH = 64
+_UNSAFE_LEVEL_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the trainer stands, for logs and metrics."""
+
+    audits: int
+    views: int
+    tuning: int
+    certification: int
+    misses: int
+    attempts: int
+    version: str | None
+    expected_time_saved: float
+
+
+class OnlineTrainer:
+    """Learns from records, chooses exits, certifies and publishes them; single-threaded, driven by :meth:`work`.
+
+    >>> trainer = OnlineTrainer(traced, store, promise, settings)      # doctest: +SKIP
+    >>> trainer.ingest(batch); trainer.work()                          # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        traced: TracedModel,
+        store: HeadStore,
+        promise: Promise,
+        settings: TrainerSettings,
+        before_attempt: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """``before_attempt`` must make durable that the certification window has been used, before it is looked at."""
+        self.traced = traced
+        self.store = store
+        self.promise = promise
+        cuts = [cut.name for cut in traced.proposed]
+        self.learner = Learner(traced, cuts, settings.ring_mb, settings.seed)
+        self.windows = Windows(settings.replay_mb, settings.window_frames, self.learner.tuning.capacity, settings.seed)
+        self.intake = Intake(self.windows, promise.block_s)
+        self.live: Manifest | None = None
+        self.drift: DriftDetector | None = None
+        self._settings = settings
+        self._before_attempt = before_attempt
+        self._clock, self._now = clock, now
+        self._next_choice = 0.0
+        self._scored = 0
+        self._unpublished: tuple[Manifest, dict[str, Tensor]] | None = None
+        self._best_seen = 0.0
+        self._rounds_without_gain = 0
+        self._follow_store()
+
+    def _follow_store(self) -> None:
+        """Takes up what the store says is live, whoever put it there: an earlier trainer, or an operator's rollback."""
+        latest = self.store.latest()
+        if latest is not None and (self.live is None or self.live.version != latest):
+            self._set_live(self.store.load(latest)[0])
+
+    def _set_live(self, manifest: Manifest) -> None:
+        self.live = manifest
+        level = (1 - self.promise.confidence) * _UNSAFE_LEVEL_SHARE
+        self.drift = DriftDetector(self.promise.max_disagreement, level) if manifest.exits else None
+        self.intake.forget_tested()
+
+    def ingest(self, batch: DistillationBatch) -> bool:
+        """Takes in one record; False where it is another model's, which is left alone."""
+        if batch.header.model != self.traced.classifier.fingerprint:
+            return False
+        self.intake.take(batch, self.live.version if self.live else None, self.drift)
+        if self.drift is not None and self.drift.alarmed:
+            self._close()
+        return True
+
+    def work(self, seconds: float = 0.3) -> float:
+        """Learns for about ``seconds``, and now and then chooses, certifies and publishes; returns how long to rest after."""
+        began = self._clock()
+        if self._unpublished is not None:
+            self._publish(*self._unpublished)
+        fresh = self.windows.tuning.since(self._scored)
+        if fresh is not None:
+            self.learner.keep_for_tuning(fresh)
+        self._scored = self.windows.tuning.added
+        learnt = True
+        while learnt and self._clock() - began < seconds:
+            learnt = self.learner.learn(self.windows.learning, self.windows.misses)
+        if self._clock() >= self._next_choice:
+            started = self._clock()
+            self._choose()
+            self._next_choice = self._clock() + max(2.0, 5 * (self._clock() - started))
+        spent = self._clock() - began
+        # Heads that have stopped improving deserve less and less of the machine.
+        return spent * min(20.0, 0.5 * max(0, self._rounds_without_gain - 10)) if learnt else seconds
+
+    def progress(self) -> Progress:
+        """Where things stand."""
+        return Progress(
+            audits=self.intake.audits,
+            views=self.learner.views_made,
+            tuning=len(self.learner.tuning),
+            certification=len(self.windows.certification),
+            misses=len(self.windows.misses),
+            attempts=self.store.attempts(),
+            version=self.live.version if self.live else None,
+            expected_time_saved=self._live_saving(),
+        )
+
+    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, object]]:
+        """Everything that a restart needs: tensors, and what JSON holds."""
+        tensors = {"seen": torch.from_numpy(self.intake.seen.array().view(np.int64))}
+        for name, window in self.windows.all().items():
+            frames = window.frames()
+            if frames is not None:
+                tensors |= frames.tensors(f"window.{name}")
+        for candidate in self.learner.candidates:
+            tensors |= {f"candidate.{name}": value for name, value in candidate.state().items()}
+        return tensors, {
+            "audits": self.intake.audits,
+            "views": self.learner.views_made,
+            "candidates": [candidate.name for candidate in self.learner.candidates],
+            "live": self.live.version if self.live else None,
+            "drift": self.drift.state() if self.drift else None,
+        }
+
+    def restore(self, tensors: dict[str, Tensor], facts: dict[str, object]) -> None:
+        """Goes on from what :meth:`snapshot` gave; heads whose cut or shape is no longer tried start anew."""
+        self.intake.seen.restore(tensors["seen"].numpy().view(np.uint64))
+        self.intake.audits, self.learner.views_made = int(facts["audits"]), int(facts["views"])  # type: ignore[call-overload]
+        for name, window in self.windows.all().items():
+            if f"window.{name}.inputs" in tensors:
+                frames = Frames.from_tensors(f"window.{name}", tensors)
+                self.windows.bound(frames)
+                window.add(frames)
+        weights = {name.removeprefix("candidate."): t for name, t in tensors.items() if name.startswith("candidate.")}
+        for candidate in self.learner.candidates:
+            try:
+                candidate.restore(weights)
+            except (KeyError, RuntimeError, ValueError) as error:
+                log.warning("head %s starts anew: the checkpoint has another one (%s)", candidate.name, error)
+        drift = facts["drift"]
+        if self.drift is not None and isinstance(drift, dict) and self.live and facts["live"] == self.live.version:
+            self.drift.restore(drift)
+
+    def _live_saving(self) -> float:
+        return self.live.expected.time_saved if self.live and self.live.exits and self.live.expected else 0.0
+
+    def _choose(self) -> None:
+        """Attempts to certify the best choice where tuning expects enough of it and the window is large enough."""
+        window = self.windows.certification.frames()
+        if window is None or len(self.learner.tuning) < _FEWEST_TUNING or not self.learner.views_made:
+            return
+        self._follow_store()
+        budget = self.promise.max_disagreement
+        window = window.rows(one_per_block(window.block))
+        error = attempt_error(self.store.attempts() + 1, self.promise.confidence)
+        tolerated = max(0, allowed(len(window), budget, error)) / len(window)
+        choice = self._best_choice(_AIM * max(tolerated, _FIRST_TOLERANCE * budget))
+        gain = choice.time_saved if choice else 0.0
+        self._rounds_without_gain = 0 if gain > self._best_seen + 0.005 else self._rounds_without_gain + 1
+        self._best_seen = max(self._best_seen, gain)
+        wanted = (_LATER_TOLERANCE if self._live_saving() else _FIRST_TOLERANCE) * budget
+        if choice is None or tolerated < wanted:
+            return
+        if gain > max(self._live_saving() * _WORTHWHILE, self._live_saving() + _AT_LEAST):
+            self._attempt(choice)
+
+    def _best_choice(self, risk: float) -> Choice | None:
+        rows = torch.arange(len(self.learner.tuning))
+        labels = self.learner.tuning.logits(rows).argmax(1).numpy()
+        scored = [
+            calibrated(candidate, self.learner.tuning_logits(candidate, rows).double().numpy(), labels)
+            for candidate in self.learner.candidates
+        ]
+        return choose(scored, self.learner.cut_costs, risk)
+
+    def _attempt(self, choice: Choice) -> None:
+        """One attempt: claimed first, its frames marked as used, and only then looked at."""
+        attempt = self.store.claim_attempt()
+        error = attempt_error(attempt, self.promise.confidence)
+        window = self.windows.certification.frames()
+        assert window is not None
+        window = window.rows(slice(None))
+        self.windows.certification.clear()
+        self.windows.learning.add(window)
+        self._before_attempt()
+        tested = window.rows(one_per_block(window.block))
+        manifest, tensors = self._draft(choice)
+        scores, labels = self._scores(manifest, tensors, tested)
+        exits = [cascade(scores, np.full(scores.shape[1], 1 - doubt, np.float32)) for doubt in DOUBTS]
+        chosen = [np.where(e >= 0, labels[np.arange(len(e)), e], tested.labels) for e in exits]
+        wrong = np.stack([label != tested.labels for label in chosen])
+        verdict = certify(wrong, self.promise.max_disagreement, error)
+        if verdict is None:
+            log.info("attempt %d on %d frames certified nothing", attempt, len(tested))
+            return
+        expected = self._expected(choice, exits[verdict.index])
+        if expected.time_saved <= self._live_saving():
+            log.info(
+                "attempt %d certified %.1f %% of time saved, the live version saves more",
+                attempt,
+                100 * expected.time_saved,
+            )
+            return
+        self._publish(self._certified(manifest, verdict, attempt, error, expected), tensors)
+
+    def _scores(
+        self, manifest: Manifest, tensors: dict[str, Tensor], frames: Frames
+    ) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.float32]], np.ndarray[tuple[int, int], np.dtype[np.int64]]]:
+        """By the very engine that will serve, with the heads as they are stored."""
+        engine = Engine(self.traced, load_heads(manifest, tensors, self.traced))
+        parts = [engine.score(part) for part in torch.from_numpy(frames.inputs).split(_SCORE_BATCH)]
+        return np.concatenate([scores for scores, _ in parts]), np.concatenate([labels for _, labels in parts])
+
+    def _draft(self, choice: Choice) -> tuple[Manifest, dict[str, Tensor]]:
+        """The version as it would be, thresholds and certificate still open, and its tensors."""
+        tensors: dict[str, Tensor] = {}
+        exits = []
+        heads_flops = heads_time = 0.0
+        for one in choice.exits:
+            candidate = one.candidate
+            tensors |= {name: t.clone() for name, t in tensor_names(candidate.cut, candidate.average).items()}
+            heads_flops += candidate.costs.flops
+            heads_time += candidate.costs.time
+            reach = self.learner.cut_costs[candidate.cut]
+            exits.append(
+                Exit(
+                    cut=candidate.cut,
+                    head=candidate.spec,
+                    temperature=one.temperature,
+                    threshold=2.0,
+                    flops_share=reach.flops + heads_flops,
+                    time_share=reach.time + heads_time,
+                )
+            )
+        return self._manifest(
+            tuple(exits), "better" if self.live and self.live.exits else "first", 1 + heads_flops
+        ), tensors
+
+    def _manifest(self, exits: tuple[Exit, ...], reason: str, full_flops_share: float = 1.0) -> Manifest:
+        classifier = self.traced.classifier
+        now = self._now()
+        return msgspec.convert(
+            {
+                "version": f"{now:%Y%m%dT%H%M%S}-{self.store.attempts():04d}",
+                "model": classifier.fingerprint,
+                "model_name": classifier.name,
+                "created": now.isoformat(timespec="seconds"),
+                "reason": reason,
+                "predecessor": self.live.version if self.live else None,
+                "exits": exits,
+                "full_flops_share": full_flops_share,
+                "audit_rate": self._audit_rate(bool(exits)),
+                "certificate": None,
+                "expected": None,
+            },
+            Manifest,
+        )
+
+    def _audit_rate(self, open_: bool) -> float:
+        """All while nothing is open, since audits cost nothing then; less with each version, as later ones gain less."""
+        if not open_:
+            return 1.0
+        if self.live is None or not self.live.exits:
+            return max(self._settings.min_audit_rate, _OPENING_AUDIT_RATE)
+        return max(self._settings.min_audit_rate, self.live.audit_rate / _AUDIT_RATE_STEP)
+
+    def _expected(self, choice: Choice, exits: np.ndarray[tuple[int], np.dtype[np.int32]]) -> Expected:
+        reach = [self.learner.cut_costs[one.candidate.cut] for one in choice.exits]
+        heads = [one.candidate.costs for one in choice.exits]
+        return Expected(
+            hit_rate=float((exits >= 0).mean()),
+            flops_saved=1 - shares(exits, [cost.flops for cost in reach], [cost.flops for cost in heads]),
+            time_saved=1 - shares(exits, [cost.time for cost in reach], [cost.time for cost in heads]),
+        )
+
+    def _certified(
+        self, manifest: Manifest, verdict: Verdict, attempt: int, error: float, expected: Expected
+    ) -> Manifest:
+        threshold = float(np.float32(1 - DOUBTS[verdict.index]))
+        return msgspec.structs.replace(
+            manifest,
+            exits=tuple(msgspec.structs.replace(exit_, threshold=threshold) for exit_ in manifest.exits),
+            certificate=Certificate(
+                max_disagreement=self.promise.max_disagreement,
+                confidence=self.promise.confidence,
+                attempt=attempt,
+                error=error,
+                frames=verdict.frames,
+                disagreements=verdict.disagreements,
+                p_value=verdict.p_value,
+                upper_bound=verdict.upper_bound,
+            ),
+            expected=expected,
+        )
+
+    def _publish(self, manifest: Manifest, tensors: dict[str, Tensor]) -> None:
+        # A store that cannot be written to now must not cost what has been certified: tried again with the next work.
+        self._unpublished = manifest, tensors
+        self.store.publish(manifest, tensors)
+        self._unpublished = None
+        self._set_live(manifest)
+        certificate, expected = manifest.certificate, manifest.expected
+        if certificate and expected:
+            log.info(
+                "published %s: exits at %s, %.1f %% of frames leave, %.1f %% of FLOPs saved; risk at most %.2f %% (%d of %d)",
+                manifest.version, ", ".join(exit_.cut for exit_ in manifest.exits), 100 * expected.hit_rate,
+                100 * expected.flops_saved, 100 * certificate.upper_bound, certificate.disagreements, certificate.frames,
+            )  # fmt: skip
+
+    def _close(self) -> None:
+        """The live version has left its budget: close every exit, forget the stream as it was, learn again."""
+        assert self.drift is not None
+        log.warning(
+            "the live exits have left their budget (%d disagreements in %d audits): closing them and learning again",
+            self.drift.disagreements,
+            self.drift.audits,
+        )
+        self.windows.clear()
+        self._scored = 0
+        self.learner.ring.clear()
+        self.learner.tuning.clear()
+        self._best_seen, self._rounds_without_gain = 0.0, 0
+        self._publish(self._manifest((), "unsafe"), {})

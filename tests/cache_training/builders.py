@@ -1,0 +1,42 @@
+"""Records and frames for tests, all from seeds."""
+
+import numpy as np
+import numpy.typing as npt
+
+from cache_training.frames import Frames
+from schemas.distillation import DistillationBatch, DistillationHeader
+
+
+def frames(n: int, start: int = 0, classes: int = 3) -> Frames:
+    """n different frames, numbered from ``start`` in ``block`` and ``position``."""
+    numbers = np.arange(start, start + n, dtype=np.uint64)
+    inputs = np.repeat(numbers % 256, 4).astype(np.uint8).reshape(n, 1, 2, 2)
+    logits = np.eye(classes, dtype=np.float32)[numbers.astype(np.int64) % classes]
+    return Frames(inputs, logits, numbers, numbers)
+
+
+def record(
+    inputs: npt.NDArray[np.uint8],
+    logits: npt.NDArray[np.float32],
+    *,
+    model: str = "m",
+    first_offset: int = 0,
+    audit: bool = True,
+    live_label: npt.NDArray[np.int32] | None = None,
+    version: str | None = None,
+    keys: npt.NDArray[np.int64] | None = None,
+    timestamp_ms: npt.NDArray[np.int64] | None = None,
+) -> DistillationBatch:
+    """A distillation record of partition 0."""
+    n = len(inputs)
+    header = DistillationHeader(
+        model=model, topic="frames", worker="w", heads_version=version, audit_rate=1.0,
+        frame_ids=tuple(str(first_offset + i) for i in range(n)),
+    )  # fmt: skip
+    labels = logits.argmax(1).astype(np.int32)
+    return DistillationBatch(
+        header, inputs, logits, np.full(n, audit, np.uint8), np.full(n, -1, np.int32),
+        labels if live_label is None else live_label, np.zeros(n, np.int32),
+        np.arange(first_offset, first_offset + n), np.zeros(n, np.int64) if timestamp_ms is None else timestamp_ms,
+        np.zeros(n, np.int64) if keys is None else keys,
+    )  # fmt: skip
