@@ -82,6 +82,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     audit_rate: float
     certificate: Certificate | None
     expected: Expected | None
+    heads_sha256: str = ""
+    """SHA-256 of ``heads.safetensors``, hexadecimal; the store fills it in."""
 
 
 class Pin(msgspec.Struct, frozen=True, kw_only=True):

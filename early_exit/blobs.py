@@ -1,0 +1,164 @@
+"""Small files on a disk or in an object store, each written whole or not at all."""
+
+import errno
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+log = logging.getLogger(__name__)
+
+
+class StoreError(RuntimeError):
+    """Shared storage cannot do what was asked; the message names the place, what was wrong and what to do."""
+
+
+class Blobs:
+    """Files under a folder of any ``fsspec`` URL, named by paths relative to it.
+
+    Raises :class:`StoreError` for whatever goes wrong; only :meth:`read` tells by None that there is no such file.
+    """
+
+    def __init__(self, url: str, folder: str, options: dict[str, Any] | None = None) -> None:
+        self.url = f"{url.rstrip('/')}/{folder}"
+        try:
+            self._fs, root = fsspec.core.url_to_fs(url, **(options or {}))
+        except ImportError as error:
+            raise StoreError(f"store {url}: {error} (for s3:// install layercache[s3])") from error
+        except Exception as error:  # file systems check their options in their own ways
+            raise StoreError(
+                f"store {url} cannot be opened: {error}; use file://, s3://, … and fitting options"
+            ) from error
+        self._root = f"{str(root).rstrip('/')}/{folder}"
+        self._local = isinstance(self._fs, LocalFileSystem)
+
+    def read(self, path: str) -> bytes | None:
+        """The file's bytes; None where it is not there."""
+        with self._doing("read", path):
+            try:
+                data: bytes = self._fs.cat_file(self._at(path))
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            return data
+
+    def put(self, path: str, data: bytes) -> None:
+        """Writes or replaces a file: whoever reads sees the old bytes or the new ones, also after a crash."""
+        with self._doing("write", path):
+            if self._local:
+                _replace(Path(self._at(path)), data)
+            else:
+                self._fs.pipe_file(self._at(path), data)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Writes a file unless there is one; False where there is. Of several who try, one succeeds.
+
+        That holds on a disk, on S3 and Google Cloud Storage, and on S3 look-alikes that honour ``If-None-Match``.
+        """
+        with self._doing("create", path):
+            try:
+                if self._local:
+                    _create(Path(self._at(path)), data)
+                else:
+                    self._fs.pipe_file(self._at(path), data, mode="create")
+            except FileExistsError:
+                return False
+            except Exception:  # object stores refuse in their own ways; who finds the file there was refused
+                if self.read(path) is None:
+                    raise
+                return False
+            return True
+
+    def list(self, path: str = "") -> list[str]:
+        """Names of the files and folders in a folder, sorted; none where it is not there."""
+        with self._doing("list", path):
+            self._fs.invalidate_cache()
+            try:
+                found = self._fs.ls(self._at(path), detail=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+            return sorted({str(name).rstrip("/").rpartition("/")[2] for name in found} - {""})
+
+    def remove(self, path: str) -> None:
+        """Removes a file or an empty folder; nothing happens where there is none."""
+        with self._doing("remove", path):
+            with suppress(FileNotFoundError):
+                if self._local and Path(self._at(path)).is_dir():
+                    Path(self._at(path)).rmdir()
+                else:
+                    self._fs.rm_file(self._at(path))
+            self._fs.invalidate_cache()
+
+    def modified(self, path: str) -> datetime | None:
+        """When a file was written last; None where it is not there or the store does not tell."""
+        with self._doing("look at", path):
+            try:
+                time: datetime = self._fs.modified(self._at(path))
+            except (FileNotFoundError, NotImplementedError):
+                return None
+            return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+    def _at(self, path: str) -> str:
+        return f"{self._root}/{path}".rstrip("/")
+
+    @contextmanager
+    def _doing(self, what: str, path: str) -> Iterator[None]:
+        try:
+            yield
+        except StoreError:
+            raise
+        except Exception as error:  # every object store has its own
+            raise StoreError(f"cannot {what} {self.url}/{path}: {_reason(error)}; {_advice(error)}") from error
+
+
+def _replace(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}-{uuid4().hex}.tmp")
+    try:
+        _create(temporary, data)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _create(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename outlive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _advice(error: Exception) -> str:
+    name = type(error).__name__
+    if "Credentials" in name or "Token" in name:
+        return "give credentials, by the environment (AWS_ACCESS_KEY_ID, …) or in [store.options]"
+    if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS:
+        return "let this user in there, or choose another store.url"
+    if getattr(error, "errno", None) == errno.ENOSPC:
+        return "free some space there, or choose another store.url"
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        return "a file stands where a folder is needed: move it away, or choose another store.url"
+    return "check store.url and store.options"
