@@ -12,6 +12,7 @@ from layercache.broker import SESSION_TIMEOUT_MS, EmbeddedBroker
 from schemas.settings import Kafka, Topics
 from tests.support import tiny_model as tiny
 from tests.support.kafka_home import KafkaNode
+from tests.support.require import missing
 from tests.support.topics import create_topics
 
 
@@ -47,9 +48,10 @@ def apache_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         with KafkaNode(Path(home), tmp_path_factory.mktemp("kafka")) as node:
             yield Broker(node.bootstrap_servers, transactional=True)
     else:
-        pytest.skip(
-            "no Apache Kafka: set KAFKA_HOME to an unpacked distribution (needs Java 17), "
-            "or KAFKA_BOOTSTRAP_SERVERS to a running one"
+        missing(
+            "apache-kafka",
+            "set KAFKA_HOME to an unpacked distribution (needs Java 17), "
+            "or KAFKA_BOOTSTRAP_SERVERS to a running broker",
         )
 
 
