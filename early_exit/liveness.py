@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils.flop_counter import FlopCounterMode
 
-from early_exit.costs import on_shapes
+from early_exit.shapes import on_shapes
 from early_exit.tracing import Graph
 
 #: Two runs with these many frames tell what depends on the batch's size from what is always the same.

@@ -21,8 +21,9 @@ from torch import Tensor
 from early_exit.blobs import Blobs, StoreError
 from schemas import manifest as schema
 from schemas.manifest import Manifest, Pin
+from schemas.settings import Store
 
-__all__ = ["HeadStore", "Live", "StoreError", "model_folder"]
+__all__ = ["HeadStore", "Live", "StoreError", "model_folder", "open_store"]
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,11 @@ def model_folder(name: str, fingerprint: str) -> str:
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def open_store(settings: Store, name: str, fingerprint: str) -> "HeadStore":
+    """The store of the heads of the model of that name and fingerprint, where the settings say."""
+    return HeadStore(settings.url, model_folder(name, fingerprint), settings.options, settings.keep_last)
 
 
 class HeadStore:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import layercache
-from layercache.cli import common, settings, trainer, worker
+from layercache.cli import common, cuts, demo, heads, settings, trainer, worker
 
 ROOMS = ("schemas", "early_exit", "stream", "cache_training", "layercache")
 
@@ -16,8 +16,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("demo")(demo.command)
 app.command("worker")(worker.command)
 app.command("trainer")(trainer.command)
+app.command("cuts")(cuts.command)
+app.add_typer(heads.app, name="heads")
 app.command("settings")(settings.command)
 
 

@@ -1,0 +1,29 @@
+"""Running a module on shapes alone."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
+
+
+def on_shapes(call: Callable[[Tensor], Any], example: Tensor) -> None:
+    """Calls ``call`` with a stand-in for ``example`` that has a shape but no values, which costs next to nothing.
+
+    Where the values are asked for, calls again with ``example`` itself.
+    """
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # its fused kernel is one that the FLOP counter does not know
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+            call(fake.from_tensor(example))
+    except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException):
+        call(example)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
