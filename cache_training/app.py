@@ -35,6 +35,8 @@ _TAKE, _WITHIN_S = 64, 0.2
 _CHECKPOINT_SHARE = 0.05
 _REPORT_S = 10.0
 _BROKER_WAIT_S = 5.0
+#: How long a killed trainer's partitions wait for the next one.
+_SESSION_TIMEOUT_MS = 10_000
 
 Arrived = tuple[DistillationBatch | None, Any]
 
@@ -180,6 +182,7 @@ def _topic_is_there(settings: Settings) -> bool:
 
 def build_app(settings: Settings, thread: TrainingThread) -> faust.App:
     """The Faust app whose agent hands records to ``thread``."""
+    session_s = int(settings.kafka.consumer_options.get("session.timeout.ms", _SESSION_TIMEOUT_MS)) / 1000
     app = faust.App(
         settings.trainer.group_id,
         broker="kafka://" + settings.kafka.bootstrap_servers.replace(",", ";kafka://"),
@@ -189,6 +192,8 @@ def build_app(settings: Settings, thread: TrainingThread) -> faust.App:
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=settings.topics.max_record_bytes + 1_000_000,
         broker_max_poll_interval=600,
+        broker_session_timeout=session_s,
+        broker_heartbeat_interval=session_s / 4,
         stream_wait_empty=False,
         web_enabled=settings.trainer.web_port is not None,
         web_port=settings.trainer.web_port or 6066,
@@ -204,7 +209,8 @@ def build_app(settings: Settings, thread: TrainingThread) -> faust.App:
             for message in messages:
                 message.ack(app.consumer)
 
-        app.loop.call_soon_threadsafe(now)
+        if not app.loop.is_closed():
+            app.loop.call_soon_threadsafe(now)
 
     thread.acknowledge = acknowledge
 
@@ -221,6 +227,12 @@ def build_app(settings: Settings, thread: TrainingThread) -> faust.App:
             await asyncio.sleep(0.2)
         if thread.failure is not None:
             raise RuntimeError("the trainer failed") from thread.failure
+
+    @app.on_before_shutdown.connect
+    async def finish(*_: Any, **__: Any) -> None:
+        # While the consumer still runs, so that the last checkpoint's records can be acknowledged.
+        if thread.is_alive():
+            await asyncio.get_running_loop().run_in_executor(None, thread.stop)
 
     return app
 
@@ -246,7 +258,9 @@ async def _hand_over(thread: TrainingThread, batch: DistillationBatch | None, me
 
 def _serve(settings: Settings, thread: TrainingThread) -> int:
     app = build_app(settings, thread)
-    worker = faust.Worker(app, loglevel="WARN", redirect_stdouts=False, override_logging=False)
+    for noisy in ("faust", "aiokafka", "mode"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    worker = faust.Worker(app, loglevel="WARN", quiet=True, redirect_stdouts=False, override_logging=False)
     try:
         worker.execute_from_commandline()
     except SystemExit as stopped:

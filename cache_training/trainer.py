@@ -285,7 +285,7 @@ class OnlineTrainer:
         now = self._now()
         return msgspec.convert(
             {
-                "version": f"{now:%Y%m%dT%H%M%S}-{self.store.attempts():04d}",
+                "version": f"{now:%Y%m%dT%H%M%S}-{self._number():04d}",
                 "model": classifier.fingerprint,
                 "model_name": classifier.name,
                 "created": now.isoformat(timespec="seconds"),
@@ -299,6 +299,11 @@ class OnlineTrainer:
             },
             Manifest,
         )
+
+    def _number(self) -> int:
+        """Which version of this model the next one is: the live one's number and one."""
+        last = self.live.version.rpartition("-")[2] if self.live else "0"
+        return int(last) + 1 if last.isdigit() else 1
 
     def _audit_rate(self, open_: bool) -> float:
         """All while nothing is open, since audits cost nothing then; less with each version, as later ones gain less."""
@@ -340,7 +345,7 @@ class OnlineTrainer:
     def _publish(self, manifest: Manifest, tensors: dict[str, Tensor]) -> None:
         # A store that cannot be written to now must not cost what has been certified: tried again with the next work.
         self._unpublished = manifest, tensors
-        self.store.publish(manifest, tensors)
+        manifest = self.store.publish(manifest, tensors)
         self._unpublished = None
         self._set_live(manifest)
         certificate, expected = manifest.certificate, manifest.expected

@@ -1,0 +1,57 @@
+"""The trainer as a process: records in from a real broker, certified heads out to a real store."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from schemas.settings import Promise, Settings, Store, Topics, Trainer
+from tests.conftest import Broker
+from tests.support.tiny_model import TinyModel
+from tests.support.trainer_process import produce_records, running_trainer, store_of
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def settings(broker: Broker, topics: Topics, tiny_model: TinyModel, tmp_path: Path) -> Settings:
+    return Settings(
+        kafka=broker.kafka,
+        topics=topics,
+        model=tiny_model.settings,
+        promise=Promise(max_disagreement=0.05),
+        store=Store(url=f"file://{tmp_path / 'heads'}"),
+        trainer=Trainer(
+            group_id=f"trainer-{topics.distillation}",
+            state_dir=tmp_path / "state",
+            checkpoint_s=1.0,
+            replay_mb=64,
+            ring_mb=64,
+        ),
+    )
+
+
+def log_of(folder: Path) -> str:
+    return (folder / "trainer.log").read_text()
+
+
+def test_it_publishes_certified_heads_and_ends_on_sigterm(
+    settings: Settings, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    store = store_of(settings, tiny_model)
+    produce_records(settings, tiny_model, 1500)
+    with running_trainer(settings, tmp_path) as trainer:
+        wait_until(lambda: store.latest() is not None or trainer.poll() is not None, "a version of heads", 90)
+        assert trainer.poll() is None, log_of(tmp_path)
+        manifest, tensors = store.load(store.latest() or "")
+        assert manifest.certificate is not None
+        assert manifest.certificate.upper_bound <= 0.05
+        assert tensors
+        trainer.send_signal(signal.SIGTERM)
+        assert trainer.wait(30) == 0, log_of(tmp_path)
+
+
+def test_a_missing_topic_is_named_with_what_to_do(settings: Settings, tmp_path: Path) -> None:
+    gone = settings.model_copy(update={"topics": settings.topics.model_copy(update={"distillation": "nowhere"})})
+    with running_trainer(gone, tmp_path) as trainer:
+        assert trainer.wait(60) == 1
+    assert "topic 'nowhere' does not exist; create it with `layercache topics create`" in log_of(tmp_path)
