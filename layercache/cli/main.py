@@ -21,6 +21,8 @@ app.command("worker")(worker.command)
 app.command("trainer")(trainer.command)
 app.command("cuts")(cuts.command)
 app.add_typer(heads.app, name="heads")
+app.command("cuts")(cuts.command)
+app.add_typer(heads.app, name="heads")
 app.command("settings")(settings.command)
 
 

@@ -18,7 +18,7 @@ from torchvision.io import encode_png
 from schemas.prediction import FULL, decoder
 from schemas.settings import Topics
 from tests.support import tiny_model
-from tests.support.docker import KAFKA_IMAGE, require_docker
+from tests.support.docker import KAFKA_COMMAND, KAFKA_IMAGE, require_docker
 from tests.support.ports import free_ports
 from tests.support.topics import create_topics
 from tests.support.waiting import wait_until
@@ -47,12 +47,15 @@ def bootstrap_servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS": "0",
         "KAFKA_HEAP_OPTS": "-Xms128M -Xmx512M",
     }
-    container = DockerContainer(KAFKA_IMAGE).with_bind_ports(9092, port)
+    container = DockerContainer(KAFKA_IMAGE).with_command(KAFKA_COMMAND).with_bind_ports(9092, port)
     for name, value in settings.items():
         container = container.with_env(name, value)
     with container:
         client = AdminClient({"bootstrap.servers": f"localhost:{port}", "log_level": 0})
-        wait_until(lambda: answers(client), "Kafka's answer from its container", seconds=60)
+        try:
+            wait_until(lambda: answers(client), "Kafka's answer from its container", seconds=60)
+        except AssertionError as late:
+            raise AssertionError(b"\n".join(container.get_logs()).decode(errors="replace")[-4000:]) from late
         yield f"localhost:{port}"
 
 
@@ -81,7 +84,7 @@ def test_a_frame_is_answered_through_kafka_in_a_container(bootstrap_servers: str
         green[1] = 200
         producer.produce(topics.frames, encode_png(green).numpy().tobytes(), key=b"camera")
         assert producer.flush(30) == 0
-        prediction = read_one(bootstrap_servers, topics.predictions)
+        prediction = read_one(bootstrap_servers, topics.predictions, worker)
         assert prediction is not None, (tmp_path / "worker.log").read_text()
         answer = decoder.decode(prediction)
         assert (answer.class_name, answer.exit, answer.id) == (
@@ -95,8 +98,8 @@ def test_a_frame_is_answered_through_kafka_in_a_container(bootstrap_servers: str
     assert code == 0, (tmp_path / "worker.log").read_text()
 
 
-def read_one(bootstrap_servers: str, topic: str) -> bytes | None:
-    """The first committed record of ``topic``, None if there is none within a minute."""
+def read_one(bootstrap_servers: str, topic: str, worker: "subprocess.Popen[bytes]") -> bytes | None:
+    """The first committed record of ``topic``, None if there is none within a minute or the worker ended."""
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap_servers,
@@ -108,7 +111,7 @@ def read_one(bootstrap_servers: str, topic: str) -> bytes | None:
     consumer.subscribe([topic])
     deadline = time.monotonic() + 60
     try:
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and worker.poll() is None:
             message = consumer.poll(1.0)
             if message is not None and message.error() is None:
                 return message.value()
