@@ -107,14 +107,16 @@ def _defaults(module: nn.Module) -> dict[str, Any]:
 
 def _drop_defaults(graph: fx.Graph) -> None:
     """Removes what fx leaves of arguments that were set to their defaults."""
-    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
-    for node in placeholders[1:]:
-        for user in list(node.users):
-            if not user.users:  # fx's own check that the argument is the default
-                graph.erase_node(user)
-        if node.users:
-            raise TraceFailure(f"forward needs a second argument, {node.target!r}; a classifier takes frames alone")
-        graph.erase_node(node)
+    first, *others = [node for node in graph.nodes if node.op == "placeholder"]
+    checks = set(others)  # fx compares such an argument with its default, and uses the default itself
+    for node in graph.nodes:
+        if node is not first and checks.intersection(node.all_input_nodes):
+            if node.op == "output":
+                raise TraceFailure(f"forward needs {others[0].target!r} besides the frames; a classifier must not")
+            checks.add(node)
+    for node in reversed(graph.nodes):
+        if node in checks:
+            graph.erase_node(node)
 
 
 def _ask_early(graph: fx.Graph) -> None:
