@@ -139,6 +139,8 @@ class TrainingThread(threading.Thread):
 
 def run(settings: Settings) -> int:
     """Trains until SIGTERM or SIGINT; the exit code is 0, or 1 where something cannot be mended by waiting."""
+    if not _topic_is_there(settings):
+        return 1
     try:
         torch.set_num_threads(settings.trainer.torch_threads)
         classifier = models.load(settings.model)
@@ -158,8 +160,6 @@ def run(settings: Settings) -> int:
         log.error("%s", error)
         return 1
     thread.append(TrainingThread(trainer, checkpoints, settings.trainer.checkpoint_s, settings.trainer.torch_threads))
-    if not _topic_is_there(settings):
-        return 1
     return _serve(settings, thread[0])
 
 

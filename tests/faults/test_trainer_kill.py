@@ -11,7 +11,7 @@ from schemas.settings import Promise, Settings, Store, Topics, Trainer
 from tests.cache_training.streams import traced
 from tests.conftest import Broker
 from tests.support.tiny_model import TinyModel
-from tests.support.trainer_process import produce_records, running_trainer, store_of
+from tests.support.trainer_process import folder_of, produce_records, running_trainer, store_of
 from tests.support.waiting import wait_until
 
 KILLS = 3
@@ -59,7 +59,7 @@ def test_a_killed_trainer_resumes_and_no_reader_sees_half_a_version(
     reader = Reader(settings, tiny_model)
     reader.start()
     log = tmp_path / "trainer.log"
-    checkpoints = settings.trainer.state_dir / store_of(settings, tiny_model).folder
+    checkpoints = settings.trainer.state_dir / folder_of(tiny_model)
     sent = 0
     for kill in range(KILLS):
         produce_records(settings, tiny_model, 250, first_offset=sent)

@@ -17,10 +17,15 @@ from tests.cache_training.streams import answered, pictures, traced
 from tests.support.tiny_model import TinyModel
 
 
+def folder_of(model: TinyModel) -> str:
+    """The name of the model's folder, in the store and in the trainer's state."""
+    classifier = traced(model).classifier
+    return model_folder(classifier.name, classifier.fingerprint)
+
+
 def store_of(settings: Settings, model: TinyModel) -> HeadStore:
     """The store that the trainer of these settings writes to."""
-    classifier = traced(model).classifier
-    return HeadStore(settings.store.url, model_folder(classifier.name, classifier.fingerprint))
+    return HeadStore(settings.store.url, folder_of(model))
 
 
 def produce_records(settings: Settings, model: TinyModel, frames: int, first_offset: int = 0) -> None:

@@ -1,0 +1,112 @@
+"""The engine: who leaves gets the head's answer, who stays the model's, and audits see both."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from early_exit import cuts, models
+from early_exit.cuts import TracedModel
+from early_exit.engine import Engine
+from early_exit.heads import CacheHeads, build_head
+from early_exit.policy import cascade
+from schemas.manifest import Exit, HeadSpec, Manifest
+from tests.cache_training.streams import pictures
+from tests.support.tiny_model import TinyModel
+
+
+@pytest.fixture
+def traced(tiny_model: TinyModel) -> TracedModel:
+    return cuts.trace(models.load(tiny_model.settings))
+
+
+def heads(traced: TracedModel, thresholds: dict[str, float], seed: int = 0) -> CacheHeads:
+    """Untrained heads: their answers are arbitrary, so that nothing agrees by luck."""
+    torch.manual_seed(seed)
+    exits, modules = [], []
+    for cut, threshold in thresholds.items():
+        spec = HeadSpec(family="pooled", features=traced.cut(cut).shape, classes=3, grid=2)
+        exits.append(Exit(cut=cut, head=spec, temperature=0.05, threshold=threshold, flops_share=0.5, time_share=0.5))
+        modules.append(build_head(spec).eval())
+    manifest = Manifest(
+        version="v1", model=traced.classifier.fingerprint, model_name="tiny", created="", reason="first",
+        predecessor=None, exits=tuple(exits), audit_rate=0.1, certificate=None, expected=None,
+    )  # fmt: skip
+    return CacheHeads(manifest, tuple(modules))
+
+
+def none(n: int) -> np.ndarray:
+    return np.zeros(n, np.bool_)
+
+
+def test_without_heads_it_is_the_model_bit_for_bit(traced: TracedModel) -> None:
+    frames = pictures(9, seed=1)
+    classifier = traced.classifier
+    with torch.inference_mode():
+        inputs = classifier.preprocessing.normalise(frames, torch.float32)
+        expected = classifier.module(inputs.contiguous(memory_format=torch.channels_last)).numpy()
+    answers = Engine(traced).run(frames, none(9))
+    assert (answers.logits == expected).all()
+    assert (answers.labels == expected.argmax(1)).all()
+    assert (answers.exits == -1).all()
+    assert answers.full_rows.tolist() == list(range(9))
+    assert Engine(traced).audit_rate == 1.0
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    n=st.integers(1, 40), seed=st.integers(0, 10**6), thresholds=st.tuples(st.floats(0.3, 1.01), st.floats(0.3, 1.01)),
+    audited=st.floats(0, 1),
+)  # fmt: skip
+def test_every_frame_gets_the_answer_that_the_policy_says(
+    traced: TracedModel, n: int, seed: int, thresholds: tuple[float, float], audited: float
+) -> None:
+    frames = pictures(n, seed)
+    audits = np.random.default_rng(seed).random(n) < audited
+    engine = Engine(traced, heads(traced, {"first": thresholds[0], "second": thresholds[1]}))
+    answers = engine.run(frames, audits)
+    scores, labels = engine.score(frames)
+    near = (np.abs(scores - np.array(thresholds)) < 1e-5).any(1)  # another batch size may round to the other side
+    expected = cascade(scores, np.array(thresholds, np.float32))
+    full = Engine(traced).run(frames, none(n))
+    served = np.where(audits, -1, expected)
+    assert (answers.exits == served)[~near].all()
+    wanted = np.where(served < 0, full.labels, labels[np.arange(n), served])
+    assert (answers.labels == wanted)[~near].all()
+    assert sorted(answers.full_rows.tolist()) == np.flatnonzero(answers.exits < 0).tolist()
+    np.testing.assert_allclose(answers.logits, full.logits[answers.full_rows], rtol=1e-4, atol=1e-4)
+    rows = answers.full_rows
+    kept = ~near[rows]
+    assert (answers.live_exit == expected[rows])[kept].all()
+    would = np.where(expected < 0, full.labels, labels[np.arange(n), expected])
+    assert (answers.live_label == would[rows])[kept].all()
+    np.testing.assert_allclose(answers.probabilities.sum(1), 1, atol=1e-4)
+
+
+def test_when_all_leave_the_rest_of_the_model_is_not_run(traced: TracedModel) -> None:
+    engine = Engine(traced, heads(traced, {"first": 0.0, "second": 0.0}))
+    answers = engine.run(pictures(6, 0), none(6))
+    assert answers.exits.tolist() == [0] * 6
+    assert answers.full_rows.size == answers.logits.shape[0] == 0
+    assert set(engine.segment_ms()) == {"to first", "head first"}
+
+
+def test_shadow_mode_serves_the_model_and_says_what_exits_would_have_said(traced: TracedModel) -> None:
+    frames = pictures(12, 3)
+    cache = heads(traced, {"first": 0.0})
+    shadow = Engine(traced, cache, mode="shadow").run(frames, none(12))
+    full = Engine(traced).run(frames, none(12))
+    served = Engine(traced, cache).run(frames, none(12))
+    assert (shadow.exits == -1).all()
+    assert (shadow.labels == full.labels).all()
+    assert (shadow.live_exit == 0).all()
+    assert (shadow.live_label == served.labels).all()
+
+
+def test_warming_up_leaves_no_times_behind(traced: TracedModel) -> None:
+    engine = Engine(traced, heads(traced, {"first": 2.0}))
+    engine.warm_up(8)
+    assert engine.segment_ms() == {}
+    engine.run(pictures(5, 0), none(5))
+    assert list(engine.segment_ms()["to the end"]) == [8]

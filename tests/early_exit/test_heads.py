@@ -1,0 +1,85 @@
+"""Heads fit every kind of value at a cut, and another model's or damaged ones are refused by name."""
+
+import msgspec
+import pytest
+import torch
+from torch import Tensor
+
+from early_exit import cuts, models
+from early_exit.cuts import TracedModel
+from early_exit.heads import HeadsError, build_head, fuse, load_heads, tensor_names
+from schemas.manifest import Exit, HeadSpec, Manifest
+from tests.support.tiny_model import TinyModel
+
+SPECS = [
+    HeadSpec(family="pooled", features=(8, 7, 5), classes=4, grid=2, hidden=6),
+    HeadSpec(family="pooled", features=(8, 1, 1), classes=4, grid=2),
+    HeadSpec(family="pooled", features=(9, 12), classes=4, hidden=6),
+    HeadSpec(family="pooled", features=(12,), classes=4),
+    HeadSpec(family="branch", features=(8, 7, 5), classes=4, width=6, depth=2),
+]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_a_head_answers_every_kind_of_value(spec: HeadSpec) -> None:
+    head = build_head(spec).eval()
+    assert head(torch.rand(3, *spec.features)).shape == (3, 4)
+
+
+def test_no_head_fits_a_video() -> None:
+    with pytest.raises(HeadsError, match="no head fits a value of shape"):
+        build_head(HeadSpec(family="pooled", features=(1, 2, 3, 4), classes=2))
+    with pytest.raises(HeadsError, match="a branch needs a map"):
+        build_head(HeadSpec(family="branch", features=(9, 12), classes=2, width=4, depth=1))
+
+
+def test_fusing_changes_nothing_but_rounding() -> None:
+    head = build_head(SPECS[-1])
+    for _ in range(3):
+        head(torch.randn(16, 8, 7, 5) * 3 + 1)  # moves the batch norms' statistics
+    head.eval()
+    maps = torch.randn(5, 8, 7, 5)
+    before = head(maps)
+    torch.testing.assert_close(fuse(head)(maps), before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def traced(tiny_model: TinyModel) -> TracedModel:
+    return cuts.trace(models.load(tiny_model.settings))
+
+
+def version(traced: TracedModel, **changes: object) -> tuple[Manifest, dict[str, Tensor]]:
+    spec = HeadSpec(family="branch", features=traced.cut("first").shape, classes=3, width=4, depth=1)
+    exit_ = Exit(cut="first", head=spec, temperature=1.0, threshold=0.5, flops_share=0.2, time_share=0.2)
+    manifest = Manifest(
+        version="v1", model=traced.classifier.fingerprint, model_name="tiny", created="", reason="first",
+        predecessor=None, exits=(exit_,), audit_rate=0.1, certificate=None, expected=None,
+    )  # fmt: skip
+    return msgspec.structs.replace(manifest, **changes), tensor_names("first", build_head(spec))
+
+
+def test_a_version_loads_with_its_own_weights(traced: TracedModel) -> None:
+    manifest, tensors = version(traced)
+    heads = load_heads(manifest, tensors, traced)
+    assert torch.equal(heads.modules[0].classify.weight, tensors["first.classify.weight"])  # type: ignore[union-attr,arg-type]
+    assert not heads.modules[0].training
+
+
+def test_what_must_not_be_served_is_refused_by_name(traced: TracedModel) -> None:
+    manifest, tensors = version(traced, model="f" * 64)
+    with pytest.raises(HeadsError, match=f"heads v1 were trained for model ffff.*{traced.classifier.fingerprint[:12]}"):
+        load_heads(manifest, tensors, traced)
+    manifest, tensors = version(traced)
+    missing = {name: tensor for name, tensor in tensors.items() if name != "first.classify.bias"}
+    with pytest.raises(HeadsError, match=r"'first' does not load: .*classify\.bias"):
+        load_heads(manifest, missing, traced)
+    with pytest.raises(HeadsError, match="does not load"):
+        load_heads(manifest, {**tensors, "first.classify.bias": torch.zeros(9)}, traced)
+    with pytest.raises(HeadsError, match=r"first\.classify\.bias is not finite"):
+        load_heads(manifest, {**tensors, "first.classify.bias": torch.full((3,), torch.nan)}, traced)
+    moved = msgspec.structs.replace(manifest, exits=(msgspec.structs.replace(manifest.exits[0], cut="second"),))
+    with pytest.raises(HeadsError, match="the head at 'second' is for"):
+        load_heads(moved, tensors, traced)
+    unknown = msgspec.structs.replace(manifest, exits=(msgspec.structs.replace(manifest.exits[0], cut="nowhere"),))
+    with pytest.raises(HeadsError, match="'nowhere', which is no cut"):
+        load_heads(unknown, tensors, traced)
