@@ -1,0 +1,132 @@
+"""From an engine's answers to what is sent: predictions, and records that teach the trainer."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from early_exit.engine import Answers, Engine
+from early_exit.policy import draw_audits
+from schemas.distillation import DistillationBatch, DistillationHeader, key_hash
+from schemas.prediction import FULL, Prediction, Ranked, Times, encoder
+from stream.frames import Decoded, Frame
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Frames that were decoded, ready for the engine: ``pictures`` uint8 ``[N, C, h, w]``, ``audits`` bool ``[N]``."""
+
+    frames: Sequence[Frame]
+    pictures: Tensor
+    decode_ms: Sequence[float]
+    audits: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, frames: Sequence[Frame], decoded: Sequence[Decoded], audit_rate: float) -> "MicroBatch":
+        """Of frames of one topic that all have a picture; draws the audits by their positions."""
+        pictures = torch.stack([one.picture for one in decoded if isinstance(one.picture, Tensor)])
+        partitions = np.array([frame.partition for frame in frames], np.int32)
+        offsets = np.array([frame.offset for frame in frames], np.int64)
+        audits = draw_audits(frames[0].topic, partitions, offsets, audit_rate)
+        return cls(frames, pictures, [one.decode_ms for one in decoded], audits)
+
+
+class PredictionWriter:
+    """Writes one model's predictions as JSON."""
+
+    def __init__(self, classes: Sequence[str], fingerprint: str, top_k: int) -> None:
+        self._classes = tuple(classes)
+        self.model = fingerprint
+        self._top_k = min(top_k, len(classes))
+
+    def write(
+        self, batch: MicroBatch, answers: Answers, engine: Engine, inference_ms: float, predicted_ms: int
+    ) -> list[bytes]:
+        """One prediction for each frame of the batch, in order."""
+        names = (*engine.exits, FULL)  # index -1, the full path, is the last
+        top = self._ranked(answers)
+        labels, exits, audited = answers.labels.tolist(), answers.exits.tolist(), batch.audits.tolist()
+        confidences = np.take_along_axis(answers.probabilities, answers.labels[:, None], 1)[:, 0].tolist()
+        return [
+            encoder.encode(
+                Prediction(
+                    id=frame.id,
+                    topic=frame.topic,
+                    partition=frame.partition,
+                    offset=frame.offset,
+                    label=labels[row],
+                    class_name=self._classes[labels[row]],
+                    confidence=confidences[row],
+                    top_k=top[row],
+                    exit=names[exits[row]],
+                    audited=audited[row],
+                    heads_version=engine.version,
+                    model=self.model,
+                    times=Times(
+                        frame_ms=frame.timestamp_ms,
+                        predicted_ms=predicted_ms,
+                        decode_ms=batch.decode_ms[row],
+                        inference_ms=inference_ms,
+                    ),
+                )
+            )
+            for row, frame in enumerate(batch.frames)
+        ]
+
+    def _ranked(self, answers: Answers) -> list[tuple[Ranked, ...]]:
+        chances = answers.probabilities
+        if self._top_k < chances.shape[1]:
+            best = np.argpartition(chances, -self._top_k, axis=1)[:, -self._top_k :]
+        else:
+            best = np.broadcast_to(np.arange(chances.shape[1]), chances.shape)
+        values = np.take_along_axis(chances, best, 1)
+        order = np.argsort(-values, axis=1, kind="stable")
+        labels = np.take_along_axis(best, order, 1).tolist()
+        values = np.take_along_axis(values, order, 1).tolist()
+        return [
+            tuple(Ranked(label, self._classes[label], value) for label, value in zip(*row, strict=True))
+            for row in zip(labels, values, strict=True)
+        ]
+
+
+class DistillationWriter:
+    """Writes what a micro-batch's full-path frames teach: audits, and frames that no exit would have answered."""
+
+    def __init__(self, fingerprint: str, worker: str, max_bytes: int) -> None:
+        self._model = fingerprint
+        self._worker = worker
+        self._max_bytes = max_bytes
+
+    def write(self, batch: MicroBatch, answers: Answers, engine: Engine) -> Iterator[bytes]:
+        """Records of at most ``max_bytes``; none where every frame left early."""
+        # Shadow mode runs all frames to the end, and teaches from those alone that it would have run in earnest.
+        taught = batch.audits[answers.full_rows] | (answers.live_exit < 0)
+        rows = answers.full_rows[taught]
+        if not len(rows):
+            return
+        frames = [batch.frames[row] for row in rows]
+        header = DistillationHeader(
+            model=self._model,
+            topic=frames[0].topic,
+            worker=self._worker,
+            heads_version=engine.version,
+            audit_rate=engine.audit_rate,
+            frame_ids=tuple(frame.id for frame in frames),
+            exits=engine.exits,
+            segment_ms=engine.segment_ms(),
+        )
+        yield from DistillationBatch(
+            header=header,
+            inputs=batch.pictures.numpy()[rows],
+            logits=answers.logits[taught],
+            audit=batch.audits[rows].astype(np.uint8),
+            live_exit=answers.live_exit[taught],
+            live_label=answers.live_label[taught],
+            partition=np.array([frame.partition for frame in frames], np.int32),
+            offset=np.array([frame.offset for frame in frames], np.int64),
+            timestamp_ms=np.array([frame.timestamp_ms for frame in frames], np.int64),
+            key_hash=np.array([key_hash(frame.key) for frame in frames], np.int64),
+        ).encode_within(self._max_bytes)

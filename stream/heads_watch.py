@@ -1,0 +1,205 @@
+"""New heads, fetched, built and warmed up in the background; and the exits' own watch over their promise."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import msgspec
+import numpy as np
+from torch import Tensor
+
+from early_exit.cuts import TracedModel
+from early_exit.drift import DriftDetector
+from early_exit.engine import Answers, Engine
+from early_exit.heads import CacheHeads, HeadsError, load_heads
+from early_exit.store import Live, StoreError
+from schemas.manifest import Manifest
+from schemas.settings import Promise
+from stream.answers import MicroBatch
+
+log = logging.getLogger(__name__)
+
+#: A store or a version that fails is asked again after up to this many times the polling interval.
+_MAX_BACKOFF = 30
+
+
+class Store(Protocol):
+    """What is asked of :class:`early_exit.store.HeadStore`."""
+
+    def live(self) -> Live: ...
+    def latest(self) -> str | None: ...
+    def load(self, version: str) -> tuple[Manifest, dict[str, Tensor]]: ...
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What to run: ``engine``, and the same version with every exit closed for when the engine leaves its budget."""
+
+    engine: Engine
+    closed: Engine
+    budget: float
+    """The disagreement that the version may have."""
+
+    @property
+    def version(self) -> str | None:
+        return self.engine.version
+
+
+class HeadWatch:
+    """Keeps :attr:`serving` at what the store says is live. One attribute is swapped; nobody waits for anything.
+
+    :meth:`look` is one look; :meth:`start` looks again and again in a thread.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        traced: TracedModel,
+        mode: Literal["serve", "shadow"],
+        max_batch: int,
+        promise: Promise,
+        on_error: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._store = store
+        self._traced = traced
+        self._mode = mode
+        self._max_batch = max_batch
+        self._promise = promise
+        self._on_error = on_error
+        self._seen: tuple[str | None, bool] | None = None
+        self._trouble: str | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        full = Engine(traced, None, mode)
+        full.warm_up(max_batch)
+        self._full = Serving(full, full, promise.max_disagreement)
+        self.serving = self._full
+
+    def start(self, poll_s: float) -> None:
+        """Looks every ``poll_s`` seconds, less often while looking fails."""
+        self._thread = threading.Thread(target=self._watch, args=(poll_s,), name="heads", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread; one that hangs in a slow store is left behind."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(1.0)
+
+    def look(self) -> bool:
+        """Asks the store once and takes up what it says; False where that failed and what was served still is."""
+        try:
+            live = self._store.live()
+            version = live.version or (self._store.latest() if live.closed else None)
+            if (version, live.closed) != self._seen:
+                self._take_up(version, live.closed)
+                self._seen = (version, live.closed)
+        except (StoreError, HeadsError) as error:
+            self._on_error()
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                log.warning("%s; still serving %s", error, _named(self.serving))
+            return False
+        if self._trouble is not None:
+            self._trouble = None
+            log.info("the store of heads answers again; serving %s", _named(self.serving))
+        return True
+
+    def _take_up(self, version: str | None, closed: bool) -> None:
+        if version is None:
+            if self.serving is not self._full:
+                log.info("the store has no heads any more: serving the full path")
+            self.serving = self._full
+            return
+        manifest, tensors = self._store.load(version)
+        own = self._traced.classifier.fingerprint
+        if manifest.model != own:
+            log.warning(
+                "heads %s were trained for model %s, this worker runs %s; serving the full path",
+                version, manifest.model[:12], own[:12],
+            )  # fmt: skip
+            self.serving = self._full
+            return
+        shut = Engine(self._traced, CacheHeads(msgspec.structs.replace(manifest, exits=()), ()), self._mode)
+        engine = shut
+        if manifest.exits and not closed:
+            engine = Engine(self._traced, load_heads(manifest, tensors, self._traced), self._mode)
+            engine.warm_up(self._max_batch)
+        budget = manifest.certificate.max_disagreement if manifest.certificate else self._promise.max_disagreement
+        self.serving = Serving(engine, shut, budget)
+        log.info("serving %s%s", _named(self.serving), ", all exits kept closed by the operator" if closed else "")
+
+    def _watch(self, poll_s: float) -> None:
+        failures = 0
+        while True:
+            try:
+                failures = 0 if self.look() else failures + 1
+            except Exception:  # the thread must outlive what nobody foresaw; the frames do
+                log.exception("looking for heads failed; still serving %s", _named(self.serving))
+                self._on_error()
+                failures += 1
+            if self._stop.wait(poll_s * min(2**failures, _MAX_BACKOFF)):
+                return
+
+
+class ExitGuard:
+    """Runs a drift test on the audits of the version in force, and closes its exits once the test alarms.
+
+    Exits stay closed until another version comes, or the worker is started anew.
+    """
+
+    def __init__(self, confidence: float) -> None:
+        self._level = 1 - confidence
+        self._serving: Serving | None = None
+        self._detector: DriftDetector | None = None
+        self._last: dict[int, int] = {}
+
+    def choose(self, serving: Serving) -> Engine:
+        """The engine to run now."""
+        if serving is not self._serving:
+            self._serving = serving
+            self._detector = DriftDetector(serving.budget, self._level) if serving.engine.exits else None
+        return serving.closed if self.closed else serving.engine
+
+    @property
+    def closed(self) -> bool:
+        """True while an alarm keeps the exits closed."""
+        return self._detector is not None and self._detector.alarmed
+
+    def watch(self, batch: MicroBatch, answers: Answers) -> int:
+        """Takes in a batch that :meth:`choose`'s engine answered; returns how many of its audits disagreed."""
+        rows = batch.audits[answers.full_rows]
+        wrong = (answers.live_exit[rows] >= 0) & (answers.live_label[rows] != answers.labels[answers.full_rows][rows])
+        detector = self._detector
+        if detector is not None and not detector.alarmed:
+            for row, disagreed in zip(answers.full_rows[rows].tolist(), wrong.tolist(), strict=True):
+                frame = batch.frames[row]
+                # A frame that is read again after an abort has been counted.
+                if frame.offset > self._last.get(frame.partition, -1) and detector.update(disagreed):
+                    log.warning(
+                        "heads %s have left their budget of %.4f: %d of %d audits disagreed; exits closed until "
+                        "another version comes",
+                        self._serving and self._serving.version, detector.budget,
+                        detector.disagreements, detector.audits,
+                    )  # fmt: skip
+                    break
+        for frame in batch.frames:
+            self._last[frame.partition] = max(frame.offset, self._last.get(frame.partition, -1))
+        return int(np.count_nonzero(wrong))
+
+
+def flops_shares(engine: Engine) -> tuple[float, ...]:
+    """FLOPs of a frame by the exit that answered it, the full path last, as shares of the plain model's."""
+    if engine.heads is None:
+        return (1.0,)
+    manifest = engine.heads.manifest
+    return (*(exit_.flops_share for exit_ in manifest.exits), manifest.full_flops_share if manifest.exits else 1.0)
+
+
+def _named(serving: Serving) -> str:
+    if serving.version is None:
+        return "the full path, without heads"
+    exits = ", ".join(serving.engine.exits)
+    return f"heads {serving.version} ({f'exits at {exits}' if exits else 'no exit open'})"

@@ -1,0 +1,99 @@
+"""What the worker tells Prometheus."""
+
+import logging
+from collections.abc import Mapping
+from time import perf_counter
+from types import TracebackType
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+log = logging.getLogger(__name__)
+
+_STAGE_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+class Metrics:
+    """The worker's metrics, in a registry of their own."""
+
+    def __init__(self, registry: CollectorRegistry, max_batch: int) -> None:
+        self.registry = registry
+        self.frames = Counter("layercache_frames", "Frames answered, by exit.", ["exit"], registry=registry)
+        self.audits = Counter("layercache_audits", "Frames audited.", registry=registry)
+        self.disagreements = Counter(
+            "layercache_audit_disagreements", "Audits that the exits would have answered otherwise.", registry=registry
+        )
+        self.dead_letters = Counter(
+            "layercache_dead_letters", "Frames that could not be answered.", ["reason"], registry=registry
+        )
+        self.flops = Counter(
+            "layercache_flops", "FLOPs spent, as multiples of one frame on the plain model.", registry=registry
+        )
+        self.batch_size = Histogram(
+            "layercache_batch_size", "Frames per micro-batch.", registry=registry, buckets=_powers_of_two(max_batch)
+        )
+        self._stages = Histogram(
+            "layercache_stage_seconds",
+            "Time by stage: decode and wait per frame; inference, produce and commit per batch or transaction.",
+            ["stage"],
+            registry=registry,
+            buckets=_STAGE_BUCKETS,
+        )
+        self.lag = Gauge(
+            "layercache_consumer_lag", "Frames still to be read.", ["topic", "partition"], registry=registry
+        )
+        self._heads = Gauge("layercache_heads_info", "1 for the version in force.", ["version"], registry=registry)
+        self.exits_closed = Gauge(
+            "layercache_exits_closed", "1 while the worker keeps its exits closed on an alarm.", registry=registry
+        )
+        self.store_errors = Counter("layercache_store_errors", "Failed looks for new heads.", registry=registry)
+        self.commits = Counter(
+            "layercache_transactions", "Commits of predictions and offsets.", ["result"], registry=registry
+        )
+
+    def observe(self, stage: str, seconds: float) -> None:
+        """Time spent in a stage."""
+        self._stages.labels(stage).observe(seconds)
+
+    def stage(self, name: str) -> "Stopwatch":
+        """Times a ``with`` block."""
+        return Stopwatch(self, name)
+
+    def show_heads(self, version: str | None) -> None:
+        """Which version of heads is in force."""
+        self._heads.clear()
+        self._heads.labels(version or "none").set(1)
+
+    def show_lags(self, topic: str, lags: Mapping[int, int]) -> None:
+        """Lags of the partitions that are ours; those of others are not ours to tell."""
+        self.lag.clear()
+        for partition, lag in lags.items():
+            self.lag.labels(topic, str(partition)).set(lag)
+
+    def serve(self, port: int) -> int:
+        """Serves the metrics over HTTP on ``port``, 0 for any; returns the port. Raises ``OSError``."""
+        server, _ = start_http_server(port, registry=self.registry)
+        log.info("metrics at http://localhost:%d/metrics", server.server_port)
+        return int(server.server_port)
+
+
+class Stopwatch:
+    """Times one ``with`` block; ``seconds`` is how long it took."""
+
+    def __init__(self, metrics: Metrics, stage: str) -> None:
+        self._metrics = metrics
+        self._stage = stage
+        self.seconds = 0.0
+
+    def __enter__(self) -> "Stopwatch":
+        self._began = perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.seconds = perf_counter() - self._began
+        self._metrics.observe(self._stage, self.seconds)
+
+
+def _powers_of_two(limit: int) -> tuple[float, ...]:
+    return tuple(float(2**power) for power in range(limit.bit_length() + 1))

@@ -1,0 +1,83 @@
+"""The worker's whole path from bytes to predictions without Kafka: decode, engine, encode, as it overlaps them."""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from time import perf_counter
+
+from early_exit.cuts import TracedModel
+from early_exit.engine import Engine
+from schemas.frame import FrameHeaders
+from schemas.settings import Worker
+from stream.answers import DistillationWriter, MicroBatch, PredictionWriter
+from stream.decode import DecodeError, Limits
+from stream.frames import Arrived, DecodePool, Frame
+
+#: Micro-batches that are decoded ahead of the engine.
+_AHEAD = 2
+
+
+class OfflineWorker:
+    """Answers pictures as a worker would, audits and distillation records included.
+
+    >>> with OfflineWorker(traced, settings.worker) as worker:          # doctest: +SKIP
+    ...     predictions = worker.answer(engine, [(jpeg_bytes, "image/jpeg")])
+    """
+
+    def __init__(self, traced: TracedModel, settings: Worker, max_record_bytes: int = 5_000_000) -> None:
+        classifier = traced.classifier
+        self._max_batch = settings.max_batch
+        self._pool = DecodePool(settings.decode_threads, classifier.preprocessing, Limits.of(settings))
+        self._predictions = PredictionWriter(classifier.classes, classifier.fingerprint, settings.top_k)
+        self._distillation = DistillationWriter(classifier.fingerprint, "offline", max_record_bytes)
+
+    def __enter__(self) -> "OfflineWorker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.close()
+
+    def answer(
+        self,
+        engine: Engine,
+        pictures: Iterable[tuple[bytes, str | None]],
+        topic: str = "frames",
+        partition: int = 0,
+        first_offset: int = 0,
+    ) -> list[bytes]:
+        """One encoded prediction for each picture (bytes, content type), in order, in batches of ``max_batch``.
+
+        Positions decide about audits: picture i is taken to stand at ``first_offset`` + i. Raises
+        :class:`stream.decode.DecodeError` for a picture that a worker would make a dead letter.
+        """
+        frames = (
+            Frame(topic, partition, first_offset + index, 0, None, value, (), FrameHeaders(content_type=kind))
+            for index, (value, kind) in enumerate(pictures)
+        )
+        predictions: list[bytes] = []
+        ahead: deque[list[Arrived]] = deque()
+        for batch in self._batches(frames):
+            ahead.append(self._pool.submit(batch))
+            if len(ahead) > _AHEAD:
+                predictions += self._answer(engine, ahead.popleft())
+        while ahead:
+            predictions += self._answer(engine, ahead.popleft())
+        return predictions
+
+    def _answer(self, engine: Engine, arrived: Sequence[Arrived]) -> list[bytes]:
+        decoded = [one.decoded() for one in arrived]
+        for one in decoded:
+            if isinstance(one.picture, DecodeError):
+                raise one.picture
+        batch = MicroBatch.of([one.frame for one in arrived], decoded, engine.audit_rate)
+        began = perf_counter()
+        answers = engine.run(batch.pictures, batch.audits)
+        inference_ms = (perf_counter() - began) * 1000
+        for _ in self._distillation.write(batch, answers, engine):
+            pass  # encoding them is part of a worker's work
+        return self._predictions.write(batch, answers, engine, inference_ms, time.time_ns() // 1_000_000)
+
+    def _batches(self, frames: Iterator[Frame]) -> Iterator[list[Frame]]:
+        while batch := list(islice(frames, self._max_batch)):
+            yield batch

@@ -1,0 +1,253 @@
+"""Delivery: predictions, dead letters, distillation records and the frames' offsets leave together.
+
+Exactly once by Kafka's transactions (KIP-98, KIP-447), or at least once by flushing before offsets are committed.
+"""
+
+import logging
+import socket
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+
+from schemas.settings import Settings
+from stream.clients import KafkaUnusable, producer_config
+
+log = logging.getLogger(__name__)
+
+#: A transaction that its worker left open (it was killed) holds up readers of committed records, and whoever takes over
+#: its partitions, for as long as this.
+TRANSACTION_TIMEOUT_MS = 10_000
+
+#: So many aborts without a commit in between are no accident; what comes next would abort too.
+MAX_ABORTS = 10
+
+_CALL_S = 2.0
+_PAUSE_S = 0.1
+_LOG_EVERY_S = 5.0
+
+Headers = Sequence[tuple[str, bytes | None]]
+Result = TypeVar("Result")
+
+
+class Aborted(RuntimeError):
+    """Nothing since the last commit was delivered: its frames must be read again."""
+
+
+class Delivery(ABC):
+    """Collects records and offsets, and commits them together.
+
+    ``give_up`` says when waiting for a broker that is away has become pointless. Every method may raise
+    :class:`Aborted`, or :class:`KafkaUnusable` where going on makes no sense.
+    """
+
+    def __init__(self, consumer: Consumer, interval_s: float, give_up: Callable[[], bool]) -> None:
+        self._consumer = consumer
+        self._interval_s = interval_s
+        self._give_up = give_up
+        self._offsets: dict[tuple[str, int], int] = {}
+        self._began: float | None = None
+        self._aborts = 0
+        self._producer = self._new_producer()
+
+    def produce(self, topic: str, value: bytes | None, key: bytes | None = None, headers: Headers = ()) -> None:
+        """Hands a record to the producer, waiting for room in its queue if need be."""
+        self._begin()
+        while True:
+            try:
+                self._producer.produce(topic, value, key, headers=list(headers))
+                return
+            except BufferError:
+                self._producer.poll(_PAUSE_S)
+                if self._give_up():
+                    raise Aborted("stopped while the producer's queue was full") from None
+            except KafkaException as error:
+                self._failed("producing", error)
+
+    def answered(self, topic: str, partition: int, offset: int) -> None:
+        """Everything about this frame, and about those before it on its partition, has been produced."""
+        self._begin()
+        self._offsets[topic, partition] = offset + 1
+
+    def due_in(self, now: float) -> float | None:
+        """Seconds until :meth:`commit` should come, by ``time.monotonic``; None while there is nothing to commit."""
+        return None if self._began is None else max(0.0, self._began + self._interval_s - now)
+
+    def commit(self) -> bool:
+        """Delivers what has been produced together with its offsets; False where there was nothing."""
+        self._producer.poll(0)
+        if self._began is None:
+            return False
+        offsets = [TopicPartition(topic, partition, offset) for (topic, partition), offset in self._offsets.items()]
+        try:
+            self._commit(offsets)
+        except KafkaException as error:
+            self._failed("committing", error)
+        self._clear()
+        self._aborts = 0
+        return True
+
+    def abort(self) -> None:
+        """Takes back what has been produced since the last commit, as far as that can be."""
+        if self._began is None:
+            return
+        self._clear()
+        try:
+            self._abort()
+        except KafkaException as error:
+            self._renew(error.args[0])
+
+    def close(self) -> None:
+        """Aborts what is open."""
+        self.abort()
+
+    def _begin(self) -> None:
+        if self._began is None:
+            try:
+                self._open()
+            except KafkaException as error:
+                self._renew(error.args[0])
+                raise Aborted(str(error)) from error
+            self._began = time.monotonic()
+
+    def _clear(self) -> None:
+        self._offsets.clear()
+        self._began = None
+
+    def _failed(self, doing: str, error: KafkaException) -> None:
+        """Aborts after an error that waiting did not cure, and raises."""
+        cause = error.args[0]
+        self._aborts += 1
+        if self._aborts >= MAX_ABORTS:
+            raise KafkaUnusable(f"{self._aborts} commits in a row failed, the last while {doing}: {cause.str()}")
+        if cause.fatal():
+            self._clear()
+            self._renew(cause)
+        else:
+            self.abort()
+        raise Aborted(f"{doing}: {cause.str()}") from error
+
+    def _persist(self, call: Callable[[float], Result], doing: str) -> Result:
+        """Repeats ``call`` (which takes a timeout in seconds) while its errors are such as pass."""
+        said = time.monotonic()
+        while True:
+            try:
+                return call(_CALL_S)
+            except KafkaException as error:
+                if not error.args[0].retriable() or self._give_up():
+                    raise
+                if time.monotonic() - said >= _LOG_EVERY_S:
+                    log.warning("still %s: %s", doing, error.args[0].str())
+                    said = time.monotonic()
+                self._producer.poll(_PAUSE_S)
+
+    @abstractmethod
+    def _new_producer(self) -> Producer: ...
+
+    @abstractmethod
+    def _open(self) -> None: ...
+
+    @abstractmethod
+    def _commit(self, offsets: list[TopicPartition]) -> None: ...
+
+    @abstractmethod
+    def _abort(self) -> None: ...
+
+    @abstractmethod
+    def _renew(self, cause: KafkaError) -> None:
+        """A working producer after a fatal error, or :class:`KafkaUnusable`."""
+
+
+class ExactlyOnce(Delivery):
+    """One transaction per commit interval, begun by its first record."""
+
+    def __init__(self, settings: Settings, consumer: Consumer, give_up: Callable[[], bool]) -> None:
+        self._settings = settings
+        worker = settings.worker.worker_id or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        self.transactional_id = f"{settings.worker.group_id}-{worker}"
+        super().__init__(consumer, settings.worker.commit_interval_ms / 1000, give_up)
+
+    def _new_producer(self) -> Producer:
+        producer = Producer(
+            producer_config(
+                self._settings,
+                transactional_id=self.transactional_id,
+                transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            )
+        )
+        self._producer = producer
+        try:
+            self._persist(producer.init_transactions, "registering for transactions")
+        except KafkaException as error:
+            raise KafkaUnusable(f"no transactions as {self.transactional_id}: {error.args[0].str()}") from error
+        return producer
+
+    def _open(self) -> None:
+        self._producer.begin_transaction()
+
+    def _commit(self, offsets: list[TopicPartition]) -> None:
+        group = self._consumer.consumer_group_metadata()
+        producer = self._producer
+        self._persist(lambda s: producer.send_offsets_to_transaction(offsets, group, s), "sending offsets")
+        self._persist(producer.commit_transaction, "committing")
+
+    def _abort(self) -> None:
+        self._persist(self._producer.abort_transaction, "aborting")
+
+    def _renew(self, cause: KafkaError) -> None:
+        if cause.code() == KafkaError._FENCED and self._settings.worker.worker_id is not None:
+            raise KafkaUnusable(
+                f"another worker took over the transactional.id {self.transactional_id}, or this one was away for more "
+                f"than {TRANSACTION_TIMEOUT_MS / 1000:.0f} s: each running worker needs a worker_id of its own"
+            )
+        if self._give_up():
+            raise KafkaUnusable(f"stopped while a transaction could not be ended: {cause.str()}")
+        log.warning("the producer cannot go on (%s); starting another", cause.str())
+        self._producer = self._new_producer()
+
+
+class AtLeastOnce(Delivery):
+    """Everything is flushed before offsets are committed: a frame may be answered twice, never not at all."""
+
+    def __init__(self, settings: Settings, consumer: Consumer, give_up: Callable[[], bool]) -> None:
+        self._settings = settings
+        self._undelivered: KafkaError | None = None
+        super().__init__(consumer, settings.worker.commit_interval_ms / 1000, give_up)
+
+    def _new_producer(self) -> Producer:
+        config = producer_config(self._settings) | {"delivery.report.only.error": True, "on_delivery": self._report}
+        return Producer(config)
+
+    def _report(self, error: KafkaError | None, _: object) -> None:
+        self._undelivered = error or self._undelivered
+
+    def _open(self) -> None:
+        self._undelivered = None
+
+    def _commit(self, offsets: list[TopicPartition]) -> None:
+        said = time.monotonic()
+        while self._producer.flush(_CALL_S) and not self._undelivered:
+            if self._give_up():
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "stopped while records were on their way"))
+            if time.monotonic() - said >= _LOG_EVERY_S:
+                log.warning("still flushing: %d records are on their way", len(self._producer))
+                said = time.monotonic()
+        if self._undelivered:
+            raise KafkaException(self._undelivered)
+        self._persist(lambda _: self._consumer.commit(offsets=offsets, asynchronous=False), "committing offsets")
+
+    def _abort(self) -> None:
+        """What was produced stays: at least once."""
+
+    def _renew(self, cause: KafkaError) -> None:
+        log.warning("the producer cannot go on (%s); starting another", cause.str())
+        self._producer = self._new_producer()
+
+
+def delivery(settings: Settings, consumer: Consumer, give_up: Callable[[], bool]) -> Delivery:
+    """The delivery that the settings ask for."""
+    kind = ExactlyOnce if settings.worker.delivery == "exactly_once" else AtLeastOnce
+    return kind(settings, consumer, give_up)

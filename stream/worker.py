@@ -1,0 +1,326 @@
+"""The worker: frames in, predictions out, in micro-batches, with one transaction per commit interval.
+
+The hot thread fetches, runs the engine, produces and commits. Decoding happens in a pool, so that it overlaps the
+engine; new heads come from a thread of their own.
+"""
+
+import logging
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+from confluent_kafka import Consumer, KafkaError, KafkaException
+from prometheus_client import CollectorRegistry
+
+from early_exit.cuts import CutError, TracedModel, trace
+from early_exit.engine import Answers, Engine
+from early_exit.models import ModelError, load
+from early_exit.store import StoreError, open_store
+from schemas import dead_letter
+from schemas.frame import CE_ID, CE_SOURCE, CE_TIME, CONTENT_TYPE
+from schemas.prediction import CONTENT_TYPE_VALUE, FULL
+from schemas.settings import Settings
+from stream.answers import DistillationWriter, MicroBatch, PredictionWriter
+from stream.batching import MicroBatcher
+from stream.clients import RECORD_SLACK_BYTES, KafkaUnusable, admin_client, consumer_config, wait_for_broker
+from stream.decode import DecodeError, Limits
+from stream.frames import Arrived, Decoded, DecodePool, Frame
+from stream.heads_watch import ExitGuard, HeadWatch, flops_shares
+from stream.intake import Intake
+from stream.metrics import Metrics
+from stream.transactions import Aborted, Delivery, delivery
+
+log = logging.getLogger(__name__)
+
+OK, FAILED, INTERRUPTED = 0, 1, 130
+
+#: Micro-batches that may be fetched and decoded ahead of the engine.
+LOOKAHEAD = 3
+
+#: How soon an idle worker notices that it shall stop.
+_IDLE_S = 0.1
+#: How long a worker that shall stop waits for a broker that does not answer.
+_STOP_PATIENCE_S = 8.0
+_LAG_EVERY_S = 2.0
+
+#: The headers that a prediction takes over from its frame.
+_PASSED_ON = (CE_ID, CE_SOURCE, CE_TIME)
+
+
+class Stop:
+    """Whether the worker shall stop, and since when; set by signals."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self.signal: int | None = None
+
+    def __call__(self) -> bool:
+        return self._since is not None
+
+    def patience_is_over(self) -> bool:
+        """True once stopping has taken so long that a broker which is away is no longer waited for."""
+        return self._since is not None and time.monotonic() - self._since > _STOP_PATIENCE_S
+
+    def set(self, number: int = 0, _: FrameType | None = None) -> None:
+        """As a signal handler."""
+        if self._since is None:
+            self._since = time.monotonic()
+            self.signal = number
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Sets it on SIGTERM and SIGINT within the block; only in the main thread can that be had."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.set) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class Worker:
+    """The loop. Owns what is in flight: frames fetched and not yet answered."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        traced: TracedModel,
+        heads: HeadWatch,
+        metrics: Metrics,
+        pool: DecodePool,
+        stop: Stop,
+    ) -> None:
+        worker, topics, classifier = settings.worker, settings.topics, traced.classifier
+        name = worker.worker_id or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        self._topics = topics
+        self._heads = heads
+        self._guard = ExitGuard(settings.promise.confidence)
+        self._metrics = metrics
+        self._pool = pool
+        self._stop = stop
+        self._room = LOOKAHEAD * worker.max_batch
+        self._batcher = MicroBatcher[tuple[Arrived, float]](worker.max_batch, worker.max_wait_ms / 1000)
+        self._predictions = PredictionWriter(classifier.classes, classifier.fingerprint, worker.top_k)
+        self._distillation = DistillationWriter(
+            classifier.fingerprint, name, topics.max_record_bytes - RECORD_SLACK_BYTES
+        )
+        consumer = Consumer(consumer_config(settings, worker.group_id) | {"error_cb": _client_error})
+        self._intake = Intake(consumer, topics.frames, self, stop.patience_is_over)
+        self._delivery: Delivery = delivery(settings, consumer, stop.patience_is_over)
+        self._undone = False
+        self._version: str | None = "not yet shown"
+        self._next_lag = 0.0
+
+    def run(self) -> None:
+        """Works until it shall stop. Raises :class:`KafkaUnusable`, or whatever the engine raised; frames stay safe."""
+        self._intake.subscribe()
+        try:
+            while not self._stop():
+                try:
+                    self._step()
+                except Aborted as error:
+                    log.warning("%s; reading again from the last commit", error)
+                    self._undone = True
+                if self._undone:
+                    self._rewind()
+            self._commit()
+        except Aborted as error:
+            log.warning("stopping: the last frames were not delivered (%s) and will be read again", error)
+        finally:
+            try:
+                self._delivery.close()
+            finally:
+                self._intake.close()
+
+    def revoked(self, partitions: set[int]) -> None:
+        """Part of a rebalance: what was answered is committed while the partitions are still ours."""
+        try:
+            self._commit()
+        except Aborted as error:
+            log.warning("while handing over partitions: %s", error)
+            self._undone = True
+        self._forget(partitions)
+
+    def lost(self, partitions: set[int]) -> None:
+        """The partitions are another's already, so that what is open can no longer be committed."""
+        self._delivery.abort()
+        self._metrics.commits.labels("aborted").inc()
+        self._undone = True
+        self._forget(partitions)
+
+    def _step(self) -> None:
+        self._fetch()
+        if self._undone:
+            return
+        now = time.monotonic()
+        arrived = self._batcher.take(now)
+        if arrived is not None:
+            for _, since in arrived:
+                self._metrics.observe("wait", now - since)
+            self._answer([one for one, _ in arrived])
+        if self._delivery.due_in(time.monotonic()) == 0.0:
+            self._commit()
+
+    def _fetch(self) -> None:
+        """Waits for what the next micro-batch lacks, then takes what else is there, as far as there is room."""
+        now = time.monotonic()
+        due, commit = self._batcher.due_in(now), self._delivery.due_in(now)
+        patience = _IDLE_S if commit is None else min(_IDLE_S, commit)
+        if due is None:  # a single frame ends the wait: its own wait begins with its arrival
+            self._take_in(self._intake.fetch(1, patience))
+        elif due > 0:
+            self._take_in(self._intake.fetch(self._batcher.missing, min(due, patience)))
+        room = self._room - len(self._batcher)
+        if room > 0 and len(self._batcher):
+            self._take_in(self._intake.fetch(room, 0))
+        if now >= self._next_lag:
+            self._metrics.show_lags(self._topics.frames, self._intake.lags())
+            self._next_lag = now + _LAG_EVERY_S
+
+    def _take_in(self, frames: Sequence[Frame]) -> None:
+        if frames:
+            now = time.monotonic()
+            self._batcher.add(((one, now) for one in self._pool.submit(frames)), now)
+
+    def _answer(self, arrived: Sequence[Arrived]) -> None:
+        good: list[tuple[Frame, Decoded]] = []
+        for one in arrived:
+            decoded = one.decoded()
+            self._metrics.observe("decode", decoded.decode_ms / 1000)
+            if isinstance(decoded.picture, DecodeError):
+                self._send_dead_letter(one.frame, decoded.picture)
+            else:
+                good.append((one.frame, decoded))
+        if good:
+            self._infer(*zip(*good, strict=True))
+        for one in arrived:
+            self._delivery.answered(one.frame.topic, one.frame.partition, one.frame.offset)
+
+    def _infer(self, frames: Sequence[Frame], decoded: Sequence[Decoded]) -> None:
+        engine = self._guard.choose(self._heads.serving)
+        batch = MicroBatch.of(frames, decoded, engine.audit_rate)
+        with self._metrics.stage("inference") as inference:
+            answers = engine.run(batch.pictures, batch.audits)
+        with self._metrics.stage("produce"):
+            predicted_ms = time.time_ns() // 1_000_000
+            values = self._predictions.write(batch, answers, engine, inference.seconds * 1000, predicted_ms)
+            for frame, value in zip(frames, values, strict=True):
+                self._delivery.produce(self._topics.predictions, value, frame.key, _prediction_headers(frame))
+            for record in self._distillation.write(batch, answers, engine):
+                self._delivery.produce(self._topics.distillation, record, self._predictions.model.encode())
+        self._count(batch, answers, engine)
+
+    def _send_dead_letter(self, frame: Frame, error: DecodeError) -> None:
+        log.warning("frame %s is a dead letter: %s: %s", frame.id, error.reason, error)
+        headers = [
+            *frame.raw_headers,
+            *dead_letter.headers(error.reason, str(error), frame.topic, frame.partition, frame.offset),
+        ]
+        self._delivery.produce(self._topics.dead_letters, frame.value, frame.key, headers)
+        self._metrics.dead_letters.labels(error.reason.value).inc()
+
+    def _count(self, batch: MicroBatch, answers: Answers, engine: Engine) -> None:
+        metrics = self._metrics
+        metrics.batch_size.observe(len(batch.frames))
+        names, shares = (*engine.exits, FULL), flops_shares(engine)
+        for exit_ in set(answers.exits.tolist()):
+            count = int((answers.exits == exit_).sum())
+            metrics.frames.labels(names[exit_]).inc(count)
+            metrics.flops.inc(count * shares[exit_])
+        metrics.audits.inc(int(batch.audits.sum()))
+        metrics.disagreements.inc(self._guard.watch(batch, answers))
+        metrics.exits_closed.set(self._guard.closed)
+        if engine.version != self._version:
+            self._version = engine.version
+            metrics.show_heads(engine.version)
+
+    def _commit(self) -> None:
+        with self._metrics.stage("commit"):
+            try:
+                if self._delivery.commit():
+                    self._metrics.commits.labels("committed").inc()
+            except Aborted:
+                self._metrics.commits.labels("aborted").inc()
+                raise
+
+    def _rewind(self) -> None:
+        """Back to the last commit: what was in flight will be read again."""
+        self._delivery.abort()
+        self._batcher.drop(lambda _: True)
+        self._undone = False
+        self._intake.rewind()
+
+    def _forget(self, partitions: set[int]) -> None:
+        self._batcher.drop(lambda waiting: waiting[0].frame.partition in partitions)
+
+
+def run(settings: Settings) -> int:
+    """Runs a worker until SIGTERM (exit code 0) or Ctrl-C (130); 1 where it cannot go on, and the log says why."""
+    stop = Stop()
+    with stop.on_signals():
+        try:
+            _run(settings, stop)
+        except (ModelError, CutError, StoreError, KafkaUnusable, OSError) as error:
+            log.error("%s", error)
+            return FAILED
+        except KafkaException as error:
+            log.error("Kafka: %s", error.args[0].str() if isinstance(error.args[0], KafkaError) else error)
+            return FAILED
+        except Exception:
+            log.exception("the worker failed; what it had not committed will be read again")
+            return FAILED
+    return INTERRUPTED if stop.signal == signal.SIGINT else OK
+
+
+def _run(settings: Settings, stop: Stop) -> None:
+    if settings.worker.torch_threads is not None:
+        torch.set_num_threads(settings.worker.torch_threads)
+    topics = settings.topics
+    metrics = Metrics(CollectorRegistry(), settings.worker.max_batch)
+    if settings.worker.metrics_port is not None:
+        metrics.serve(settings.worker.metrics_port)
+    classifier = load(settings.model)
+    traced = trace(classifier)
+    heads = HeadWatch(
+        open_store(settings.store, classifier.name, classifier.fingerprint),
+        traced,
+        settings.worker.mode,
+        settings.worker.max_batch,
+        settings.promise,
+        on_error=metrics.store_errors.inc,
+    )
+    log.info("model %s, fingerprint %s, on %s", classifier.name, classifier.fingerprint[:12], classifier.device)
+    needed = (topics.frames, topics.predictions, topics.distillation, topics.dead_letters)
+    if not wait_for_broker(admin_client(settings), settings.kafka.bootstrap_servers, stop, needed):
+        return
+    pool = DecodePool(settings.worker.decode_threads, classifier.preprocessing, Limits.of(settings.worker))
+    try:
+        heads.start(settings.store.poll_s)
+        worker = Worker(settings, traced, heads, metrics, pool, stop)
+        log.info("working on %s at %s", topics.frames, settings.kafka.bootstrap_servers)
+        worker.run()
+        log.info("stopped")
+    finally:
+        heads.stop()
+        pool.close()
+
+
+def _prediction_headers(frame: Frame) -> list[tuple[str, bytes | None]]:
+    passed_on = ((name, value) for name, value in frame.raw_headers if name in _PASSED_ON)
+    return [(CONTENT_TYPE, CONTENT_TYPE_VALUE), *passed_on]
+
+
+def _client_error(error: KafkaError) -> None:
+    """What librdkafka says on the side; whatever matters comes back from a call as well."""
+    log.log(
+        logging.WARNING if error.code() == KafkaError._ALL_BROKERS_DOWN else logging.DEBUG, "Kafka: %s", error.str()
+    )
