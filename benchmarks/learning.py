@@ -97,24 +97,27 @@ def stream(
             ids = tuple(str(position) for position in positions[answers.full_rows])
             trainer.ingest(
                 DistillationBatch(
-                    DistillationHeader(model=traced.classifier.fingerprint, topic="frames", worker="", audit_rate=engine.audit_rate,
-                                       heads_version=engine.version, frame_ids=ids),
+                    DistillationHeader(model=traced.classifier.fingerprint, topic="frames", worker="", frame_ids=ids,
+                                       audit_rate=engine.audit_rate, heads_version=engine.version),
                     frames[rows].numpy()[answers.full_rows], answers.logits, audits[answers.full_rows].astype(np.uint8),
                     answers.live_exit, answers.live_label, np.zeros(len(ids), np.int32), positions[answers.full_rows],
                     np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64),
                 )
             )  # fmt: skip
             if rows.stop // 1000 > at // 1000:
-                last = slice(max(0, rows.stop - 1000), rows.stop)
-                print(f"{rows.stop:6} frames: hits {np.mean(exits[last] >= 0):.1%}, FLOPs saved {1 - costs[last].mean():.1%}, "
-                      f"disagreement {wrong[last].mean():.2%}, views {trainer.learner.views_made}", flush=True)  # fmt: skip
+                report(f"{rows.stop:6} frames", slice(max(0, rows.stop - 1000), rows.stop), exits, costs, wrong)
             at, waiting = rows.stop, waiting - _BATCH
         began = time.thread_time()
         rest = trainer.work()
         rest = rest if rest > 0.31 else 0.0
     quarter = slice(3 * len(frames) // 4, None)
-    print(f"last quarter: hits {np.mean(exits[quarter] >= 0):.1%}, FLOPs saved {1 - costs[quarter].mean():.1%}, "
-          f"disagreement {wrong[quarter].mean():.2%}")  # fmt: skip
+    report("last quarter", quarter, exits, costs, wrong)
+
+
+def report(what: str, rows: slice, exits: np.ndarray, costs: np.ndarray, wrong: np.ndarray) -> None:
+    """One line about some of the frames."""
+    hits, saved, disagreement = np.mean(exits[rows] >= 0), 1 - costs[rows].mean(), wrong[rows].mean()
+    print(f"{what}: hits {hits:.1%}, FLOPs saved {saved:.1%}, disagreement {disagreement:.2%}", flush=True)
 
 
 if __name__ == "__main__":

@@ -131,7 +131,8 @@ class TrainingThread(threading.Thread):
             self._next_report = time.monotonic() + _REPORT_S
             at = self._trainer.progress()
             log.info(
-                "%d audits (%d for tuning, %d wait for certification), %d misses, %d views, %d attempts, live %s saves %.0f %% of time",
+                "%d audits (%d for tuning, %d wait for certification), %d misses, %d views, %d attempts, "
+                "live %s saves %.0f %% of time",
                 at.audits, at.tuning, at.certification, at.misses, at.views, at.attempts, at.version,
                 100 * at.expected_time_saved,
             )  # fmt: skip
@@ -150,7 +151,11 @@ def run(settings: Settings) -> int:
         checkpoints = Checkpoints(settings.trainer.state_dir / folder)
         thread: list[TrainingThread] = []
         trainer = OnlineTrainer(
-            traced, store, settings.promise, settings.trainer, before_attempt=lambda: thread[0].checkpoint()
+            traced,
+            store,
+            settings.promise,
+            settings.trainer,
+            before_attempt=lambda: thread[0].checkpoint(),  # noqa: PLW0108  # made later
         )
         saved = checkpoints.load()
         if saved is not None:
@@ -220,7 +225,7 @@ def build_app(settings: Settings, thread: TrainingThread) -> faust.App:
             for event in events:
                 await _hand_over(thread, _decoded(event.value), event.message)
 
-    @app.task
+    @app.task  # type: ignore[untyped-decorator]  # Faust's own
     async def train() -> None:
         thread.start()
         while thread.is_alive():

@@ -1,4 +1,4 @@
-"""Head candidates: several at every cut, trained side by side, so that the stream itself decides which is worth its time."""
+"""Head candidates: several at every cut, trained side by side; the stream decides which is worth its time."""
 
 import copy
 from collections.abc import Sequence
@@ -80,7 +80,7 @@ class Candidate:
         )
         loss = soft * _TEMPERATURE**2 + 0.5 * F.cross_entropy(logits, teacher.argmax(1))
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's stub lacks the types
+        loss.backward()
         self.optimizer.step()
         self._average()
 

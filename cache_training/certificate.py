@@ -62,7 +62,7 @@ class Verdict:
 
 
 def certify(wrong: npt.NDArray[np.bool_], budget: float, error: float) -> Verdict | None:
-    """Tests settings in order; ``wrong`` bool ``[settings, frames]``: whether a setting's exits would answer a frame otherwise.
+    """Tests settings in order; ``wrong`` bool ``[settings, frames]``: would a setting's exits answer a frame otherwise?
 
     Returns the last before the first failure, None where the first fails already. The frames must be a fair sample
     that neither the exits nor the sequence have seen.

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from cache_training.candidates import Candidate, Costs
 from early_exit.policy import cascade
 
-#: The family of settings, from the safest to the boldest: a frame may leave where the calibrated doubt, 1 - score, is at
-#: most this. One number for all exits: at the best split of a budget each exit stops at the same marginal risk.
+#: The family of settings, from the safest to the boldest: a frame may leave where the calibrated doubt, 1 - score, is
+#: at most this. One number for all exits: at the best split of a budget each exit stops at the same marginal risk.
 DOUBTS = np.geomspace(2e-4, 0.4, 60)
 _TEMPERATURES = np.geomspace(0.25, 8, 41)
 #: How many tuning frames' worth the calibrated doubt counts beside what was observed.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,8 @@ class Frames:
     @property
     def labels(self) -> npt.NDArray[np.int64]:
         """``[N]``: what the full model answered."""
-        return self.logits.argmax(1)
+        labels: npt.NDArray[np.int64] = self.logits.argmax(1)
+        return labels
 
     def rows(self, rows: npt.NDArray[np.generic] | slice) -> "Frames":
         """Some of the frames."""
@@ -46,8 +47,11 @@ class Frames:
     @classmethod
     def from_tensors(cls, prefix: str, tensors: dict[str, Tensor]) -> Self:
         """What :meth:`tensors` gave."""
-        arrays = {field.name: tensors[f"{prefix}.{field.name}"].numpy() for field in fields(cls)}
-        return cls(**{name: a.view(np.uint64) if a.dtype == np.int64 else a for name, a in arrays.items()})
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        for field in fields(cls):
+            array = tensors[f"{prefix}.{field.name}"].numpy()
+            arrays[field.name] = array.view(np.uint64) if array.dtype == np.int64 else array
+        return cls(**arrays)
 
 
 class FrameBuffer:

@@ -1,6 +1,7 @@
 """Teaches all candidates: teacher passes over views fill a ring, head steps draw from it, each at a rate of its own."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -9,16 +10,16 @@ from cache_training.candidates import Candidate, Costs, propose_heads
 from cache_training.frames import FrameBuffer, Frames, together
 from cache_training.ring import FeatureRing
 from cache_training.views import views
-from early_exit.costs import count_flops, measure_ms
+from early_exit.costs import chain_ms, count_flops, measure_ms
 from early_exit.cuts import TracedModel
 
 _PASS_FRAMES = 64
 _STEP_FRAMES = 128
 #: How often a view is learnt from before it is old: more passes cost the teacher's time, fewer make heads overfit.
 _USES_OF_A_VIEW = 5
-#: Share of learning audits in what is taught; the rest are misses. Audits are the stream as it is, misses are its hard part.
+#: Share of learning audits in what is taught, the stream as it is; the rest are misses, its hard side.
 _AUDIT_SHARE = 0.5
-_TIMING_BATCH = 32
+_TIMING_BATCH, _TIMING_REPEATS = 32, 10
 
 
 class Teacher:
@@ -28,8 +29,7 @@ class Teacher:
         self.traced = traced
         self.cuts = tuple(cuts)
         self._segments: list[nn.Module] = [
-            segment.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-            for segment in traced.segments(self.cuts)
+            segment.to(memory_format=torch.channels_last) for segment in traced.segments(self.cuts)
         ]
 
     def answer(self, inputs: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -49,15 +49,11 @@ class Teacher:
         frames = torch.zeros(_TIMING_BATCH, preprocessing.channels, *preprocessing.size, dtype=torch.uint8)
         x = preprocessing.normalise(frames.to(self.traced.classifier.device), self.traced.classifier.dtype)
         x = x.contiguous(memory_format=torch.channels_last)
-        spent = [0.0]
-        with torch.inference_mode():
-            for segment in self._segments:
-                spent.append(spent[-1] + measure_ms(segment, x, repeats=7))
-                x = segment(x)
+        spent = list(accumulate(chain_ms(self._segments, x, _TIMING_REPEATS)))
         self.total_ms = spent[-1]
         return {
             cut: Costs(self.traced.cut(cut).flops_share, time / self.total_ms)
-            for cut, time in zip(self.cuts, spent[1:-1], strict=True)
+            for cut, time in zip(self.cuts, spent, strict=False)
         }
 
 
@@ -78,13 +74,13 @@ class Learner:
         self._uses = 0
 
     def _propose(self, traced: TracedModel, classes: int, seed: int) -> Sequence[Candidate]:
-        candidates = []
+        candidates: list[Candidate] = []
         for cut in self.teacher.cuts:
             for spec in propose_heads(traced.cut(cut), classes, traced.flops):
                 probe = Candidate(f"{cut}/{spec.family}", cut, spec, Costs(0, 0), seed + len(candidates))
                 example = torch.zeros(_TIMING_BATCH, *spec.features)
                 with torch.inference_mode():
-                    time = measure_ms(probe.average, example, repeats=7) / self.teacher.total_ms
+                    time = measure_ms(probe.average, example, _TIMING_REPEATS) / self.teacher.total_ms
                 probe.costs = Costs(count_flops(probe.average, example[:1]) / traced.flops, time)
                 candidates.append(probe)
         return candidates
@@ -99,13 +95,11 @@ class Learner:
             self.tuning.add(maps, torch.from_numpy(part.logits))
 
     def learn(self, audits: FrameBuffer, misses: FrameBuffer) -> bool:
-        """One step for every candidate, after a teacher pass where the ring's views are used up; False without frames."""
+        """One step for every candidate, after a teacher pass where views are used up; False without frames."""
         if self._uses <= 0:
             share = _AUDIT_SHARE if len(misses) else 1.0
-            wanted = round(_PASS_FRAMES * share)
-            frames = together(
-                (audits.sample(wanted), misses.sample(_PASS_FRAMES - wanted if len(audits) else _PASS_FRAMES))
-            )
+            wanted = round(_PASS_FRAMES * share) if len(audits) else 0
+            frames = together((audits.sample(wanted), misses.sample(_PASS_FRAMES - wanted)))
             if frames is None:
                 return False
             seen = views(torch.from_numpy(frames.inputs), self._generator)

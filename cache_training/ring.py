@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class FeatureRing:
-    """Maps at the cuts (bfloat16) and the teacher's logits (float32) of the latest pictures, oldest overwritten first."""
+    """Maps at the cuts (bfloat16) and the teacher's logits (float32) of the latest pictures; the oldest give way."""
 
     def __init__(self, shapes: Mapping[str, Sequence[int]], classes: int, max_bytes: float) -> None:
         each = 4 * classes + sum(2 * torch.Size(shape).numel() for shape in shapes.values())

@@ -31,7 +31,7 @@ class Checkpoints:
         return sorted(((int(number), path) for number, path in names if number.isdigit()), reverse=True)
 
     def save(self, tensors: dict[str, Tensor], facts: dict[str, object]) -> None:
-        """Writes a checkpoint and removes the one before; raises ``OSError`` where the disk is full, the one before stays."""
+        """Writes a checkpoint and removes the one before; on ``OSError`` (a full disk) the one before stays."""
         number = self._number + 1
         target = self.folder / f"checkpoint-{number}"
         temporary = self.folder / f"checkpoint-{number}.tmp"

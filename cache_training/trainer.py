@@ -117,7 +117,7 @@ class OnlineTrainer:
         return True
 
     def work(self, seconds: float = 0.3) -> float:
-        """Learns for about ``seconds``, and now and then chooses, certifies and publishes; returns how long to rest after."""
+        """Learns for about ``seconds``, now and then chooses, certifies, publishes; returns how long to rest."""
         began = self._clock()
         if self._unpublished is not None:
             self._publish(*self._unpublished)
@@ -306,7 +306,7 @@ class OnlineTrainer:
         return int(last) + 1 if last.isdigit() else 1
 
     def _audit_rate(self, open_: bool) -> float:
-        """All while nothing is open, since audits cost nothing then; less with each version, as later ones gain less."""
+        """All while nothing is open, as audits cost nothing then; less with each version, as later ones gain less."""
         if not open_:
             return 1.0
         if self.live is None or not self.live.exits:
@@ -351,10 +351,16 @@ class OnlineTrainer:
         certificate, expected = manifest.certificate, manifest.expected
         if certificate and expected:
             log.info(
-                "published %s: exits at %s, %.1f %% of frames leave, %.1f %% of FLOPs saved; risk at most %.2f %% (%d of %d)",
-                manifest.version, ", ".join(exit_.cut for exit_ in manifest.exits), 100 * expected.hit_rate,
-                100 * expected.flops_saved, 100 * certificate.upper_bound, certificate.disagreements, certificate.frames,
-            )  # fmt: skip
+                "published %s: exits at %s, %.1f %% of frames leave, %.1f %% of FLOPs saved; risk at most %.2f %% "
+                "(%d of %d disagreed)",
+                manifest.version,
+                ", ".join(exit_.cut for exit_ in manifest.exits),
+                100 * expected.hit_rate,
+                100 * expected.flops_saved,
+                100 * certificate.upper_bound,
+                certificate.disagreements,
+                certificate.frames,
+            )
 
     def _close(self) -> None:
         """The live version has left its budget: close every exit, forget the stream as it was, learn again."""

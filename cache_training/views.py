@@ -13,7 +13,7 @@ _UNCHANGED = 0.25
 
 
 def views(frames: Tensor, generator: torch.Generator) -> Tensor:
-    """One view of each frame, uint8 ``[N, C, H, W]``: shifted, scaled, mirrored, in another light; a quarter unchanged."""
+    """One view of each frame, uint8 ``[N, C, H, W]``: shifted, scaled, mirrored, lit; a quarter stay unchanged."""
     n = len(frames)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:

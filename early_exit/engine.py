@@ -61,14 +61,14 @@ class Engine:
             head.to(classifier.device, classifier.dtype) for head in (heads.modules if heads else ())
         ]
         for segment in (*self._segments, *self._heads):
-            segment.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+            segment.to(memory_format=torch.channels_last)
         self._temperatures = [exit_.temperature for exit_ in exits]
         self._thresholds = [exit_.threshold for exit_ in exits]
         self._names = [name for cut in self.exits for name in (f"to {cut}", f"head {cut}")] + ["to the end"]
         self._times: defaultdict[str, dict[int, float]] = defaultdict(dict)
 
     def run(self, frames: Tensor, audits: npt.NDArray[np.bool_]) -> Answers:
-        """Answers ``frames``, uint8 ``[N, C, h, w]`` as :meth:`Preprocessing.fit` gives them; ``audits`` bool ``[N]``."""
+        """Answers ``frames``, uint8 ``[N, C, h, w]`` of :meth:`Preprocessing.fit`; ``audits`` bool ``[N]``."""
         with torch.inference_mode():
             return self._run(frames, torch.from_numpy(audits))
 
@@ -117,7 +117,7 @@ class Engine:
         )
 
     def score(self, frames: Tensor) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Every exit's score and label for every frame, ``[N, exits]`` each: what a choice of thresholds is judged on."""
+        """Every exit's score and label for every frame, ``[N, exits]`` each: what thresholds are judged on."""
         scores, labels = [], []
         with torch.inference_mode():
             x = self._enter(frames)
@@ -131,7 +131,7 @@ class Engine:
         return np.stack(scores, 1), np.stack(labels, 1)
 
     def warm_up(self, max_batch: int) -> None:
-        """Runs batches of every power of two up to ``max_batch``, so that the first real ones find all kernels ready."""
+        """Runs batches of every power of two up to ``max_batch``, so that the first real ones find kernels ready."""
         preprocessing = self.traced.classifier.preprocessing
         size = 1
         while size <= max_batch:

@@ -21,7 +21,7 @@ class HeadsError(ValueError):
 
 
 class _Flat(nn.Module):
-    """Any value at a cut as a vector: maps averaged to a grid, tokens to their mean beside the first (the class token)."""
+    """Any value at a cut as a vector: maps averaged to a grid; of tokens the mean and the first, the class token."""
 
     def __init__(self, features: Sequence[int], grid: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class PooledHead(nn.Module):
 
 
 class BranchHead(nn.Module):
-    """``spec.depth`` convolutions of stride 2 on the map, doubling from ``spec.width`` channels; mean and maximum; linear."""
+    """``spec.depth`` convolutions of stride 2 on the map, ``spec.width`` channels, then twice that; pooled; linear."""
 
     def __init__(self, spec: HeadSpec) -> None:
         super().__init__()

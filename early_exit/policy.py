@@ -14,7 +14,7 @@ Words = npt.NDArray[np.uint64]
 
 
 def mixed(words: Words) -> Words:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): every input bit flips every output bit half of the time."""
+    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): every input bit flips every output bit half the time."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return words ^ (words >> np.uint64(31))
@@ -33,7 +33,7 @@ def position_hashes(
 
 
 def draw_audits(topic: str, partitions: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64], rate: float) -> Bools:
-    """bool ``[N]``: which frames are audited at ``rate`` (a share); a frame audited at one rate is so at every higher."""
+    """bool ``[N]``: which frames are audited at ``rate`` (a share); what is audited at one rate is at every higher."""
     return position_hashes(topic, partitions, offsets).astype(np.float64) < rate * _FULL_RANGE
 
 

@@ -19,9 +19,7 @@ def frames_until_alarm(risks: np.ndarray, budget: float = 0.01, level: float = 0
 @pytest.mark.parametrize("budget", [0.01, 0.05])
 def test_false_alarms_stay_within_the_level_however_long_one_looks(budget: float) -> None:
     streams, level = 300, 0.05
-    alarms = sum(
-        frames_until_alarm(np.full(3000, budget), budget, level, seed) is not None for seed in range(streams)
-    )
+    alarms = sum(frames_until_alarm(np.full(3000, budget), budget, level, seed) is not None for seed in range(streams))
     assert alarms <= binom.ppf(0.999, streams, level)
 
 

@@ -37,7 +37,11 @@ def test_neighbours_topics_and_partitions_are_independent() -> None:
     offsets = np.arange(40_000)
     zero, one = np.zeros(40_000, np.int32), np.ones(40_000, np.int32)
     first = draw_audits("frames", zero, offsets, 0.5)
-    for other in (draw_audits("frames", one, offsets, 0.5), draw_audits("other", zero, offsets, 0.5), np.roll(first, 1)):
+    for other in (
+        draw_audits("frames", one, offsets, 0.5),
+        draw_audits("other", zero, offsets, 0.5),
+        np.roll(first, 1),
+    ):
         assert (first == other).mean() == pytest.approx(0.5, abs=0.01)
 
 

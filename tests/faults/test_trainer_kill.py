@@ -26,7 +26,11 @@ def settings(broker: Broker, topics: Topics, tiny_model: TinyModel, tmp_path: Pa
         promise=Promise(max_disagreement=0.05),
         store=Store(url=f"file://{tmp_path / 'heads'}"),
         trainer=Trainer(
-            group_id=f"trainer-{topics.distillation}", state_dir=tmp_path / "state", checkpoint_s=0.5, replay_mb=64, ring_mb=64
+            group_id=f"trainer-{topics.distillation}",
+            state_dir=tmp_path / "state",
+            checkpoint_s=0.5,
+            replay_mb=64,
+            ring_mb=64,
         ),
     )
 
@@ -81,7 +85,9 @@ def test_a_killed_trainer_resumes_and_no_reader_sees_half_a_version(
 
 
 def newest(checkpoints: Path) -> int:
-    return max((int(path.name.split("-")[1]) for path in checkpoints.glob("checkpoint-*") if path.suffix == ""), default=0)
+    return max(
+        (int(path.name.split("-")[1]) for path in checkpoints.glob("checkpoint-*") if path.suffix == ""), default=0
+    )
 
 
 def audits(log: Path) -> int:

@@ -32,7 +32,11 @@ def produce_records(settings: Settings, model: TinyModel, frames: int, first_off
     """Puts ``frames`` answered frames on the distillation topic, 50 a record, as a worker would."""
     engine = Engine(traced(model))
     producer = Producer(
-        {"bootstrap.servers": settings.kafka.bootstrap_servers, "message.max.bytes": 5_000_000, "compression.type": "zstd"}
+        {
+            "bootstrap.servers": settings.kafka.bootstrap_servers,
+            "message.max.bytes": 5_000_000,
+            "compression.type": "zstd",
+        }
     )
     for start in range(first_offset, first_offset + frames, 50):
         batch = answered(engine, pictures(50, seed=start), start)
@@ -63,9 +67,12 @@ def as_toml(settings: Settings) -> str:
     for section, values in settings.model_dump(mode="json").items():
         lines.append(f"[{section}]")
         tables = {name: value for name, value in values.items() if isinstance(value, dict)}
-        lines += [f"{name} = {json.dumps(value)}" for name, value in values.items() if name not in tables and value is not None]
+        lines += [
+            f"{name} = {json.dumps(value)}"
+            for name, value in values.items()
+            if name not in tables and value is not None
+        ]
         for name, table in tables.items():
             lines.append(f"[{section}.{name}]")
             lines += [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in table.items()]
     return "\n".join(lines) + "\n"
-
