@@ -22,7 +22,7 @@ from cache_training.trainer import OnlineTrainer
 from early_exit import cuts, models
 from early_exit.cuts import CutError
 from early_exit.models import ModelError
-from early_exit.store import HeadStore, StoreError, model_folder
+from early_exit.store import StoreError, model_folder, open_store
 from schemas.distillation import DistillationBatch, DistillationError, decode
 from schemas.settings import Kafka, Settings
 
@@ -146,9 +146,8 @@ def run(settings: Settings) -> int:
         torch.set_num_threads(settings.trainer.torch_threads)
         classifier = models.load(settings.model)
         traced = cuts.trace(classifier, settings.trainer.max_cuts)
-        folder = model_folder(classifier.name, classifier.fingerprint)
-        store = HeadStore(settings.store.url, folder, settings.store.options, settings.store.keep_last)
-        checkpoints = Checkpoints(settings.trainer.state_dir / folder)
+        store = open_store(settings.store, classifier.name, classifier.fingerprint)
+        checkpoints = Checkpoints(settings.trainer.state_dir / model_folder(classifier.name, classifier.fingerprint))
         thread: list[TrainingThread] = []
         trainer = OnlineTrainer(
             traced,

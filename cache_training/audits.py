@@ -10,7 +10,7 @@ from early_exit.policy import position_hashes
 from schemas.distillation import DistillationBatch
 
 #: How many positions are remembered, so that a record read twice counts once.
-_REMEMBERED = 2_000_000
+_REMEMBERED = 400_000
 _IDENTITY_SALT = b"layercache-identity-1"
 
 

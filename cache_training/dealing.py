@@ -22,7 +22,7 @@ class Use(enum.IntEnum):
 
 #: Certification needs by far the most frames: at a budget of 1 % its window sets how close to the budget exits may go,
 #: while heads also learn from the misses, and from frames that have certified.
-SHARES = {Use.LEARNING: 0.25, Use.TUNING: 0.15, Use.CERTIFICATION: 0.60}
+SHARES = {Use.LEARNING: 0.15, Use.TUNING: 0.12, Use.CERTIFICATION: 0.73}
 
 
 def blocks(batch: DistillationBatch, block_s: float) -> npt.NDArray[np.uint64]:

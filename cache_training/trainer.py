@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cache_training.audits import Intake, Windows
 from cache_training.certificate import Verdict, allowed, attempt_error, certify
-from cache_training.choosing import DOUBTS, Choice, calibrated, choose, shares
+from cache_training.choosing import DOUBTS, Choice, Scored, calibrated, choose, shares
 from cache_training.dealing import one_per_block
 from cache_training.frames import Frames
 from cache_training.learner import Learner
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 #: An attempt waits until its window would tolerate this share of the budget: opening early comes first, then going near
 #: the budget, which takes a larger window.
-_FIRST_TOLERANCE, _LATER_TOLERANCE = 0.2, 0.4
+_FIRST_TOLERANCE, _LATER_TOLERANCE = 0.2, 0.5
 #: A later attempt must promise to save this much more time than the live version does: relative, and of the whole.
 _WORTHWHILE, _AT_LEAST = 1.05, 0.02
 #: Share of the tolerated risk that tuning aims at: beyond it an attempt tends to fail.
@@ -40,6 +40,8 @@ _AIM = 0.8
 #: Audit rate of the first version, and what each later one divides it by.
 _OPENING_AUDIT_RATE, _AUDIT_RATE_STEP = 0.6, 10.0
 _FEWEST_TUNING = 100
+#: Saving this much more of the time counts as progress; after so many rounds without, learning slows down.
+_PROGRESS, _PATIENCE = 0.005, 10
 _SCORE_BATCH = 64
 _UNSAFE_LEVEL_SHARE = 0.2
 
@@ -134,7 +136,7 @@ class OnlineTrainer:
             self._next_choice = self._clock() + max(2.0, 5 * (self._clock() - started))
         spent = self._clock() - began
         # Heads that have stopped improving deserve less and less of the machine.
-        return spent * min(20.0, 0.5 * max(0, self._rounds_without_gain - 10)) if learnt else seconds
+        return spent * min(20.0, 0.5 * max(0, self._rounds_without_gain - _PATIENCE)) if learnt else seconds
 
     def progress(self) -> Progress:
         """Where things stand."""
@@ -198,24 +200,29 @@ class OnlineTrainer:
         window = window.rows(one_per_block(window.block))
         error = attempt_error(self.store.attempts() + 1, self.promise.confidence)
         tolerated = max(0, allowed(len(window), budget, error)) / len(window)
-        choice = self._best_choice(_AIM * max(tolerated, _FIRST_TOLERANCE * budget))
-        gain = choice.time_saved if choice else 0.0
-        self._rounds_without_gain = 0 if gain > self._best_seen + 0.005 else self._rounds_without_gain + 1
-        self._best_seen = max(self._best_seen, gain)
+        scored = self._scored_candidates()
+        self._note_progress(choose(scored, self.learner.cut_costs, 0.5 * budget))
         wanted = (_LATER_TOLERANCE if self._live_saving() else _FIRST_TOLERANCE) * budget
-        if choice is None or tolerated < wanted:
+        if tolerated < wanted:
             return
-        if gain > max(self._live_saving() * _WORTHWHILE, self._live_saving() + _AT_LEAST):
+        choice = choose(scored, self.learner.cut_costs, _AIM * tolerated)
+        live = self._live_saving()
+        if choice is not None and choice.time_saved > max(live * _WORTHWHILE, live + _AT_LEAST):
             self._attempt(choice)
 
-    def _best_choice(self, risk: float) -> Choice | None:
+    def _scored_candidates(self) -> list[Scored]:
         rows = torch.arange(len(self.learner.tuning))
         labels = self.learner.tuning.logits(rows).argmax(1).numpy()
-        scored = [
+        return [
             calibrated(candidate, self.learner.tuning_logits(candidate, rows).double().numpy(), labels)
             for candidate in self.learner.candidates
         ]
-        return choose(scored, self.learner.cut_costs, risk)
+
+    def _note_progress(self, best: Choice | None) -> None:
+        """Whether heads still improve, judged at one and the same risk."""
+        saved = best.time_saved if best else 0.0
+        self._rounds_without_gain = 0 if saved > self._best_seen + _PROGRESS else self._rounds_without_gain + 1
+        self._best_seen = max(self._best_seen, saved)
 
     def _attempt(self, choice: Choice) -> None:
         """One attempt: claimed first, its frames marked as used, and only then looked at."""
