@@ -1,7 +1,6 @@
 """Fixtures that several folders use: brokers, topics of one's own, and a tiny model."""
 
 import os
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from schemas.settings import Kafka, Topics
 from tests.support import tiny_model as tiny
 from tests.support.kafka_home import KafkaNode
 from tests.support.require import missing
-from tests.support.topics import create_topics
+from tests.support.topics import create_topics, unique_topics
 
 
 @dataclass(frozen=True)
@@ -66,18 +65,6 @@ def broker(request: pytest.FixtureRequest) -> Broker:
 def topics(broker: Broker) -> Topics:
     """Topics that no other test uses, created on ``broker``."""
     return create_topics(broker.bootstrap_servers, unique_topics())
-
-
-def unique_topics(partitions: int = 2) -> Topics:
-    """Names of topics that no other test uses."""
-    tag = uuid.uuid4().hex[:8]
-    return Topics(
-        frames=f"frames-{tag}",
-        predictions=f"predictions-{tag}",
-        distillation=f"distillation-{tag}",
-        dead_letters=f"frames-{tag}.dlq",
-        partitions=partitions,
-    )
 
 
 @pytest.fixture

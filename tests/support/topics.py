@@ -1,4 +1,6 @@
-"""Creating the topics of a test."""
+"""The topics of a test."""
+
+import uuid
 
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
@@ -19,3 +21,15 @@ def create_topics(bootstrap_servers: str, topics: Topics) -> Topics:
     for created in client.create_topics(wanted, operation_timeout=30).values():
         created.result(30)
     return topics
+
+
+def unique_topics(partitions: int = 2) -> Topics:
+    """Names of topics that no other test uses."""
+    tag = uuid.uuid4().hex[:8]
+    return Topics(
+        frames=f"frames-{tag}",
+        predictions=f"predictions-{tag}",
+        distillation=f"distillation-{tag}",
+        dead_letters=f"frames-{tag}.dlq",
+        partitions=partitions,
+    )

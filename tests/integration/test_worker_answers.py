@@ -1,0 +1,150 @@
+"""A worker answers every frame once: the readable ones with a prediction, the others with a dead letter."""
+
+import io
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from schemas import distillation
+from schemas.dead_letter import DeadLetterHeaders, Reason
+from schemas.settings import Settings
+from tests.support.pictures import COLOURS, coloured, encode
+from tests.support.tiny_model import CLASSES
+from tests.support.worker_process import Picture, publish, reading, running_worker
+
+TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "NPY": "application/x-npy"}
+
+
+def frames_of_all_kinds(count: int) -> list[Picture]:
+    """Named after the colour that they show."""
+    pictures = []
+    for number in range(count):
+        colour, kind = CLASSES[number % 3], tuple(TYPES)[number % 4]
+        value = encode(coloured(colour, noise=number), kind)
+        content_type = TYPES[kind] if number % 2 else None
+        pictures.append(Picture(value, content_type, id=f"{colour}-{number}", key=f"camera-{number % 5}"))
+    return pictures
+
+
+def pickled() -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, np.full((4, 4), None), allow_pickle=True)
+    return stream.getvalue()
+
+
+def bad_frames() -> list[Picture]:
+    """One for each way a frame can be bad, named after the reason that is expected."""
+    good = coloured("red")
+    return [
+        Picture(None, id="empty"),
+        Picture(b"", id="empty"),
+        Picture(b"hello", "text/plain", id="unknown-format"),
+        Picture(encode(good, "JPEG"), "image/png", id="wrong-content-type"),
+        Picture(encode(good, "JPEG")[:-200], id="corrupt"),
+        Picture(encode(good, "PNG")[:-30], id="corrupt"),
+        Picture(encode(good, "WEBP")[:-30], id="corrupt"),
+        Picture(encode(good, "NPY") + bytes(100_000), id="too-many-bytes"),
+        Picture(encode(np.zeros((400, 400, 3), np.uint8), "PNG"), id="too-many-pixels"),
+        Picture(pickled(), id="pickled"),
+        Picture(encode(np.zeros((4, 4, 4), np.uint8), "NPY"), id="wrong-shape"),
+        Picture(encode(np.zeros((4, 4)), "NPY"), id="wrong-dtype"),  # type: ignore[arg-type]
+    ]
+
+
+def test_frames_of_all_kinds_are_answered(worker_settings: Settings, tmp_path: Path) -> None:
+    settings = worker_settings
+    publish(settings, frames_of_all_kinds(60))
+    with running_worker(settings, tmp_path) as worker, reading(settings, settings.topics.predictions) as reader:
+        messages = reader.read_count(60)
+        for message, prediction in zip(messages, reader.predictions(), strict=True):
+            colour, number = prediction.id.split("-")
+            assert (prediction.class_name, prediction.exit, prediction.audited) == (colour, "full", True)
+            assert prediction.heads_version is None
+            assert prediction.top_k[0].class_name == colour
+            assert len(prediction.top_k) == 3
+            assert prediction.times.predicted_ms >= prediction.times.frame_ms > 0
+            assert message.key() == f"camera-{int(number) % 5}".encode()
+            headers = dict(message.headers() or [])
+            assert headers == {"content-type": b"application/json", "ce_id": prediction.id.encode()}
+        assert len({prediction.id for prediction in reader.predictions()}) == 60
+        assert worker.stop() == 0
+
+
+def test_what_was_answered_in_full_teaches(worker_settings: Settings, tmp_path: Path) -> None:
+    settings = worker_settings
+    publish(settings, frames_of_all_kinds(30))
+    with running_worker(settings, tmp_path), reading(settings, settings.topics.distillation) as reader:
+        records: list[distillation.DistillationBatch] = []
+
+        def enough() -> bool:
+            records[:] = [distillation.decode(message.value() or b"") for message in reader.messages]  # type: ignore[arg-type]
+            return sum(map(len, records)) >= 30
+
+        reader.read_until(enough, "30 frames to learn from")
+        names = [name for record in records for name in record.header.frame_ids]
+        assert sorted(names) == sorted(picture.id or "" for picture in frames_of_all_kinds(30))
+        for record, message in zip(records, reader.messages, strict=True):
+            assert message.key() == record.header.model.encode()
+            assert record.inputs.shape[1:] == (3, 16, 16)
+            assert record.audit.all()
+            assert (record.live_exit == -1).all()
+            assert [CLASSES[label] for label in record.logits.argmax(1)] == [
+                name.split("-")[0] for name in record.header.frame_ids
+            ]
+            strongest = record.inputs.reshape(len(record), 3, -1).mean(2).argmax(1)
+            assert (record.logits.argmax(1) == strongest).all()
+
+
+def test_bad_frames_become_dead_letters_and_the_stream_goes_on(worker_settings: Settings, tmp_path: Path) -> None:
+    settings = worker_settings
+    bad, good = bad_frames(), frames_of_all_kinds(len(bad_frames()))
+    publish(settings, [picture for pair in zip(bad, good, strict=True) for picture in pair])
+    with running_worker(settings, tmp_path) as worker:
+        with reading(settings, settings.topics.dead_letters) as letters:
+            for message in letters.read_count(len(bad)):
+                headers = dict(message.headers() or [])
+                told = DeadLetterHeaders.read(message.headers())  # type: ignore[arg-type]
+                assert told.reason.value == (headers["ce_id"] or b"").decode()  # type: ignore[union-attr]
+                assert told.topic == settings.topics.frames
+                assert told.message
+            assert {message.value() for message in letters.messages} == {picture.value for picture in bad}
+        with reading(settings, settings.topics.predictions) as reader:
+            reader.read_count(len(good))
+            assert {prediction.id for prediction in reader.predictions()} == {picture.id for picture in good}
+        assert worker.stop() == 0
+    assert {picture.id for picture in bad} == {reason.value for reason in Reason}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_worker_that_is_stopped_goes_on_where_it_was(
+    worker_settings: Settings, tmp_path: Path, number: int, code: int
+) -> None:
+    settings = worker_settings
+    pictures = frames_of_all_kinds(400)
+    publish(settings, pictures)
+    with reading(settings, settings.topics.predictions) as reader:
+        with running_worker(settings, tmp_path) as worker:
+            reader.read_until(lambda: len(reader.messages) > 0, "a first prediction")
+            assert worker.stop(number) == code
+        with running_worker(settings, tmp_path) as worker:
+            reader.read_until(lambda: len(reader.messages) >= 400, "400 predictions")
+            assert worker.stop() == 0
+        reader.read(1.0)
+        assert sorted(p.id for p in reader.predictions()) == sorted(picture.id or "" for picture in pictures)
+    assert COLOURS.keys() == set(CLASSES)
+
+
+def test_at_least_once(worker_settings: Settings, tmp_path: Path) -> None:
+    worker = worker_settings.worker.model_copy(update={"delivery": "at_least_once"})
+    settings = worker_settings.model_copy(update={"worker": worker})
+    publish(settings, frames_of_all_kinds(50))
+    with running_worker(settings, tmp_path) as first, reading(settings, settings.topics.predictions) as reader:
+        reader.read_count(50)
+        assert first.stop() == 0
+        publish(settings, [Picture(encode(coloured("red"), "PNG"), id="red-one-more")])
+        with running_worker(settings, tmp_path) as second:
+            reader.read_count(51)  # the first had committed: nothing is answered again
+            assert reader.predictions()[-1].id == "red-one-more"
+            assert second.stop() == 0

@@ -1,0 +1,148 @@
+"""A real worker as a child process, frames for it, and readers of what it sends."""
+
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from confluent_kafka import Consumer, Message, Producer
+
+from layercache.broker import SESSION_TIMEOUT_MS
+from schemas.prediction import Prediction, decoder
+from schemas.settings import Settings
+from tests.support.trainer_process import as_toml
+from tests.support.waiting import wait_until
+
+
+@dataclass
+class WorkerProcess:
+    """``layercache worker`` as it runs; its log is ``log``."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def said(self, text: str) -> bool:
+        """True once the log has ``text``."""
+        return text in self.log.read_text()
+
+    def wait_for(self, text: str, seconds: float = 120.0) -> None:
+        """Waits until the log has ``text``, or fails with the log."""
+        try:
+            wait_until(lambda: self.said(text) or self.process.poll() is not None, text, seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; the log:\n{self.log.read_text()}") from None
+        assert self.said(text), f"ended with {self.process.returncode} before {text!r}:\n{self.log.read_text()}"
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Signals, waits, and returns the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+
+@contextmanager
+def running_worker(settings: Settings, folder: Path, name: str = "worker") -> Iterator[WorkerProcess]:
+    """`layercache worker` with these settings; killed at the end if it still runs. Log: ``<folder>/<name>.log``."""
+    worker = start_worker(settings, folder, name)
+    try:
+        yield worker
+    finally:
+        if worker.process.poll() is None:
+            worker.process.kill()
+        worker.process.wait(60)
+
+
+def start_worker(settings: Settings, folder: Path, name: str = "worker") -> WorkerProcess:
+    """The same, for who looks after its end."""
+    config, log = folder / f"{name}.toml", folder / f"{name}.log"
+    config.write_text(as_toml(settings))
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "layercache", "worker", "--config", str(config)], stdout=output, stderr=output
+        )
+    return WorkerProcess(process, log)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A frame to publish."""
+
+    value: bytes | None
+    content_type: str | None = None
+    id: str | None = None
+    key: str | None = None
+
+
+def publish(settings: Settings, pictures: Iterable[Picture]) -> None:
+    """Puts frames on the topic, in order."""
+    producer = Producer({"bootstrap.servers": settings.kafka.bootstrap_servers, "message.max.bytes": 5_000_000})
+    for picture in pictures:
+        headers: list[tuple[str, str | bytes | None]] = []
+        if picture.content_type:
+            headers.append(("content-type", picture.content_type))
+        if picture.id:
+            headers.append(("ce_id", picture.id))
+        producer.produce(settings.topics.frames, picture.value, picture.key, headers=headers)
+    assert producer.flush(30) == 0
+
+
+class Reader:
+    """Reads committed records of a topic from its beginning."""
+
+    def __init__(self, settings: Settings, topic: str) -> None:
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": settings.kafka.bootstrap_servers,
+                "group.id": f"reader-{uuid.uuid4().hex[:8]}",
+                "auto.offset.reset": "earliest",
+                "isolation.level": "read_committed",
+                "enable.auto.commit": False,
+                "session.timeout.ms": SESSION_TIMEOUT_MS,
+                "heartbeat.interval.ms": 500,
+                "fetch.message.max.bytes": 6_000_000,
+            }
+        )
+        self._consumer.subscribe([topic])
+        self.messages: list[Message] = []
+
+    def read(self, seconds: float = 0.2) -> None:
+        """Takes in what is there."""
+        for message in self._consumer.consume(500, seconds):
+            error = message.error()
+            assert error is None, error
+            self.messages.append(message)
+
+    def read_until(self, enough: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
+        """Reads until ``enough``; fails, naming ``what``, where that takes too long."""
+        deadline = time.monotonic() + seconds
+        while not enough():
+            assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what} ({len(self.messages)} were read)"
+            self.read()
+
+    def read_count(self, count: int, seconds: float = 120.0) -> list[Message]:
+        """Reads until there are ``count`` records, and asserts that there are no more just then."""
+        self.read_until(lambda: len(self.messages) >= count, f"{count} records", seconds)
+        assert len(self.messages) == count
+        return self.messages
+
+    def predictions(self) -> list[Prediction]:
+        """What was read, as predictions."""
+        return [decoder.decode(message.value() or b"") for message in self.messages]  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """Leaves."""
+        self._consumer.close()
+
+
+@contextmanager
+def reading(settings: Settings, topic: str) -> Iterator[Reader]:
+    """A :class:`Reader` for the length of a block."""
+    reader = Reader(settings, topic)
+    try:
+        yield reader
+    finally:
+        reader.close()
