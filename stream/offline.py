@@ -55,9 +55,13 @@ class OfflineWorker:
             Frame(topic, partition, first_offset + index, 0, None, value, (), FrameHeaders(content_type=kind))
             for index, (value, kind) in enumerate(pictures)
         )
+        return self.answer_frames(engine, frames)
+
+    def answer_frames(self, engine: Engine, frames: Iterable[Frame]) -> list[bytes]:
+        """The same for frames of one topic whose positions are known."""
         predictions: list[bytes] = []
         ahead: deque[list[Arrived]] = deque()
-        for batch in self._batches(frames):
+        for batch in self._batches(iter(frames)):
             ahead.append(self._pool.submit(batch))
             if len(ahead) > _AHEAD:
                 predictions += self._answer(engine, ahead.popleft())

@@ -1,0 +1,102 @@
+"""What the demo reads from the broker: predictions, the audits among the distillation records, dead letters."""
+
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from layercache.demo.tally import Answer, Audit
+from layercache.demo.versions import Versions
+from schemas import dead_letter, distillation, prediction
+from schemas.frame import CE_ID, RawHeaders
+from schemas.settings import Settings
+from stream.clients import consumer_config
+
+_BATCH = 500
+
+
+class Unanswered(RuntimeError):
+    """A frame became a dead letter; the demo's frames are all good, so something is wrong."""
+
+
+class Readings:
+    """Reads three topics from their beginning, committed records alone; no group, so nothing to wait for."""
+
+    def __init__(self, settings: Settings, places: Mapping[str, int], versions: Versions) -> None:
+        self._topics = settings.topics
+        self._places = places
+        self._versions = versions
+        # librdkafka asks for a group; this one is never joined
+        self._consumer = Consumer(consumer_config(settings, "layercache-demo-readings"))
+
+    def __enter__(self) -> "Readings":
+        known = self._consumer.list_topics(timeout=10.0).topics
+        self._consumer.assign(
+            [
+                TopicPartition(topic, partition, OFFSET_BEGINNING)
+                for topic in (self._topics.predictions, self._topics.distillation, self._topics.dead_letters)
+                for partition in known[topic].partitions
+            ]
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._consumer.close()
+
+    def poll(self, timeout_s: float) -> tuple[list[Answer], list[Audit]]:
+        """What has arrived, after ``timeout_s`` at most. Raises :class:`Unanswered` at a dead letter."""
+        answers: list[Answer] = []
+        audits: list[Audit] = []
+        for message in self._consumer.consume(_BATCH, timeout_s):
+            problem = message.error()
+            if problem is not None:
+                if problem.code() != KafkaError._PARTITION_EOF and not problem.retriable():
+                    raise KafkaException(problem)
+                continue
+            if message.topic() == self._topics.predictions:
+                answers.append(self._answer(message))
+            elif message.topic() == self._topics.distillation:
+                audits.extend(_audits(message))
+            else:
+                raise Unanswered(_complaint(message))
+        return answers, audits
+
+    def _answer(self, message: Message) -> Answer:
+        read = prediction.decoder.decode(message.value() or b"")
+        return Answer(
+            frame=self._places[read.id],
+            partition=read.partition,
+            offset=read.offset,
+            label=read.label,
+            exit=read.exit,
+            audited=read.audited,
+            version=read.heads_version,
+            flops_share=self._versions.flops_share(read.heads_version, read.exit),
+            frame_ms=read.times.frame_ms,
+            predicted_ms=read.times.predicted_ms,
+            inference_ms=read.times.inference_ms,
+        )
+
+
+def _audits(message: Message) -> Iterator[Audit]:
+    batch = distillation.decode(message.value() or b"")
+    full = batch.logits.argmax(1)
+    for row in batch.audit.nonzero()[0]:
+        yield Audit(
+            partition=int(batch.partition[row]),
+            offset=int(batch.offset[row]),
+            exits_open=bool(batch.header.exits),
+            disagrees=bool(batch.live_label[row] != full[row]),
+        )
+
+
+def _complaint(message: Message) -> str:
+    raw: RawHeaders = message.headers() or []  # type: ignore[assignment]  # values are bytes on the way in
+    headers = dict(raw)
+    name, reason, said = (
+        (headers.get(header) or b"?").decode(errors="replace")
+        for header in (CE_ID, dead_letter.REASON, dead_letter.MESSAGE)
+    )
+    return f"frame {name} was not answered ({reason}): {said}"
