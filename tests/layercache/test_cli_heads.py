@@ -1,0 +1,149 @@
+"""``layercache heads``: what an operator sees and does, in text and as JSON."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from early_exit import models
+from early_exit.store import HeadStore, open_store
+from layercache.cli import main
+from schemas.settings import Store
+from tests.support.manifests import manifest, name, tensors
+from tests.support.tiny_model import TinyModel
+
+Heads = Callable[..., Result]
+
+
+@pytest.fixture
+def options(tiny_model: TinyModel, tmp_path: Path) -> list[str]:
+    return [
+        *("--model", tiny_model.settings.spec),
+        *("--weights", str(tiny_model.settings.weights)),
+        *("--store-url", f"file://{tmp_path}/heads"),
+    ]
+
+
+@pytest.fixture
+def heads(options: list[str]) -> Heads:
+    return lambda *arguments: CliRunner().invoke(main.app, ["heads", *arguments, *options])
+
+
+@pytest.fixture
+def store(tiny_model: TinyModel, tmp_path: Path) -> HeadStore:
+    """The tiny model's store, with versions 0 to 2."""
+    model = models.load(tiny_model.settings)
+    store = open_store(Store(url=f"file://{tmp_path}/heads"), model.name, model.fingerprint)
+    for number in range(3):
+        store.publish(manifest(number, number - 1 if number else None, model.fingerprint), tensors(number))
+    return store
+
+
+def state(result: Result) -> dict[str, Any]:
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_an_empty_store_is_no_error(heads: Heads) -> None:
+    result = heads("list")
+    assert result.exit_code == 0
+    assert "no version yet: every frame runs the full model" in result.output
+    assert state(heads("list", "--json"))["versions"] == []
+
+
+def test_lists_versions_newest_first_and_marks_the_one_in_use(heads: Heads, store: HeadStore) -> None:
+    store.claim_attempt()
+    result = heads("list")
+    assert result.exit_code == 0
+    rows = [line.split() for line in result.output.splitlines() if "v000" in line and "file://" not in line]
+    assert [row[:2] for row in rows] == [["*", name(2)], [name(1), rows[1][1]], [name(0), rows[2][1]]]
+    assert "70.0%" in rows[0]
+    assert "0.80%" in rows[0]
+    listed = state(heads("list", "--json"))
+    assert listed["live"] == {"version": name(2), "closed": False, "pinned": False}
+    assert listed["attempts"] == 1
+    assert [version["version"] for version in listed["versions"]] == [name(2), name(1), name(0)]
+    assert listed["versions"][0]["exits"] == ["first"]
+    assert listed["versions"][0]["hit_rate"] == 0.7
+
+
+def test_shows_the_version_in_use_or_any_other(heads: Heads, store: HeadStore) -> None:
+    result = heads("show")
+    assert result.exit_code == 0
+    assert f"{name(2)} of tiny" in result.output
+    assert "certified for 1.00% at 95%: 2 of 1000 audits differ, risk at most" in " ".join(result.output.split())
+    shown = state(heads("show", name(1), "--json"))
+    assert shown["version"] == name(1)
+    assert shown["certificate"]["attempt"] == 2
+
+
+def test_show_tells_of_damage(heads: Heads, store: HeadStore) -> None:
+    file = Path(store.url.removeprefix("file://")) / name(1) / "heads.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    result = heads("show", name(1))
+    assert result.exit_code == 1
+    assert "heads.safetensors is corrupt" in str(result.exception)
+
+
+def test_rolls_back_to_the_predecessor_or_to_any_version(heads: Heads, store: HeadStore) -> None:
+    assert state(heads("rollback", "--json"))["live"]["version"] == name(1)
+    assert state(heads("rollback", name(2), "--json"))["live"]["version"] == name(2)
+    assert heads("rollback", name(0)).stdout.strip() == f"workers use {name(0)}"
+    assert store.live().version == name(0)
+
+
+def test_pins_and_unpins(heads: Heads, store: HeadStore) -> None:
+    assert heads("pin", name(0), "--reason", "release freeze").stdout.strip() == (
+        f"workers are held at {name(0)} (release freeze); latest is {name(2)}"
+    )
+    assert store.live().version == name(0)
+    pinned = state(heads("list", "--json"))
+    assert pinned["live"] == {"version": name(0), "closed": False, "pinned": True}
+    assert pinned["reason"] == "release freeze"
+    assert heads("unpin").stdout.strip() == f"workers use {name(2)}"
+    assert state(heads("pin", "--json"))["live"]["version"] == name(2)
+
+
+def test_closes_all_exits_until_unpinned(heads: Heads, store: HeadStore) -> None:
+    assert heads("close", "--reason", "odd answers").stdout.startswith("all exits are kept closed (odd answers)")
+    assert store.live().closed
+    assert "kept closed" in heads("show").stderr
+    assert state(heads("unpin", "--json"))["live"] == {"version": name(2), "closed": False, "pinned": False}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show"], "has no version in use yet"),
+        (["pin"], "has no version in use to pin"),
+        (["pin", "v9"], "has no version v9"),
+        (["rollback"], "nothing to roll back"),
+    ],
+)
+def test_what_cannot_be_done_exits_with_1_and_says_why(
+    arguments: list[str],
+    message: str,
+    options: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["layercache", "heads", *arguments, *options])
+    with pytest.raises(SystemExit) as raised:
+        main.main()
+    assert raised.value.code == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_wrong_model_or_store_is_told(heads: Heads, tiny_model: TinyModel) -> None:
+    wrong_model = CliRunner().invoke(main.app, ["heads", "list", "--model", "torchvision:resnet19"])
+    assert wrong_model.exit_code == 2
+    assert "did you mean" in wrong_model.stderr
+    spec = ["--model", tiny_model.settings.spec]
+    wrong_store = CliRunner().invoke(main.app, ["heads", "list", *spec, "--store-url", "foo://x"])
+    assert wrong_store.exit_code == 1
+    assert "store foo://x cannot be opened" in str(wrong_store.exception)
