@@ -3,15 +3,17 @@
 import multiprocessing
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from early_exit.store import HeadStore
 from tests.support.manifests import manifest, name, publish_forever, tensors
 
-KILLS = 40
-VALUES_A_ROW = 200_000  # heads of 2.4 MB: most of a publish is spent in writing them
-LONGEST_LIFE_S = 0.08
-DEADLINE_S = 120.0
+KILLS = 15
+VALUES_A_ROW = 100_000  # heads of 1.2 MB: most of a publish is spent in writing them
+DEADLINE_S = 240.0
 
 
 def read(store: HeadStore, last: int) -> int:
@@ -30,28 +32,36 @@ def read(store: HeadStore, last: int) -> int:
     return number
 
 
+@contextmanager
+def publishing(url: str, folder: str) -> Iterator[BaseProcess]:
+    """A process that publishes; killed at the end."""
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["tests.support.manifests"])  # imports torch once for all
+    publisher = processes.Process(target=publish_forever, args=(url, folder, VALUES_A_ROW), daemon=True)
+    publisher.start()
+    try:
+        yield publisher
+    finally:
+        publisher.kill()
+        publisher.join()
+
+
 def test_a_reader_never_sees_half_a_version(tmp_path: Path) -> None:
     random_ = random.Random(0)
     url, folder = f"file://{tmp_path}", "tiny"
     store = HeadStore(url, folder)
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["tests.support.manifests"])
     deadline = time.monotonic() + DEADLINE_S
     last = reads = 0
     for _ in range(KILLS):
-        publisher = processes.Process(target=publish_forever, args=(url, folder, VALUES_A_ROW))
-        before = store.attempts()
-        publisher.start()
-        while store.attempts() == before:  # it is at work; from here on it may die any moment
-            last = read(store, last)
-            assert publisher.is_alive()
-            assert time.monotonic() < deadline
-        dies = time.monotonic() + random_.uniform(0, LONGEST_LIFE_S)
-        while time.monotonic() < dies:
-            last = read(store, last)
-            reads += 1
-        publisher.kill()
-        publisher.join()
+        with publishing(url, folder) as publisher:
+            dies = store.attempts() + random_.randint(1, 3)
+            while store.attempts() < dies:  # an attempt is claimed right before its version is written
+                last = read(store, last)
+                reads += 1
+                assert publisher.is_alive()
+                assert time.monotonic() < deadline
+            for _ in range(random_.randint(0, 5)):
+                last = read(store, last)
         last = read(store, last)
     whole = {found.version for found in store.versions()}
     assert 0 < len(whole) < store.attempts(), "no publish was cut short: the test killed too late"
