@@ -128,4 +128,5 @@ def _common(settings: Settings) -> Config:
 
 
 def _dotted(overrides: Config) -> Config:
-    return {name.replace("_", "."): value for name, value in overrides.items()}
+    # librdkafka's one option whose name has no dot
+    return {name if name == "log_level" else name.replace("_", "."): value for name, value in overrides.items()}
