@@ -36,7 +36,7 @@ def read(store: HeadStore, last: int) -> int:
 def publishing(url: str, folder: str) -> Iterator[BaseProcess]:
     """A process that publishes; killed at the end."""
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["tests.support.manifests"])  # imports torch once for all
+    processes.set_forkserver_preload(["pytest", "tests.support.manifests"])  # imports once for all
     publisher = processes.Process(target=publish_forever, args=(url, folder, VALUES_A_ROW), daemon=True)
     publisher.start()
     try:
