@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import layercache
-from layercache.cli import common, cuts, demo, heads, settings, trainer, worker
+from layercache.cli import common, cuts, demo, heads, publish, settings, topics, trainer, watch, worker
 
 ROOMS = ("schemas", "early_exit", "stream", "cache_training", "layercache")
 
@@ -19,8 +19,9 @@ app = typer.Typer(
 app.command("demo")(demo.command)
 app.command("worker")(worker.command)
 app.command("trainer")(trainer.command)
-app.command("cuts")(cuts.command)
-app.add_typer(heads.app, name="heads")
+app.command("publish")(publish.command)
+app.command("watch")(watch.command)
+app.add_typer(topics.app, name="topics")
 app.command("cuts")(cuts.command)
 app.add_typer(heads.app, name="heads")
 app.command("settings")(settings.command)

@@ -1,0 +1,215 @@
+"""``layercache watch``: predictions as they come."""
+
+import os
+import sys
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from layercache.cli import common
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from schemas.prediction import Prediction
+    from stream.watch import Tally
+
+_ROWS = 15
+_TOLD = 5
+
+
+def command(
+    config: common.Config = None,
+    bootstrap: common.Bootstrap = None,
+    topic: Annotated[
+        str | None, typer.Option(help="Topic to watch; by default the predictions.", show_default=False)
+    ] = None,
+    from_beginning: Annotated[
+        bool, typer.Option("--from-beginning", help="Begin with the oldest that the topic still has.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Each as one line of JSON, as it is on the topic.")] = False,
+    dead_letters: Annotated[
+        bool, typer.Option("--dead-letters", help="Watch the frames that could not be answered, and why.")
+    ] = False,
+    kafka_options: common.KafkaOptions = None,
+) -> None:
+    """Shows predictions live, and how many frames leave early. Takes nothing away from other readers.
+
+    \b
+    Example:
+      layercache watch
+      layercache watch --json --from-beginning --limit 100 | jq -r .class_name
+      layercache watch --dead-letters
+    """
+    section = "dead_letters" if dead_letters else "predictions"
+    settings = common.load_settings(
+        config, kafka=common.kafka_overrides(bootstrap, kafka_options), topics={section: topic}
+    )
+    from layercache.cli.stopping import stop_on_signals
+    from stream.clients import KafkaUnusable
+    from stream.watch import follow
+
+    name = getattr(settings.topics, section)
+    show: _Show = _DeadLetters(as_json) if dead_letters else _Json() if as_json else _predictions()
+
+    def ready(partitions: int) -> None:
+        where = f"{name} at {settings.kafka.bootstrap_servers} ({partitions} partitions)"
+        typer.echo(f"watching {where}, Ctrl-C ends", err=True)
+
+    with stop_on_signals() as stop:
+        try:
+            shown = 0
+            with show:
+                for message in follow(settings, name, stop, from_beginning, ready):
+                    shown += message is not None and show.take(message)
+                    show.refresh()
+                    if shown == limit:
+                        return
+        except KafkaUnusable as error:
+            common.fail(f"error: {error}")
+        except BrokenPipeError:
+            # `| head` has seen enough; the interpreter would complain once more when it closes standard output
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return
+    raise typer.Exit(common.INTERRUPTED)
+
+
+class _Show:
+    """Shows records."""
+
+    refused = 0
+
+    def __enter__(self) -> "_Show":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.refused > _TOLD:
+            typer.echo(f"left out: {self.refused:,} records", err=True)
+
+    def take(self, message: Any) -> bool:
+        """True for a record that was what the topic should hold."""
+        raise NotImplementedError
+
+    def refresh(self) -> None:
+        """Called often, also when nothing came."""
+
+    def refuse(self, message: Any, why: object) -> bool:
+        """For a record that somebody else wrote there."""
+        self.refused += 1
+        if self.refused <= _TOLD:
+            typer.echo(f"{message.topic()}-{message.partition()}-{message.offset()}: left out: {why}", err=True)
+        return False
+
+
+class _Predictions(_Show):
+    """Lines."""
+
+    def take(self, message: Any) -> bool:
+        import msgspec
+
+        from schemas import prediction
+
+        try:
+            self.add(prediction.decoder.decode(message.value() or b""), message.value())
+        except msgspec.MsgspecError as error:
+            return self.refuse(message, f"not a prediction: {error}")
+        return True
+
+    def add(self, prediction: "Prediction", value: bytes) -> None:
+        typer.echo("\t".join(_cells(prediction)))
+        sys.stdout.flush()
+
+
+class _Json(_Predictions):
+    """Lines of JSON."""
+
+    def add(self, prediction: "Prediction", value: bytes) -> None:
+        from stream.watch import json_line
+
+        sys.stdout.buffer.write(json_line(value) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+class _DeadLetters(_Show):
+    """One line for each."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+
+    def take(self, message: Any) -> bool:
+        import msgspec
+
+        from stream.watch import read_dead_letter
+
+        try:
+            letter = read_dead_letter(message)
+        except msgspec.MsgspecError as error:
+            return self.refuse(message, f"not a dead letter: {error}")
+        if self._as_json:
+            typer.echo(msgspec.json.encode(letter).decode())
+        else:
+            typer.echo(f"{letter.id}\t{letter.reason}\t{letter.message}")
+        sys.stdout.flush()
+        return True
+
+
+class _Table(_Predictions):
+    """A table of the latest, and what all add up to, on a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        from stream.watch import Tally
+
+        self._latest: deque[Prediction] = deque(maxlen=_ROWS)
+        self._tally = Tally()
+        self._live = Live(console=Console(), get_renderable=self._render, refresh_per_second=4)
+
+    def __enter__(self) -> "_Show":
+        self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._live.stop()
+        super().__exit__(*error)
+
+    def add(self, prediction: "Prediction", value: bytes) -> None:
+        self._latest.append(prediction)
+        self._tally.add(prediction, time.monotonic())
+
+    def _render(self) -> "RenderableType":
+        from rich.console import Group
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table("frame", "label", "class", "confidence", "exit", "audited", box=None, header_style="bold")
+        for prediction in list(self._latest):
+            table.add_row(*(escape(cell) for cell in _cells(prediction)))
+        return Group(table, "", _summary(self._tally))
+
+
+def _predictions() -> _Show:
+    return _Table() if sys.stdout.isatty() else _Predictions()
+
+
+def _cells(prediction: "Prediction") -> tuple[str, ...]:
+    return (
+        prediction.id,
+        str(prediction.label),
+        prediction.class_name,
+        f"{prediction.confidence:.3f}",
+        prediction.exit,
+        "audited" if prediction.audited else "",
+    )
+
+
+def _summary(tally: "Tally") -> str:
+    exits = ", ".join(f"{name} {count:,}" for name, count in tally.exits.most_common())
+    return (
+        f"{tally.total:,} predictions, {tally.per_second():,.1f}/s, hit rate {tally.hit_rate:.1%} "
+        f"of the latest {min(tally.total, tally.window):,}, {tally.audited:,} audited\n{exits}"
+    )
