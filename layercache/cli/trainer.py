@@ -49,6 +49,6 @@ def command(
             "web_port": web_port,
         },
     )
-    from cache_training import app
+    from cache_training.app import run
 
-    raise typer.Exit(app.run(settings))
+    raise typer.Exit(run(settings))

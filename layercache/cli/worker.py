@@ -68,6 +68,6 @@ def command(
             "metrics_port": metrics_port,
         },
     )
-    from stream import worker
+    from stream.worker import run
 
-    raise typer.Exit(worker.run(settings))
+    raise typer.Exit(run(settings))
