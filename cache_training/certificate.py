@@ -51,7 +51,7 @@ def allowed(frames: int, budget: float, error: float) -> int:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The boldest setting that passed."""
+    """One setting's test."""
 
     index: int
     """Its place in the sequence."""
@@ -68,11 +68,17 @@ def certify(wrong: npt.NDArray[np.bool_], budget: float, error: float) -> Verdic
     that neither the exits nor the sequence have seen.
     """
     passed = None
-    frames = wrong.shape[1]
     for index, row in enumerate(wrong):
-        disagreements = int(row.sum())
-        p = p_value(disagreements, frames, budget)
-        if not frames or p > error:
+        verdict = verdict_of(index, row, budget, error)
+        if not verdict.frames or verdict.p_value > error:
             break
-        passed = Verdict(index, frames, disagreements, p, upper_bound(disagreements, frames, error))
+        passed = verdict
     return passed
+
+
+def verdict_of(index: int, wrong: npt.NDArray[np.bool_], budget: float, error: float) -> Verdict:
+    """What the test says of one setting; ``wrong`` bool ``[frames]``."""
+    frames, disagreements = len(wrong), int(wrong.sum())
+    return Verdict(
+        index, frames, disagreements, p_value(disagreements, frames, budget), upper_bound(disagreements, frames, error)
+    )

@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from cache_training.audits import Intake, Windows
-from cache_training.certificate import Verdict, allowed, attempt_error, certify
+from cache_training.certificate import Verdict, allowed, attempt_error, certify, verdict_of
 from cache_training.choosing import DOUBTS, Choice, Scored, calibrated, choose, shares
 from cache_training.dealing import one_per_block
 from cache_training.frames import Frames
@@ -37,8 +38,10 @@ _FIRST_TOLERANCE, _LATER_TOLERANCE = 0.2, 0.5
 _WORTHWHILE, _AT_LEAST = 1.05, 0.02
 #: Share of the tolerated risk that tuning aims at: beyond it an attempt tends to fail.
 _AIM = 0.8
+#: Of what the boldest certified setting saves.
+_NEARLY = 0.96
 #: Audit rate of the first version, and what each later one divides it by.
-_OPENING_AUDIT_RATE, _AUDIT_RATE_STEP = 0.6, 10.0
+_OPENING_AUDIT_RATE, _AUDIT_RATE_STEP = 0.6, 20.0
 _FEWEST_TUNING = 100
 #: Saving this much more of the time counts as progress; after so many rounds without, learning slows down.
 _PROGRESS, _PATIENCE = 0.005, 10
@@ -244,7 +247,7 @@ class OnlineTrainer:
         if verdict is None:
             log.info("attempt %d on %d frames certified nothing", attempt, len(tested))
             return
-        expected = self._expected(choice, exits[verdict.index])
+        verdict, expected = self._settle(choice, exits, wrong, verdict, error)
         if expected.time_saved <= self._live_saving():
             log.info(
                 "attempt %d certified %.1f %% of time saved, the live version saves more",
@@ -254,9 +257,28 @@ class OnlineTrainer:
             return
         self._publish(self._certified(manifest, verdict, attempt, error, expected), tensors)
 
+    def _settle(
+        self,
+        choice: Choice,
+        exits: list[npt.NDArray[np.int32]],
+        wrong: npt.NDArray[np.bool_],
+        boldest: Verdict,
+        error: float,
+    ) -> tuple[Verdict, Expected]:
+        """The safest setting that saves nearly as much as the boldest: the last savings are the dearest in risk.
+
+        Every setting up to the boldest has passed, so that any of them may be taken.
+        """
+        most = self._expected(choice, exits[boldest.index]).time_saved
+        for index in range(boldest.index + 1):
+            expected = self._expected(choice, exits[index])
+            if expected.time_saved >= _NEARLY * most:
+                break
+        return verdict_of(index, wrong[index], self.promise.max_disagreement, error), expected
+
     def _scores(
         self, manifest: Manifest, tensors: dict[str, Tensor], frames: Frames
-    ) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.float32]], np.ndarray[tuple[int, int], np.dtype[np.int64]]]:
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """By the very engine that will serve, with the heads as they are stored."""
         engine = Engine(self.traced, load_heads(manifest, tensors, self.traced))
         parts = [engine.score(part) for part in torch.from_numpy(frames.inputs).split(_SCORE_BATCH)]
@@ -320,7 +342,7 @@ class OnlineTrainer:
             return max(self._settings.min_audit_rate, _OPENING_AUDIT_RATE)
         return max(self._settings.min_audit_rate, self.live.audit_rate / _AUDIT_RATE_STEP)
 
-    def _expected(self, choice: Choice, exits: np.ndarray[tuple[int], np.dtype[np.int32]]) -> Expected:
+    def _expected(self, choice: Choice, exits: npt.NDArray[np.int32]) -> Expected:
         reach = [self.learner.cut_costs[one.candidate.cut] for one in choice.exits]
         heads = [one.candidate.costs for one in choice.exits]
         return Expected(
