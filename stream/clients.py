@@ -73,6 +73,28 @@ def producer_config(settings: Settings, **overrides: Any) -> Config:
     return _common(settings) | own | settings.kafka.options | settings.kafka.producer_options
 
 
+class ErrorLog:
+    """The ``error_cb`` of a client that runs for long: warns of each trouble once every few seconds.
+
+    Whatever matters comes back from a call as well; but calls wait, and people want to know for what.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._said: dict[int, float] = {}
+
+    def __call__(self, error: KafkaError) -> None:
+        now = self._clock()
+        if now - self._said.get(error.code(), float("-inf")) >= _LOG_EVERY_S:
+            self._said[error.code()] = now
+            log.warning("Kafka: %s", error.str())
+
+
+def long_running(config: Config) -> Config:
+    """``config`` with errors through our own log; librdkafka's repeats itself at every attempt to connect."""
+    return {"log_level": 2, "error_cb": ErrorLog()} | config
+
+
 def admin_client(settings: Settings) -> AdminClient:
     """A client to ask about topics and create them."""
     return AdminClient(_common(settings) | {"log_level": 0} | settings.kafka.options)

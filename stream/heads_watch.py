@@ -13,7 +13,7 @@ from torch import Tensor
 from early_exit.cuts import TracedModel
 from early_exit.drift import DriftDetector
 from early_exit.engine import Answers, Engine
-from early_exit.heads import CacheHeads, HeadsError, load_heads
+from early_exit.heads import HeadsError, load_heads
 from early_exit.store import Live, StoreError
 from schemas.manifest import Manifest
 from schemas.settings import Promise
@@ -35,7 +35,10 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class Serving:
-    """What to run: ``engine``, and the same version with every exit closed for when the engine leaves its budget."""
+    """What to run: ``engine``, or ``closed`` once the engine has left its budget.
+
+    ``closed`` still scores the exits without serving them: the trainer must see how often they disagree.
+    """
 
     engine: Engine
     closed: Engine
@@ -122,11 +125,12 @@ class HeadWatch:
             )  # fmt: skip
             self.serving = self._full
             return
-        shut = Engine(self._traced, CacheHeads(msgspec.structs.replace(manifest, exits=()), ()), self._mode)
-        engine = shut
-        if manifest.exits and not closed:
-            engine = Engine(self._traced, load_heads(manifest, tensors, self._traced), self._mode)
-            engine.warm_up(self._max_batch)
+        if closed:
+            manifest = msgspec.structs.replace(manifest, exits=())
+        heads = load_heads(manifest, tensors, self._traced)
+        engine = Engine(self._traced, heads, self._mode)
+        shut = Engine(self._traced, heads, "shadow")
+        engine.warm_up(self._max_batch)
         budget = manifest.certificate.max_disagreement if manifest.certificate else self._promise.max_disagreement
         self.serving = Serving(engine, shut, budget)
         log.info("serving %s%s", _named(self.serving), ", all exits kept closed by the operator" if closed else "")
@@ -147,7 +151,8 @@ class HeadWatch:
 class ExitGuard:
     """Runs a drift test on the audits of the version in force, and closes its exits once the test alarms.
 
-    Exits stay closed until another version comes, or the worker is started anew.
+    Exits stay closed until another version comes, or the worker is started anew. In shadow mode nothing is served by
+    exits, so the alarm is but said.
     """
 
     def __init__(self, confidence: float) -> None:

@@ -71,7 +71,7 @@ class Intake:
                 if is_hopeless(error.args[0]) or self._give_up():
                     raise KafkaUnusable(f"cannot go back to the last commit: {error.args[0].str()}") from error
                 self._complain(error.args[0])
-                self._consumer.poll(0)  # may bring a rebalance, after which other partitions are ours
+                self.fetch(1, 0)  # may bring a rebalance, after which other partitions are ours; frames are read again
 
     def lags(self) -> dict[int, int]:
         """Partition to how many frames are still to be read there, as far as the last fetch told."""

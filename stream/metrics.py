@@ -71,7 +71,10 @@ class Metrics:
 
     def serve(self, port: int) -> int:
         """Serves the metrics over HTTP on ``port``, 0 for any; returns the port. Raises ``OSError``."""
-        server, _ = start_http_server(port, registry=self.registry)
+        try:
+            server, _ = start_http_server(port, registry=self.registry)
+        except OSError as error:
+            raise OSError(f"cannot serve metrics on port {port}: {error.strerror}; set worker.metrics_port") from error
         log.info("metrics at http://localhost:%d/metrics", server.server_port)
         return int(server.server_port)
 

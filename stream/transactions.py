@@ -4,9 +4,7 @@ Exactly once by Kafka's transactions (KIP-98, KIP-447), or at least once by flus
 """
 
 import logging
-import socket
 import time
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -14,7 +12,7 @@ from typing import TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from schemas.settings import Settings
-from stream.clients import KafkaUnusable, producer_config
+from stream.clients import KafkaUnusable, long_running, producer_config
 
 log = logging.getLogger(__name__)
 
@@ -164,20 +162,16 @@ class Delivery(ABC):
 class ExactlyOnce(Delivery):
     """One transaction per commit interval, begun by its first record."""
 
-    def __init__(self, settings: Settings, consumer: Consumer, give_up: Callable[[], bool]) -> None:
+    def __init__(self, settings: Settings, worker: str, consumer: Consumer, give_up: Callable[[], bool]) -> None:
         self._settings = settings
-        worker = settings.worker.worker_id or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self.transactional_id = f"{settings.worker.group_id}-{worker}"
         super().__init__(consumer, settings.worker.commit_interval_ms / 1000, give_up)
 
     def _new_producer(self) -> Producer:
-        producer = Producer(
-            producer_config(
-                self._settings,
-                transactional_id=self.transactional_id,
-                transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
-            )
+        config = producer_config(
+            self._settings, transactional_id=self.transactional_id, transaction_timeout_ms=TRANSACTION_TIMEOUT_MS
         )
+        producer = Producer(long_running(config))
         self._producer = producer
         try:
             self._persist(producer.init_transactions, "registering for transactions")
@@ -219,7 +213,7 @@ class AtLeastOnce(Delivery):
 
     def _new_producer(self) -> Producer:
         config = producer_config(self._settings) | {"delivery.report.only.error": True, "on_delivery": self._report}
-        return Producer(config)
+        return Producer(long_running(config))
 
     def _report(self, error: KafkaError | None, _: object) -> None:
         self._undelivered = error or self._undelivered
@@ -247,7 +241,8 @@ class AtLeastOnce(Delivery):
         self._producer = self._new_producer()
 
 
-def delivery(settings: Settings, consumer: Consumer, give_up: Callable[[], bool]) -> Delivery:
-    """The delivery that the settings ask for."""
-    kind = ExactlyOnce if settings.worker.delivery == "exactly_once" else AtLeastOnce
-    return kind(settings, consumer, give_up)
+def delivery(settings: Settings, worker: str, consumer: Consumer, give_up: Callable[[], bool]) -> Delivery:
+    """The delivery that the settings ask for, by the worker of that name."""
+    if settings.worker.delivery == "exactly_once":
+        return ExactlyOnce(settings, worker, consumer, give_up)
+    return AtLeastOnce(settings, consumer, give_up)

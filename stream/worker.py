@@ -28,7 +28,14 @@ from schemas.prediction import CONTENT_TYPE_VALUE, FULL
 from schemas.settings import Settings
 from stream.answers import DistillationWriter, MicroBatch, PredictionWriter
 from stream.batching import MicroBatcher
-from stream.clients import RECORD_SLACK_BYTES, KafkaUnusable, admin_client, consumer_config, wait_for_broker
+from stream.clients import (
+    RECORD_SLACK_BYTES,
+    KafkaUnusable,
+    admin_client,
+    consumer_config,
+    long_running,
+    wait_for_broker,
+)
 from stream.decode import DecodeError, Limits
 from stream.frames import Arrived, Decoded, DecodePool, Frame
 from stream.heads_watch import ExitGuard, HeadWatch, flops_shares
@@ -113,9 +120,9 @@ class Worker:
         self._distillation = DistillationWriter(
             classifier.fingerprint, name, topics.max_record_bytes - RECORD_SLACK_BYTES
         )
-        consumer = Consumer(consumer_config(settings, worker.group_id) | {"error_cb": _client_error})
+        consumer = Consumer(long_running(consumer_config(settings, worker.group_id)))
         self._intake = Intake(consumer, topics.frames, self, stop.patience_is_over)
-        self._delivery: Delivery = delivery(settings, consumer, stop.patience_is_over)
+        self._delivery: Delivery = delivery(settings, name, consumer, stop.patience_is_over)
         self._undone = False
         self._version: str | None = "not yet shown"
         self._next_lag = 0.0
@@ -317,10 +324,3 @@ def _run(settings: Settings, stop: Stop) -> None:
 def _prediction_headers(frame: Frame) -> list[tuple[str, bytes | None]]:
     passed_on = ((name, value) for name, value in frame.raw_headers if name in _PASSED_ON)
     return [(CONTENT_TYPE, CONTENT_TYPE_VALUE), *passed_on]
-
-
-def _client_error(error: KafkaError) -> None:
-    """What librdkafka says on the side; whatever matters comes back from a call as well."""
-    log.log(
-        logging.WARNING if error.code() == KafkaError._ALL_BROKERS_DOWN else logging.DEBUG, "Kafka: %s", error.str()
-    )

@@ -79,7 +79,7 @@ def test_what_was_answered_in_full_teaches(worker_settings: Settings, tmp_path: 
         records: list[distillation.DistillationBatch] = []
 
         def enough() -> bool:
-            records[:] = [distillation.decode(message.value() or b"") for message in reader.messages]  # type: ignore[arg-type]
+            records[:] = [distillation.decode(message.value() or b"") for message in reader.messages]
             return sum(map(len, records)) >= 30
 
         reader.read_until(enough, "30 frames to learn from")

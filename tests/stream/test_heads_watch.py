@@ -62,7 +62,7 @@ def test_new_heads_are_taken_up_warm(watch: HeadWatch, store: StoreInMemory, tra
     assert watch.look()
     serving = watch.serving
     assert (serving.version, serving.engine.exits, serving.engine.audit_rate) == ("v1", (traced.proposed[0].name,), 0.2)
-    assert (serving.closed.version, serving.closed.exits, serving.closed.audit_rate) == ("v1", (), 0.2)
+    assert (serving.closed.version, serving.closed.mode, serving.closed.audit_rate) == ("v1", "shadow", 0.2)
     assert watch.look()
     assert watch.serving is serving  # nothing new: nothing is built
 
@@ -170,12 +170,27 @@ def test_the_guard_closes_exits_that_leave_their_budget_until_another_version(
     assert guard.closed
     assert guard.choose(watch.serving) is watch.serving.closed
     assert "heads v1 have left their budget of 0.0100" in caplog.text
-    assert serve(watch, guard, 60, first=60) == 0  # no exit would have answered
+    batch = micro_batch(60, 0.5, first=60)
+    answers = watch.serving.closed.run(batch.pictures, batch.audits)
+    assert (answers.exits == -1).all()
+    assert guard.watch(batch, answers) > 10  # what the exits would have said is still known, for the trainer
     assert guard.closed
     store.publish(heads(traced, "v2", audit_rate=0.5))
     watch.look()
     assert guard.choose(watch.serving).exits
     assert not guard.closed
+
+
+def test_in_shadow_mode_the_alarm_is_but_said(
+    store: StoreInMemory, traced: TracedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch = HeadWatch(store, traced, "shadow", 4, Promise())
+    store.publish(heads(traced, "v1", label="blue", audit_rate=0.5))
+    watch.look()
+    guard = ExitGuard(confidence=0.95)
+    serve(watch, guard, 60, first=0)
+    assert "heads v1 have left their budget" in caplog.text
+    assert guard.choose(watch.serving).exits == (traced.proposed[0].name,)
 
 
 def test_the_guard_counts_a_frame_that_is_read_again_once(
@@ -209,4 +224,6 @@ def test_shares_of_flops(watch: HeadWatch, store: StoreInMemory, traced: TracedM
     store.publish((msgspec.structs.replace(manifest, full_flops_share=1.02), tensors))
     watch.look()
     assert flops_shares(watch.serving.engine) == (0.3, 1.02)
-    assert flops_shares(watch.serving.closed) == (1.0,)
+    store.state = Live(None, closed=True, pinned=True)
+    watch.look()
+    assert flops_shares(watch.serving.engine) == (1.0,)
