@@ -151,13 +151,15 @@ class _Publisher:
 
     def run(self) -> None:
         for lap, item in self._items():
-            if self._stop.is_set() or self._counts.published == self._plan.limit:
+            if self._stop.is_set():
                 return
             if isinstance(item, Skipped):
                 self._skip(item.name, item.why)
             elif self._is_due():
                 self._send(item, lap)
             self._report(self._counts)
+            if self._counts.published == self._plan.limit:
+                return  # before the source is asked for another: a webcam would have to take it first
 
     def flush(self) -> None:
         """Lets what is queued go out; the client gives up by itself what no broker takes."""

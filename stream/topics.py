@@ -75,8 +75,8 @@ def create(
     missing = [topic for topic in wanted if topic.name not in metadata.topics]
     created = _create(client, missing, settings, len(metadata.brokers))
     there = [topic for topic in wanted if topic.name not in created]
-    if raced := [topic.name for topic in there if topic.name not in metadata.topics]:
-        metadata = _with_topics(client, raced, settings, troubles)
+    if missing:
+        metadata = _with_topics(client, [topic.name for topic in missing], settings, troubles)
     limits = _size_limits(client, [topic.name for topic in there])
     return [
         Outcome(name=topic.name, created=True, partitions=topic.partitions)
@@ -153,7 +153,7 @@ def _reason(error: KafkaError, replication: int, brokers: int) -> str:
 
 
 def _with_topics(client: AdminClient, names: list[str], settings: Settings, troubles: Troubles) -> ClusterMetadata:
-    """A topic that has just been created shows up in the metadata a little later."""
+    """A topic that has just been created shows up a little later: whoever comes after us shall find it."""
     deadline = time.monotonic() + _REQUEST_S
     while True:
         metadata = cluster(client, settings, troubles)
@@ -161,7 +161,7 @@ def _with_topics(client: AdminClient, names: list[str], settings: Settings, trou
         if all(name in metadata.topics for name in names):
             return metadata
         if time.monotonic() > deadline:
-            raise KafkaUnusable(f"the broker says that {', '.join(names)} exist, and does not show them")
+            raise KafkaUnusable(f"the broker says that it created {', '.join(names)}, and does not show them")
         time.sleep(_PROBE_S)
 
 

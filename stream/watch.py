@@ -57,7 +57,10 @@ def follow(
 
 
 def _start(consumer: Consumer, partition: TopicPartition, from_beginning: bool) -> TopicPartition:
-    """A number for the end: "the end" itself would be looked up later, and miss what comes until then."""
+    """A number for the end: "the end" itself would be looked up later, and miss what comes until then.
+
+    The embedded broker's number is too low where records came in batches: watching then begins with the latest batch.
+    """
     if from_beginning:
         return TopicPartition(partition.topic, partition.partition, OFFSET_BEGINNING)
     try:
