@@ -61,11 +61,13 @@ def test_without_heads_nothing_is_saved_and_nothing_differs() -> None:
     answers = [answer(frame, audited=True, predicted_ms=10 * frame) for frame in range(20)]
     labels = np.zeros(20, np.int64)
     columns = collect(answers, {}, labels, labels)
-    summary = summary_of(columns, answers, {})
+    race = msgspec.structs.replace(RACE, heads_version=None)
+    summary = msgspec.structs.replace(summary_of(columns, answers, {}), race=race)
     assert (summary.hit_rate, summary.flops_saved, summary.disagreement) == (0.0, 0.0, 0.0)
     assert summary.last_quarter.unaudited_disagreement is None
     assert summary.versions == ()
     assert "every frame ran the full path" in markdown(summary)
+    assert "No exit was open at the end of the stream" in markdown(summary)
 
 
 def test_a_version_that_answered_no_frame_is_listed_without_one() -> None:
