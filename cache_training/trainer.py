@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 #: the budget, which takes a larger window.
 _FIRST_TOLERANCE, _LATER_TOLERANCE = 0.2, 0.5
 #: A later attempt must promise to save this much more time than the live version does: relative, and of the whole.
-_WORTHWHILE, _AT_LEAST = 1.05, 0.02
+_WORTHWHILE, _AT_LEAST = 1.05, 0.05
 #: Share of the tolerated risk that tuning aims at: beyond it an attempt tends to fail.
 _AIM = 0.8
 #: Of what the boldest certified setting saves.
@@ -136,7 +136,7 @@ class OnlineTrainer:
         if self._clock() >= self._next_choice:
             started = self._clock()
             self._choose()
-            self._next_choice = self._clock() + max(2.0, 5 * (self._clock() - started))
+            self._next_choice = self._clock() + max(2.0, 3 * (self._clock() - started))
         spent = self._clock() - began
         # Heads that have stopped improving deserve less and less of the machine.
         return spent * min(20.0, 0.5 * max(0, self._rounds_without_gain - _PATIENCE)) if learnt else seconds
