@@ -111,8 +111,8 @@ def _throughput(axes: Axes, stream: _Stream) -> None:
     # its own first tenth of a window is one or two micro-batches, slow or fast by chance
     reach = np.where(stream.frames > window // 4, 1000 / np.maximum(spent, 1e-6), np.nan)
     answered = np.where(stream.frames > window // 4, answered_per_s(columns.predicted_ms, window), np.nan)
-    axes.plot(stream.frames, reach, color=_TEAL, label="the engine could do")
-    axes.plot(stream.frames, answered, color=_BLUE, label="answered (the publisher's pace)")
+    axes.plot(stream.frames, reach, color=_TEAL, label="engine, beside the trainer")
+    axes.plot(stream.frames, answered, color=_BLUE, label="answered, at the set pace")
     axes.set_ylim(0, float(np.nanmax(np.concatenate((reach, answered)), initial=1.0)) * 1.12)
     _headline(axes, "Frames per second", f"{stream.quarter.speedup:.2f} × as fast as with every exit closed")
 
