@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import layercache
-from layercache.cli import common, cuts, demo, heads, publish, settings, topics, trainer, watch, worker
+from layercache.cli import broker, common, cuts, demo, heads, publish, settings, topics, trainer, watch, worker
 
 ROOMS = ("schemas", "early_exit", "stream", "cache_training", "layercache")
 
@@ -17,6 +17,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("demo")(demo.command)
+app.command("broker")(broker.command)
 app.command("worker")(worker.command)
 app.command("trainer")(trainer.command)
 app.command("publish")(publish.command)
