@@ -7,9 +7,6 @@ import asyncio
 import logging
 import queue
 import ssl
-import threading
-import time
-from collections.abc import Callable
 from typing import Any
 
 import faust
@@ -18,6 +15,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from cache_training.state import Checkpoints
+from cache_training.thread import TrainingThread
 from cache_training.trainer import OnlineTrainer
 from early_exit import cuts, models
 from early_exit.cuts import CutError
@@ -28,114 +26,10 @@ from schemas.settings import Kafka, Settings
 
 log = logging.getLogger(__name__)
 
-#: Records between the agent and the trainer; beyond them the agent waits, and lag grows on the broker, not here.
-_INBOX_RECORDS = 256
 _TAKE, _WITHIN_S = 64, 0.2
-#: A checkpoint may take this share of the time at most; a slow disk makes them rarer.
-_CHECKPOINT_SHARE = 0.05
-_REPORT_S = 10.0
 _BROKER_WAIT_S = 5.0
 #: How long a killed trainer's partitions wait for the next one.
 _SESSION_TIMEOUT_MS = 10_000
-
-Arrived = tuple[DistillationBatch | None, Any]
-
-
-class TrainingThread(threading.Thread):
-    """Drains the inbox into the trainer, lets it work, writes checkpoints; everything here is off the event loop."""
-
-    def __init__(self, trainer: OnlineTrainer, checkpoints: Checkpoints, checkpoint_s: float, threads: int) -> None:
-        super().__init__(name="training", daemon=True)
-        self.inbox: queue.Queue[Arrived] = queue.Queue(_INBOX_RECORDS)
-        self.failure: BaseException | None = None
-        self.acknowledge: Callable[[list[Any]], None] = lambda messages: None
-        self._trainer = trainer
-        self._checkpoints = checkpoints
-        self._checkpoint_s = checkpoint_s
-        self._threads = threads
-        self._stopping = threading.Event()
-        self._unacknowledged: list[Any] = []
-        self._next_checkpoint = time.monotonic() + checkpoint_s
-        self._next_report = 0.0
-        self._troubled = False
-
-    def run(self) -> None:
-        torch.set_num_threads(self._threads)
-        try:
-            while not self._stopping.is_set():
-                self._turn()
-            self._drain()
-            self.checkpoint()
-        except BaseException as error:
-            self.failure = error
-            log.exception("the trainer failed")
-
-    def stop(self) -> None:
-        """Ends after the turn under way, with a last checkpoint."""
-        self._stopping.set()
-        self.join()
-
-    def checkpoint(self) -> None:
-        """Writes what has been learnt, then acknowledges the records that taught it. Raises ``OSError``."""
-        began = time.monotonic()
-        self._checkpoints.save(*self._trainer.snapshot())
-        messages, self._unacknowledged = self._unacknowledged, []
-        self.acknowledge(messages)
-        spent = time.monotonic() - began
-        self._next_checkpoint = time.monotonic() + max(self._checkpoint_s, spent / _CHECKPOINT_SHARE)
-
-    def _turn(self) -> None:
-        try:
-            self._drain()
-            rest = self._trainer.work()
-            if time.monotonic() >= self._next_checkpoint:
-                self.checkpoint()
-            if self._troubled:
-                log.info("the trainer goes on")
-            self._troubled = False
-        except (StoreError, OSError) as error:
-            # Storage that is away comes back: nothing is acknowledged until then, so nothing is lost by waiting.
-            if not self._troubled:
-                log.error("%s; trying again", error)
-            self._troubled = True
-            rest = 1.0
-            self._next_checkpoint = max(self._next_checkpoint, time.monotonic() + 1.0)
-        self._report()
-        self._wait(rest)
-
-    def _wait(self, seconds: float) -> None:
-        """Until time is up or a record arrives."""
-        deadline = time.monotonic() + seconds
-        while not self._stopping.is_set() and (left := deadline - time.monotonic()) > 0:
-            try:
-                self._take(self.inbox.get(timeout=min(left, 0.2)))
-                return
-            except queue.Empty:
-                continue
-
-    def _drain(self) -> None:
-        for _ in range(_INBOX_RECORDS):
-            try:
-                self._take(self.inbox.get_nowait())
-            except queue.Empty:
-                return
-
-    def _take(self, arrived: Arrived) -> None:
-        batch, message = arrived
-        self._unacknowledged.append(message)
-        if batch is not None:
-            self._trainer.ingest(batch)
-
-    def _report(self) -> None:
-        if time.monotonic() >= self._next_report:
-            self._next_report = time.monotonic() + _REPORT_S
-            at = self._trainer.progress()
-            log.info(
-                "%d audits (%d for tuning, %d wait for certification), %d misses, %d views, %d attempts, "
-                "live %s saves %.0f %% of time",
-                at.audits, at.tuning, at.certification, at.misses, at.views, at.attempts, at.version,
-                100 * at.expected_time_saved,
-            )  # fmt: skip
 
 
 def run(settings: Settings) -> int:
@@ -147,6 +41,7 @@ def run(settings: Settings) -> int:
         classifier = models.load(settings.model)
         traced = cuts.trace(classifier, settings.trainer.max_cuts)
         store = open_store(settings.store, classifier.name, classifier.fingerprint)
+        store.check_writable()
         checkpoints = Checkpoints(settings.trainer.state_dir / model_folder(classifier.name, classifier.fingerprint))
         thread: list[TrainingThread] = []
         trainer = OnlineTrainer(

@@ -6,26 +6,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cache_training import versions
 from cache_training.audits import Intake, Windows
 from cache_training.certificate import Verdict, allowed, attempt_error, certify, verdict_of
-from cache_training.choosing import DOUBTS, Choice, Scored, calibrated, choose, shares
+from cache_training.choosing import DOUBTS, Choice, Scored, calibrated, choose
 from cache_training.dealing import one_per_block
 from cache_training.frames import Frames
 from cache_training.learner import Learner
 from early_exit.cuts import TracedModel
 from early_exit.drift import DriftDetector
 from early_exit.engine import Engine
-from early_exit.heads import load_heads, tensor_names
+from early_exit.heads import load_heads
 from early_exit.policy import cascade
 from early_exit.store import HeadStore
 from schemas.distillation import DistillationBatch
-from schemas.manifest import Certificate, Exit, Expected, Manifest
+from schemas.manifest import Expected, Manifest
 from schemas.settings import Promise
 from schemas.settings import Trainer as TrainerSettings
 
@@ -40,8 +40,6 @@ _WORTHWHILE, _AT_LEAST = 1.05, 0.05
 _AIM = 0.8
 #: Of what the boldest certified setting saves.
 _NEARLY = 0.96
-#: Audit rate of the first version, and what each later one divides it by.
-_OPENING_AUDIT_RATE, _AUDIT_RATE_STEP = 0.6, 20.0
 _FEWEST_TUNING = 100
 #: Saving this much more of the time counts as progress; after so many rounds without, learning slows down.
 _PROGRESS, _PATIENCE = 0.005, 10
@@ -247,15 +245,16 @@ class OnlineTrainer:
         if verdict is None:
             log.info("attempt %d on %d frames certified nothing", attempt, len(tested))
             return
-        verdict, expected = self._settle(choice, exits, wrong, verdict, error)
-        if expected.time_saved <= self._live_saving():
-            log.info(
-                "attempt %d certified %.1f %% of time saved, the live version saves more",
-                attempt,
-                100 * expected.time_saved,
-            )
+        verdict, expectation = self._settle(choice, exits, wrong, verdict, error)
+        if expectation.time_saved <= self._live_saving():
+            saved = 100 * expectation.time_saved
+            log.info("attempt %d certified %.1f %% of time saved, the live version saves more", attempt, saved)
             return
-        self._publish(self._certified(manifest, verdict, attempt, error, expected), tensors)
+        self._publish(versions.certified(manifest, self.promise, attempt, error, verdict, expectation), tensors)
+
+    def _draft(self, choice: Choice | None) -> tuple[Manifest, dict[str, Tensor]]:
+        costs, least = self.learner.cut_costs, self._settings.min_audit_rate
+        return versions.draft(self.traced.classifier, self.live, choice, costs, least, self._now())
 
     def _settle(
         self,
@@ -269,12 +268,13 @@ class OnlineTrainer:
 
         Every setting up to the boldest has passed, so that any of them may be taken.
         """
-        most = self._expected(choice, exits[boldest.index]).time_saved
+        costs = self.learner.cut_costs
+        most = versions.expected(choice, exits[boldest.index], costs).time_saved
         for index in range(boldest.index + 1):
-            expected = self._expected(choice, exits[index])
-            if expected.time_saved >= _NEARLY * most:
+            expectation = versions.expected(choice, exits[index], costs)
+            if expectation.time_saved >= _NEARLY * most:
                 break
-        return verdict_of(index, wrong[index], self.promise.max_disagreement, error), expected
+        return verdict_of(index, wrong[index], self.promise.max_disagreement, error), expectation
 
     def _scores(
         self, manifest: Manifest, tensors: dict[str, Tensor], frames: Frames
@@ -284,112 +284,13 @@ class OnlineTrainer:
         parts = [engine.score(part) for part in torch.from_numpy(frames.inputs).split(_SCORE_BATCH)]
         return np.concatenate([scores for scores, _ in parts]), np.concatenate([labels for _, labels in parts])
 
-    def _draft(self, choice: Choice) -> tuple[Manifest, dict[str, Tensor]]:
-        """The version as it would be, thresholds and certificate still open, and its tensors."""
-        tensors: dict[str, Tensor] = {}
-        exits = []
-        heads_flops = heads_time = 0.0
-        for one in choice.exits:
-            candidate = one.candidate
-            tensors |= {name: t.clone() for name, t in tensor_names(candidate.cut, candidate.average).items()}
-            heads_flops += candidate.costs.flops
-            heads_time += candidate.costs.time
-            reach = self.learner.cut_costs[candidate.cut]
-            exits.append(
-                Exit(
-                    cut=candidate.cut,
-                    head=candidate.spec,
-                    temperature=one.temperature,
-                    threshold=2.0,
-                    flops_share=reach.flops + heads_flops,
-                    time_share=reach.time + heads_time,
-                )
-            )
-        return self._manifest(
-            tuple(exits), "better" if self.live and self.live.exits else "first", 1 + heads_flops
-        ), tensors
-
-    def _manifest(self, exits: tuple[Exit, ...], reason: str, full_flops_share: float = 1.0) -> Manifest:
-        classifier = self.traced.classifier
-        now = self._now()
-        return msgspec.convert(
-            {
-                "version": f"{now:%Y%m%dT%H%M%S}-{self._number():04d}",
-                "model": classifier.fingerprint,
-                "model_name": classifier.name,
-                "created": now.isoformat(timespec="seconds"),
-                "reason": reason,
-                "predecessor": self.live.version if self.live else None,
-                "exits": exits,
-                "full_flops_share": full_flops_share,
-                "audit_rate": self._audit_rate(bool(exits)),
-                "certificate": None,
-                "expected": None,
-            },
-            Manifest,
-        )
-
-    def _number(self) -> int:
-        """Which version of this model the next one is: the live one's number and one."""
-        last = self.live.version.rpartition("-")[2] if self.live else "0"
-        return int(last) + 1 if last.isdigit() else 1
-
-    def _audit_rate(self, open_: bool) -> float:
-        """All while nothing is open, as audits cost nothing then; less with each version, as later ones gain less."""
-        if not open_:
-            return 1.0
-        if self.live is None or not self.live.exits:
-            return max(self._settings.min_audit_rate, _OPENING_AUDIT_RATE)
-        return max(self._settings.min_audit_rate, self.live.audit_rate / _AUDIT_RATE_STEP)
-
-    def _expected(self, choice: Choice, exits: npt.NDArray[np.int32]) -> Expected:
-        reach = [self.learner.cut_costs[one.candidate.cut] for one in choice.exits]
-        heads = [one.candidate.costs for one in choice.exits]
-        return Expected(
-            hit_rate=float((exits >= 0).mean()),
-            flops_saved=1 - shares(exits, [cost.flops for cost in reach], [cost.flops for cost in heads]),
-            time_saved=1 - shares(exits, [cost.time for cost in reach], [cost.time for cost in heads]),
-        )
-
-    def _certified(
-        self, manifest: Manifest, verdict: Verdict, attempt: int, error: float, expected: Expected
-    ) -> Manifest:
-        threshold = float(np.float32(1 - DOUBTS[verdict.index]))
-        return msgspec.structs.replace(
-            manifest,
-            exits=tuple(msgspec.structs.replace(exit_, threshold=threshold) for exit_ in manifest.exits),
-            certificate=Certificate(
-                max_disagreement=self.promise.max_disagreement,
-                confidence=self.promise.confidence,
-                attempt=attempt,
-                error=error,
-                frames=verdict.frames,
-                disagreements=verdict.disagreements,
-                p_value=verdict.p_value,
-                upper_bound=verdict.upper_bound,
-            ),
-            expected=expected,
-        )
-
     def _publish(self, manifest: Manifest, tensors: dict[str, Tensor]) -> None:
         # A store that cannot be written to now must not cost what has been certified: tried again with the next work.
         self._unpublished = manifest, tensors
         manifest = self.store.publish(manifest, tensors)
         self._unpublished = None
         self._set_live(manifest)
-        certificate, expected = manifest.certificate, manifest.expected
-        if certificate and expected:
-            log.info(
-                "published %s: exits at %s, %.1f %% of frames leave, %.1f %% of FLOPs saved; risk at most %.2f %% "
-                "(%d of %d disagreed)",
-                manifest.version,
-                ", ".join(exit_.cut for exit_ in manifest.exits),
-                100 * expected.hit_rate,
-                100 * expected.flops_saved,
-                100 * certificate.upper_bound,
-                certificate.disagreements,
-                certificate.frames,
-            )
+        log.info("published %s", versions.described(manifest))
 
     def _close(self) -> None:
         """The live version has left its budget: close every exit, forget the stream as it was, learn again."""
@@ -404,4 +305,4 @@ class OnlineTrainer:
         self.learner.ring.clear()
         self.learner.tuning.clear()
         self._best_seen, self._rounds_without_gain = 0.0, 0
-        self._publish(self._manifest((), "unsafe"), {})
+        self._publish(*self._draft(None))

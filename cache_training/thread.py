@@ -1,0 +1,122 @@
+"""The thread that learns: drains the inbox into the trainer, lets it work, and writes checkpoints."""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from cache_training.state import Checkpoints
+from cache_training.trainer import OnlineTrainer
+from early_exit.store import StoreError
+from schemas.distillation import DistillationBatch
+
+log = logging.getLogger(__name__)
+
+#: Records between the agent and the trainer; beyond them the agent waits, and lag grows on the broker, not here.
+_INBOX_RECORDS = 256
+#: A checkpoint may take this share of the time at most; a slow disk makes them rarer.
+_CHECKPOINT_SHARE = 0.05
+_REPORT_S = 10.0
+
+Arrived = tuple[DistillationBatch | None, Any]
+
+
+class TrainingThread(threading.Thread):
+    """Drains the inbox into the trainer, lets it work, writes checkpoints; everything here is off the event loop."""
+
+    def __init__(self, trainer: OnlineTrainer, checkpoints: Checkpoints, checkpoint_s: float, threads: int) -> None:
+        super().__init__(name="training", daemon=True)
+        self.inbox: queue.Queue[Arrived] = queue.Queue(_INBOX_RECORDS)
+        self.failure: BaseException | None = None
+        self.acknowledge: Callable[[list[Any]], None] = lambda messages: None
+        self._trainer = trainer
+        self._checkpoints = checkpoints
+        self._checkpoint_s = checkpoint_s
+        self._threads = threads
+        self._stopping = threading.Event()
+        self._unacknowledged: list[Any] = []
+        self._next_checkpoint = time.monotonic() + checkpoint_s
+        self._next_report = 0.0
+        self._troubled = False
+
+    def run(self) -> None:
+        torch.set_num_threads(self._threads)
+        try:
+            while not self._stopping.is_set():
+                self._turn()
+            self._drain()
+            self.checkpoint()
+        except BaseException as error:
+            self.failure = error
+            log.exception("the trainer failed")
+
+    def stop(self) -> None:
+        """Ends after the turn under way, with a last checkpoint."""
+        self._stopping.set()
+        self.join()
+
+    def checkpoint(self) -> None:
+        """Writes what has been learnt, then acknowledges the records that taught it. Raises ``OSError``."""
+        began = time.monotonic()
+        self._checkpoints.save(*self._trainer.snapshot())
+        messages, self._unacknowledged = self._unacknowledged, []
+        self.acknowledge(messages)
+        spent = time.monotonic() - began
+        self._next_checkpoint = time.monotonic() + max(self._checkpoint_s, spent / _CHECKPOINT_SHARE)
+
+    def _turn(self) -> None:
+        try:
+            self._drain()
+            rest = self._trainer.work()
+            if time.monotonic() >= self._next_checkpoint:
+                self.checkpoint()
+            if self._troubled:
+                log.info("the trainer goes on")
+            self._troubled = False
+        except (StoreError, OSError) as error:
+            # Storage that is away comes back: nothing is acknowledged until then, so nothing is lost by waiting.
+            if not self._troubled:
+                log.error("%s; trying again", error)
+            self._troubled = True
+            rest = 1.0
+            self._next_checkpoint = max(self._next_checkpoint, time.monotonic() + 1.0)
+        self._report()
+        self._wait(rest)
+
+    def _wait(self, seconds: float) -> None:
+        """Until time is up or a record arrives."""
+        deadline = time.monotonic() + seconds
+        while not self._stopping.is_set() and (left := deadline - time.monotonic()) > 0:
+            try:
+                self._take(self.inbox.get(timeout=min(left, 0.2)))
+                return
+            except queue.Empty:
+                continue
+
+    def _drain(self) -> None:
+        for _ in range(_INBOX_RECORDS):
+            try:
+                self._take(self.inbox.get_nowait())
+            except queue.Empty:
+                return
+
+    def _take(self, arrived: Arrived) -> None:
+        batch, message = arrived
+        self._unacknowledged.append(message)
+        if batch is not None:
+            self._trainer.ingest(batch)
+
+    def _report(self) -> None:
+        if time.monotonic() >= self._next_report:
+            self._next_report = time.monotonic() + _REPORT_S
+            at = self._trainer.progress()
+            log.info(
+                "%d audits (%d for tuning, %d wait for certification), %d misses, %d views, %d attempts, "
+                "live %s saves %.0f %% of time",
+                at.audits, at.tuning, at.certification, at.misses, at.views, at.attempts, at.version,
+                100 * at.expected_time_saved,
+            )  # fmt: skip
