@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -93,6 +94,15 @@ def kafka_overrides(bootstrap: str | None, options: list[str] | None) -> dict[st
             fail(f"-X {option}: write NAME=VALUE, as in -X security.protocol=SASL_SSL", WRONG_USAGE)
         pairs[name] = value
     return {"bootstrap_servers": bootstrap, "options": pairs or None}
+
+
+def end_on_sigterm() -> None:
+    """SIGTERM while a command is still starting up: nothing is begun, so it ends at once, with exit code 0.
+
+    Replaced by the handlers that the command installs once it has something to finish. As process 1 of a container it
+    would otherwise not even notice.
+    """
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(OK))
 
 
 def set_up_logging(verbose: bool) -> None:

@@ -49,6 +49,7 @@ def command(
             "web_port": web_port,
         },
     )
+    common.end_on_sigterm()
     from cache_training.app import run
 
     raise typer.Exit(run(settings))

@@ -68,6 +68,7 @@ def command(
             "metrics_port": metrics_port,
         },
     )
+    common.end_on_sigterm()
     from stream.worker import run
 
     raise typer.Exit(run(settings))

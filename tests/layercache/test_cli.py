@@ -239,6 +239,21 @@ def test_ctrl_c_is_exit_code_130() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_sigterm_while_starting_up_is_exit_code_0() -> None:
+    program = "; ".join(
+        (
+            "import os, signal, layercache.cli.common as common",
+            "common.end_on_sigterm()",
+            "os.kill(os.getpid(), signal.SIGTERM)",
+            "signal.pause()",
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT, timeout=30
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+
+
 def test_log_lines_off_a_terminal_are_plain_and_timed() -> None:
     program = "from layercache.cli import common; import logging; common.set_up_logging(False); \
 logging.getLogger('stream.worker').info('up'); logging.getLogger('stream.worker').debug('unseen')"
