@@ -1,7 +1,6 @@
 """Kafka clients from the settings: their configuration, waiting for a broker, and whether the topics are there."""
 
 import logging
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,6 +9,7 @@ from confluent_kafka.admin import AdminClient
 
 from schemas.dead_letter import HEADROOM_BYTES
 from schemas.settings import Settings
+from stream.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,6 @@ PRODUCER_QUEUE_KB = 131_072
 #: Room for a record's key, headers and framing under the topic's limit.
 RECORD_SLACK_BYTES = 4_096
 
-_LOG_EVERY_S = 5.0
 _PROBE_S = 2.0
 
 Config = dict[str, Any]
@@ -79,14 +78,11 @@ class ErrorLog:
     Whatever matters comes back from a call as well; but calls wait, and people want to know for what.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._said: dict[int, float] = {}
+    def __init__(self) -> None:
+        self._throttle = Throttle()
 
     def __call__(self, error: KafkaError) -> None:
-        now = self._clock()
-        if now - self._said.get(error.code(), float("-inf")) >= _LOG_EVERY_S:
-            self._said[error.code()] = now
+        if self._throttle.passes(error.code()):
             log.warning("Kafka: %s", error.str())
 
 
@@ -105,15 +101,13 @@ def wait_for_broker(client: AdminClient, servers: str, stopping: Callable[[], bo
 
     Says every few seconds that it waits. Raises :class:`KafkaUnusable` where a topic is missing.
     """
-    said = float("-inf")
+    throttle = Throttle()
     while not stopping():
         try:
             known = client.list_topics(timeout=_PROBE_S).topics
         except KafkaException as error:
-            now = time.monotonic()
-            if now - said >= _LOG_EVERY_S:
+            if throttle.passes():
                 log.warning("no answer from Kafka at %s (%s); trying again", servers, error.args[0].str())
-                said = now
             continue
         missing = [name for name in topics if name not in known]
         if missing:

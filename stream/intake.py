@@ -1,7 +1,6 @@
 """The worker's consumer: frames in, rebalances noticed, and back to where the last commit was."""
 
 import logging
-import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -9,11 +8,11 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from stream.clients import KafkaUnusable, is_hopeless, missing_topics
 from stream.frames import Frame
+from stream.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
 _CALL_S = 5.0
-_LOG_EVERY_S = 5.0
 
 
 class Owner(Protocol):
@@ -38,7 +37,7 @@ class Intake:
         self._first: dict[int, int | None] = {}
         #: the offset that comes next
         self._next: dict[int, int] = {}
-        self._said = float("-inf")
+        self._throttle = Throttle()
 
     def subscribe(self) -> None:
         """Joins the group."""
@@ -110,10 +109,8 @@ class Intake:
             raise KafkaUnusable(missing_topics([self._topic], "the broker"))
         if is_hopeless(error):
             raise KafkaUnusable(f"cannot read {self._topic}: {error.str()}")
-        now = time.monotonic()
-        if now - self._said >= _LOG_EVERY_S:
+        if self._throttle.passes(error.code()):
             log.warning("reading %s: %s; waiting", self._topic, error.str())
-            self._said = now
 
     def _assigned(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         for partition in _numbers(partitions):

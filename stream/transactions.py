@@ -13,6 +13,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from schemas.settings import Settings
 from stream.clients import KafkaUnusable, long_running, producer_config
+from stream.patience import Stuck, within
+from stream.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
@@ -23,9 +25,33 @@ TRANSACTION_TIMEOUT_MS = 10_000
 #: So many aborts without a commit in between are no accident; what comes next would abort too.
 MAX_ABORTS = 10
 
+#: A call that takes longer is taken for lost, and its producer with it: librdkafka's
+#: ``rd_kafka_send_offsets_to_transaction`` can ignore its own timeout for good after a broker was away
+#: (confluentinc/librdkafka #5456, #5511, up to 2.16 at least), and a flush can make no more progress. Longer than
+#: TRANSACTION_TIMEOUT_MS, after which the broker has aborted the transaction anyhow.
+STUCK_S = 15.0
+
+#: Errors that pass; however many there are in a row, they do not say that the next commit fails too.
+_PASSING = frozenset(
+    {
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._MSG_TIMED_OUT,
+        KafkaError._FENCED,
+        KafkaError._STATE,
+        KafkaError._PURGE_QUEUE,
+        KafkaError._PURGE_INFLIGHT,
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.INVALID_PRODUCER_EPOCH,
+        KafkaError.INVALID_PRODUCER_ID_MAPPING,
+    }
+)
+
 _CALL_S = 2.0
 _PAUSE_S = 0.1
-_LOG_EVERY_S = 5.0
 
 Headers = Sequence[tuple[str, bytes | None]]
 Result = TypeVar("Result")
@@ -49,6 +75,7 @@ class Delivery(ABC):
         self._offsets: dict[tuple[str, int], int] = {}
         self._began: float | None = None
         self._aborts = 0
+        self._throttle = Throttle()
         self._producer = self._new_producer()
 
     def produce(self, topic: str, value: bytes | None, key: bytes | None = None, headers: Headers = ()) -> None:
@@ -84,6 +111,10 @@ class Delivery(ABC):
             self._commit(offsets)
         except KafkaException as error:
             self._failed("committing", error)
+        except Stuck as error:
+            self._clear()
+            self._renew(f"committing: {error}")
+            raise Aborted(f"committing: {error}") from error
         self._clear()
         self._aborts = 0
         return True
@@ -95,8 +126,8 @@ class Delivery(ABC):
         self._clear()
         try:
             self._abort()
-        except KafkaException as error:
-            self._renew(error.args[0])
+        except (KafkaException, Stuck) as error:
+            self._renew(f"aborting: {_text(error)}", is_fenced=_is_fenced(error))
 
     def close(self) -> None:
         """Aborts what is open."""
@@ -107,8 +138,8 @@ class Delivery(ABC):
             try:
                 self._open()
             except KafkaException as error:
-                self._renew(error.args[0])
-                raise Aborted(str(error)) from error
+                self._renew(_text(error), is_fenced=_is_fenced(error))
+                raise Aborted(_text(error)) from error
             self._began = time.monotonic()
 
     def _clear(self) -> None:
@@ -117,29 +148,27 @@ class Delivery(ABC):
 
     def _failed(self, doing: str, error: KafkaException) -> None:
         """Aborts after an error that waiting did not cure, and raises."""
-        cause = error.args[0]
-        self._aborts += 1
+        cause: KafkaError = error.args[0]
+        self._aborts += cause.code() not in _PASSING
         if self._aborts >= MAX_ABORTS:
             raise KafkaUnusable(f"{self._aborts} commits in a row failed, the last while {doing}: {cause.str()}")
         if cause.fatal():
             self._clear()
-            self._renew(cause)
+            self._renew(f"{doing}: {cause.str()}", is_fenced=_is_fenced(error))
         else:
             self.abort()
         raise Aborted(f"{doing}: {cause.str()}") from error
 
     def _persist(self, call: Callable[[float], Result], doing: str) -> Result:
         """Repeats ``call`` (which takes a timeout in seconds) while its errors are such as pass."""
-        said = time.monotonic()
         while True:
             try:
-                return call(_CALL_S)
+                return within(STUCK_S, lambda: call(_CALL_S), self._give_up)
             except KafkaException as error:
                 if not error.args[0].retriable() or self._give_up():
                     raise
-                if time.monotonic() - said >= _LOG_EVERY_S:
+                if self._throttle.passes(doing):
                     log.warning("still %s: %s", doing, error.args[0].str())
-                    said = time.monotonic()
                 self._producer.poll(_PAUSE_S)
 
     @abstractmethod
@@ -155,8 +184,8 @@ class Delivery(ABC):
     def _abort(self) -> None: ...
 
     @abstractmethod
-    def _renew(self, cause: KafkaError) -> None:
-        """A working producer after a fatal error, or :class:`KafkaUnusable`."""
+    def _renew(self, why: str, is_fenced: bool = False) -> None:
+        """A working producer in place of one that cannot go on; :class:`KafkaUnusable` where that makes no sense."""
 
 
 class ExactlyOnce(Delivery):
@@ -171,13 +200,12 @@ class ExactlyOnce(Delivery):
         config = producer_config(
             self._settings, transactional_id=self.transactional_id, transaction_timeout_ms=TRANSACTION_TIMEOUT_MS
         )
-        producer = Producer(long_running(config))
-        self._producer = producer
+        self._producer = Producer(long_running(config))
         try:
-            self._persist(producer.init_transactions, "registering for transactions")
-        except KafkaException as error:
-            raise KafkaUnusable(f"no transactions as {self.transactional_id}: {error.args[0].str()}") from error
-        return producer
+            self._persist(self._producer.init_transactions, "registering for transactions")
+        except (KafkaException, Stuck) as error:
+            raise KafkaUnusable(f"no transactions as {self.transactional_id}: {_text(error)}") from error
+        return self._producer
 
     def _open(self) -> None:
         self._producer.begin_transaction()
@@ -191,15 +219,16 @@ class ExactlyOnce(Delivery):
     def _abort(self) -> None:
         self._persist(self._producer.abort_transaction, "aborting")
 
-    def _renew(self, cause: KafkaError) -> None:
-        if cause.code() == KafkaError._FENCED and self._settings.worker.worker_id is not None:
+    def _renew(self, why: str, is_fenced: bool = False) -> None:
+        if is_fenced and self._settings.worker.worker_id is not None:
             raise KafkaUnusable(
                 f"another worker took over the transactional.id {self.transactional_id}, or this one was away for more "
                 f"than {TRANSACTION_TIMEOUT_MS / 1000:.0f} s: each running worker needs a worker_id of its own"
             )
         if self._give_up():
-            raise KafkaUnusable(f"stopped while a transaction could not be ended: {cause.str()}")
-        log.warning("the producer cannot go on (%s); starting another", cause.str())
+            raise KafkaUnusable(f"stopped while a transaction could not be ended: {why}")
+        log.warning("the producer cannot go on (%s); starting another", why)
+        # Of the same transactional.id: registering it ends whatever the one before left open.
         self._producer = self._new_producer()
 
 
@@ -222,13 +251,14 @@ class AtLeastOnce(Delivery):
         self._undelivered = None
 
     def _commit(self, offsets: list[TopicPartition]) -> None:
-        said = time.monotonic()
-        while self._producer.flush(_CALL_S) and not self._undelivered:
-            if self._give_up():
-                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "stopped while records were on their way"))
-            if time.monotonic() - said >= _LOG_EVERY_S:
-                log.warning("still flushing: %d records are on their way", len(self._producer))
-                said = time.monotonic()
+        left, since = len(self._producer), time.monotonic()
+        while (now_left := self._producer.flush(_CALL_S)) and not self._undelivered:
+            if now_left < left:
+                left, since = now_left, time.monotonic()
+            if self._give_up() or time.monotonic() - since > STUCK_S:
+                raise Stuck(f"{now_left} records are not delivered")
+            if self._throttle.passes("flushing"):
+                log.warning("still flushing: %d records are on their way", now_left)
         if self._undelivered:
             raise KafkaException(self._undelivered)
         self._persist(lambda _: self._consumer.commit(offsets=offsets, asynchronous=False), "committing offsets")
@@ -236,8 +266,9 @@ class AtLeastOnce(Delivery):
     def _abort(self) -> None:
         """What was produced stays: at least once."""
 
-    def _renew(self, cause: KafkaError) -> None:
-        log.warning("the producer cannot go on (%s); starting another", cause.str())
+    def _renew(self, why: str, is_fenced: bool = False) -> None:
+        log.warning("the producer cannot go on (%s); starting another", why)
+        self._producer.purge(in_queue=True, in_flight=True, blocking=False)
         self._producer = self._new_producer()
 
 
@@ -246,3 +277,11 @@ def delivery(settings: Settings, worker: str, consumer: Consumer, give_up: Calla
     if settings.worker.delivery == "exactly_once":
         return ExactlyOnce(settings, worker, consumer, give_up)
     return AtLeastOnce(settings, consumer, give_up)
+
+
+def _text(error: Exception) -> str:
+    return str(error.args[0].str()) if isinstance(error, KafkaException) else str(error)
+
+
+def _is_fenced(error: Exception) -> bool:
+    return isinstance(error, KafkaException) and error.args[0].code() == KafkaError._FENCED

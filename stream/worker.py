@@ -41,6 +41,7 @@ from stream.frames import Arrived, Decoded, DecodePool, Frame
 from stream.heads_watch import ExitGuard, HeadWatch, flops_shares
 from stream.intake import Intake
 from stream.metrics import Metrics
+from stream.throttle import Throttle
 from stream.transactions import Aborted, Delivery, delivery
 
 log = logging.getLogger(__name__)
@@ -124,6 +125,7 @@ class Worker:
         self._intake = Intake(consumer, topics.frames, self, stop.patience_is_over)
         self._delivery: Delivery = delivery(settings, name, consumer, stop.patience_is_over)
         self._undone = False
+        self._throttle = Throttle()
         self._version: str | None = "not yet shown"
         self._next_lag = 0.0
 
@@ -227,7 +229,12 @@ class Worker:
         self._count(batch, answers, engine)
 
     def _send_dead_letter(self, frame: Frame, error: DecodeError) -> None:
-        log.warning("frame %s is a dead letter: %s: %s", frame.id, error.reason, error)
+        if self._throttle.passes(error.reason):
+            more = self._throttle.held_back[error.reason]
+            log.warning(
+                "frame %s is a dead letter: %s: %s%s",
+                frame.id, error.reason, error, f" ({more} more since the last line)" if more else "",
+            )  # fmt: skip
         headers = [
             *frame.raw_headers,
             *dead_letter.headers(error.reason, str(error), frame.topic, frame.partition, frame.offset),

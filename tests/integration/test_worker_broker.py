@@ -134,7 +134,7 @@ def test_a_broker_that_goes_away_and_comes_back(
             assert time.monotonic() - away > 1
             publish(settings, [Picture(encode(coloured("blue"), "PNG"), id=f"after-{n}") for n in range(10)])
             expected = {f"before-{n}" for n in range(3_000)} | {f"after-{n}" for n in range(10)}
-            reader.read_until(lambda: expected <= {one.id for one in reader.predictions()}, "all of them", 90)
+            reader.read_until(lambda: expected <= {one.id for one in reader.predictions()}, "all of them", 150)
             reader.read(1.0)
             if delivery == "exactly_once":
                 assert len(reader.messages) == len(expected)
