@@ -4,6 +4,7 @@ A record is acknowledged only once a checkpoint holds what it taught, so that it
 """
 
 import asyncio
+import concurrent.futures
 import logging
 import queue
 import ssl
@@ -15,7 +16,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from cache_training.state import Checkpoints
-from cache_training.thread import TrainingThread
+from cache_training.thread import Arrived, TrainingThread
 from cache_training.trainer import OnlineTrainer
 from early_exit import cuts, models
 from early_exit.cuts import CutError
@@ -26,7 +27,9 @@ from schemas.settings import Kafka, Settings
 
 log = logging.getLogger(__name__)
 
-_TAKE, _WITHIN_S = 64, 0.2
+_TAKE, _WITHIN_S = 8, 0.2
+#: Records that Faust may hold for the agent. A record can have megabytes.
+_BUFFER_RECORDS = 16
 _BROKER_WAIT_S = 5.0
 #: How long a killed trainer's partitions wait for the next one.
 _SESSION_TIMEOUT_MS = 10_000
@@ -65,9 +68,13 @@ def run(settings: Settings) -> int:
 def _topic_is_there(settings: Settings) -> bool:
     """Waits for the broker; False where it answers that the distillation topic does not exist."""
     topic = settings.topics.distillation
-    client = AdminClient(
-        {"bootstrap.servers": settings.kafka.bootstrap_servers, "log_level": 0, **settings.kafka.options}
-    )
+    config = {"bootstrap.servers": settings.kafka.bootstrap_servers, "log_level": 0, **settings.kafka.options}
+    try:
+        client = AdminClient(config)
+        credentials(settings.kafka)
+    except (KafkaException, ValueError, OSError) as error:
+        log.error("the trainer cannot connect with these options: %s", error)
+        return False
     while True:
         try:
             found = client.list_topics(timeout=_BROKER_WAIT_S).topics
@@ -94,6 +101,7 @@ def build_app(settings: Settings, thread: TrainingThread) -> faust.App:
         broker_session_timeout=session_s,
         broker_heartbeat_interval=session_s / 4,
         stream_wait_empty=False,
+        stream_buffer_maxsize=_BUFFER_RECORDS,
         web_enabled=settings.trainer.web_port is not None,
         web_port=settings.trainer.web_port or 6066,
         store="memory://",
@@ -103,13 +111,19 @@ def build_app(settings: Settings, thread: TrainingThread) -> faust.App:
         settings.topics.distillation, key_type=bytes, value_type=bytes, value_serializer="raw", key_serializer="raw"
     )
 
-    def acknowledge(messages: list[Any]) -> None:
-        def now() -> None:
-            for message in messages:
-                message.ack(app.consumer)
+    committing: list[concurrent.futures.Future[None]] = []
 
-        if not app.loop.is_closed():
-            app.loop.call_soon_threadsafe(now)
+    async def commit(offsets: dict[Any, int]) -> None:
+        # Faust's own list of acknowledged offsets takes the record after each transaction marker for a part of the gap,
+        # and so never gets past the next marker (seen in 0.15): it is left empty, and what is committed is said here.
+        consumer: Any = app.consumer
+        for partition, offset in offsets.items():
+            consumer._gap[partition].chop(0, offset)
+        await consumer._commit(offsets)
+
+    def acknowledge(offsets: dict[Any, int]) -> None:
+        if offsets and not app.loop.is_closed():
+            committing[:] = [asyncio.run_coroutine_threadsafe(commit(offsets), app.loop)]
 
     thread.acknowledge = acknowledge
 
@@ -117,7 +131,7 @@ def build_app(settings: Settings, thread: TrainingThread) -> faust.App:
     async def learn(stream: Any) -> None:
         async for events in stream.noack_take(_TAKE, within=_WITHIN_S):
             for event in events:
-                await _hand_over(thread, _decoded(event.value), event.message)
+                await _hand_over(thread, (_decoded(event.value), event.message.tp, event.message.offset + 1))
 
     @app.task  # type: ignore[untyped-decorator]  # Faust's own
     async def train() -> None:
@@ -132,6 +146,8 @@ def build_app(settings: Settings, thread: TrainingThread) -> faust.App:
         # While the consumer still runs, so that the last checkpoint's records can be acknowledged.
         if thread.is_alive():
             await asyncio.get_running_loop().run_in_executor(None, thread.stop)
+            for future in committing:
+                await asyncio.wrap_future(future)
 
     return app
 
@@ -144,12 +160,10 @@ def _decoded(value: bytes | None) -> DistillationBatch | None:
         return None
 
 
-async def _hand_over(thread: TrainingThread, batch: DistillationBatch | None, message: Any) -> None:
-    # The arrays share the record's memory; the message itself waits for its acknowledgement without it.
-    message.value = None
+async def _hand_over(thread: TrainingThread, arrived: Arrived) -> None:
     while True:
         try:
-            thread.inbox.put_nowait((batch, message))
+            thread.inbox.put_nowait(arrived)
             return
         except queue.Full:
             await asyncio.sleep(0.05)

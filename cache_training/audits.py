@@ -83,6 +83,8 @@ class Intake:
         self.repeated = 0
         self._block_s = block_s
         self._tested_blocks: set[int] = set()
+        #: Blocks of the last attempt's window. One may go on after it: its later frames are near-copies of used ones.
+        self.used_blocks: set[int] = set()
 
     def take(self, batch: DistillationBatch, live_version: str | None, drift: DriftDetector | None) -> None:
         """Deals a record's frames; ``drift`` tests those of its audits that ``live_version`` would have answered."""
@@ -95,10 +97,13 @@ class Intake:
         audit = batch.audit.astype(np.bool_) & fresh
         self.audits += int(audit.sum())
         use = deal(block)
-        self.windows.misses.add(frames.rows(~batch.audit.astype(np.bool_) & fresh))
+        # A miss that shares its block with audits is used as they are: near-copies of what certifies are not learnt.
+        learnable = (batch.key_hash == 0) | (use == Use.LEARNING)
+        self.windows.misses.add(frames.rows(~batch.audit.astype(np.bool_) & fresh & learnable))
         self.windows.learning.add(frames.rows(audit & (use == Use.LEARNING)))
         self.windows.tuning.add(frames.rows(audit & (use == Use.TUNING)))
-        self.windows.certification.add(frames.rows(audit & (use == Use.CERTIFICATION)))
+        unused = np.array([number not in self.used_blocks for number in block.tolist()], np.bool_)
+        self.windows.certification.add(frames.rows(audit & (use == Use.CERTIFICATION) & unused))
         if drift is not None and batch.header.heads_version == live_version:
             self._test(drift, batch, audit, block, frames.labels)
 

@@ -116,6 +116,12 @@ class Learner:
         self._uses -= _STEP_FRAMES
         return True
 
+    def forget(self) -> None:
+        """Forgets the stream as it was; the heads keep what they know."""
+        self.ring.clear()
+        self.tuning.clear()
+        self._uses = 0
+
     def tuning_logits(self, candidate: Candidate, rows: Tensor) -> Tensor:
         """``[len(rows), classes]``: a candidate's answers to tuning audits."""
         return torch.cat([candidate.logits(self.tuning.at(candidate.cut, part)) for part in rows.split(256)])

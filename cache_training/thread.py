@@ -4,8 +4,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
 
 import torch
 
@@ -17,12 +16,13 @@ from schemas.distillation import DistillationBatch
 log = logging.getLogger(__name__)
 
 #: Records between the agent and the trainer; beyond them the agent waits, and lag grows on the broker, not here.
-_INBOX_RECORDS = 256
+_INBOX_RECORDS = 32
 #: A checkpoint may take this share of the time at most; a slow disk makes them rarer.
 _CHECKPOINT_SHARE = 0.05
 _REPORT_S = 10.0
 
-Arrived = tuple[DistillationBatch | None, Any]
+#: What a record taught (None: nothing, it was no record), its partition, and the offset after it.
+Arrived = tuple[DistillationBatch | None, Hashable, int]
 
 
 class TrainingThread(threading.Thread):
@@ -32,13 +32,13 @@ class TrainingThread(threading.Thread):
         super().__init__(name="training", daemon=True)
         self.inbox: queue.Queue[Arrived] = queue.Queue(_INBOX_RECORDS)
         self.failure: BaseException | None = None
-        self.acknowledge: Callable[[list[Any]], None] = lambda messages: None
+        self.acknowledge: Callable[[dict[Hashable, int]], None] = lambda offsets: None
         self._trainer = trainer
         self._checkpoints = checkpoints
         self._checkpoint_s = checkpoint_s
         self._threads = threads
         self._stopping = threading.Event()
-        self._unacknowledged: list[Any] = []
+        self._offsets: dict[Hashable, int] = {}
         self._next_checkpoint = time.monotonic() + checkpoint_s
         self._next_report = 0.0
         self._troubled = False
@@ -48,8 +48,7 @@ class TrainingThread(threading.Thread):
         try:
             while not self._stopping.is_set():
                 self._turn()
-            self._drain()
-            self.checkpoint()
+            self._finish()
         except BaseException as error:
             self.failure = error
             log.exception("the trainer failed")
@@ -63,10 +62,16 @@ class TrainingThread(threading.Thread):
         """Writes what has been learnt, then acknowledges the records that taught it. Raises ``OSError``."""
         began = time.monotonic()
         self._checkpoints.save(*self._trainer.snapshot())
-        messages, self._unacknowledged = self._unacknowledged, []
-        self.acknowledge(messages)
+        self.acknowledge(dict(self._offsets))
         spent = time.monotonic() - began
         self._next_checkpoint = time.monotonic() + max(self._checkpoint_s, spent / _CHECKPOINT_SHARE)
+
+    def _finish(self) -> None:
+        try:
+            self._drain()
+            self.checkpoint()
+        except (StoreError, OSError) as error:
+            log.error("%s; what was learnt since the last checkpoint will be learnt again", error)
 
     def _turn(self) -> None:
         try:
@@ -74,6 +79,7 @@ class TrainingThread(threading.Thread):
             rest = self._trainer.work()
             if time.monotonic() >= self._next_checkpoint:
                 self.checkpoint()
+            self._report()
             if self._troubled:
                 log.info("the trainer goes on")
             self._troubled = False
@@ -84,18 +90,14 @@ class TrainingThread(threading.Thread):
             self._troubled = True
             rest = 1.0
             self._next_checkpoint = max(self._next_checkpoint, time.monotonic() + 1.0)
-        self._report()
         self._wait(rest)
 
     def _wait(self, seconds: float) -> None:
-        """Until time is up or a record arrives."""
+        """Until time is up; what arrives meanwhile waits in the inbox."""
         deadline = time.monotonic() + seconds
-        while not self._stopping.is_set() and (left := deadline - time.monotonic()) > 0:
-            try:
-                self._take(self.inbox.get(timeout=min(left, 0.2)))
+        while not self.inbox.qsize() and (left := deadline - time.monotonic()) > 0:
+            if self._stopping.wait(min(left, 0.1)):
                 return
-            except queue.Empty:
-                continue
 
     def _drain(self) -> None:
         for _ in range(_INBOX_RECORDS):
@@ -105,8 +107,8 @@ class TrainingThread(threading.Thread):
                 return
 
     def _take(self, arrived: Arrived) -> None:
-        batch, message = arrived
-        self._unacknowledged.append(message)
+        batch, partition, offset = arrived
+        self._offsets[partition] = offset
         if batch is not None:
             self._trainer.ingest(batch)
 
@@ -116,7 +118,8 @@ class TrainingThread(threading.Thread):
             at = self._trainer.progress()
             log.info(
                 "%d audits (%d for tuning, %d wait for certification), %d misses, %d views, %d attempts, "
-                "live %s saves %.0f %% of time",
+                "live %s saves %.0f %% of time; own passes gave %d of them another label than the worker's",
                 at.audits, at.tuning, at.certification, at.misses, at.views, at.attempts, at.version,
                 100 * at.expected_time_saved,
+                at.disagreeing_passes,
             )  # fmt: skip

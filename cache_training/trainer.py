@@ -23,7 +23,7 @@ from early_exit.drift import DriftDetector
 from early_exit.engine import Engine
 from early_exit.heads import load_heads
 from early_exit.policy import cascade
-from early_exit.store import HeadStore
+from early_exit.store import HeadStore, StoreError
 from schemas.distillation import DistillationBatch
 from schemas.manifest import Expected, Manifest
 from schemas.settings import Promise
@@ -59,6 +59,7 @@ class Progress:
     attempts: int
     version: str | None
     expected_time_saved: float
+    disagreeing_passes: int
 
 
 class OnlineTrainer:
@@ -93,6 +94,7 @@ class OnlineTrainer:
         self._clock, self._now = clock, now
         self._next_choice = 0.0
         self._scored = 0
+        self._unreadable: str | None = None
         self._unpublished: tuple[Manifest, dict[str, Tensor]] | None = None
         self._best_seen = 0.0
         self._rounds_without_gain = 0
@@ -101,8 +103,22 @@ class OnlineTrainer:
     def _follow_store(self) -> None:
         """Takes up what the store says is live, whoever put it there: an earlier trainer, or an operator's rollback."""
         latest = self.store.latest()
-        if latest is not None and (self.live is None or self.live.version != latest):
+        if latest is None or (self.live is not None and self.live.version == latest):
+            return
+        try:
             self._set_live(self.store.load(latest)[0])
+        except StoreError as error:
+            if latest != self._unreadable:
+                log.warning("%s; going on as if there were no such version", error)
+            self._unreadable = latest
+            return
+        certificate = self.live.certificate if self.live else None
+        if certificate and (
+            certificate.max_disagreement > self.promise.max_disagreement
+            or certificate.confidence < self.promise.confidence
+        ):
+            log.warning("version %s was certified for less than is promised now: closing its exits", latest)
+            self._publish(*self._draft(None))
 
     def _set_live(self, manifest: Manifest) -> None:
         self.live = manifest
@@ -112,7 +128,11 @@ class OnlineTrainer:
 
     def ingest(self, batch: DistillationBatch) -> bool:
         """Takes in one record; False where it is another model's, which is left alone."""
-        if batch.header.model != self.traced.classifier.fingerprint:
+        classifier = self.traced.classifier
+        shape = (classifier.preprocessing.channels, *classifier.preprocessing.size)
+        if batch.header.model != classifier.fingerprint or batch.inputs.shape[1:] != shape:
+            return False
+        if batch.logits.shape[1] != len(classifier.classes):
             return False
         self.intake.take(batch, self.live.version if self.live else None, self.drift)
         if self.drift is not None and self.drift.alarmed:
@@ -150,6 +170,7 @@ class OnlineTrainer:
             attempts=self.store.attempts(),
             version=self.live.version if self.live else None,
             expected_time_saved=self._live_saving(),
+            disagreeing_passes=self.learner.disagreeing_passes,
         )
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, object]]:
@@ -166,6 +187,8 @@ class OnlineTrainer:
             "views": self.learner.views_made,
             "candidates": [candidate.name for candidate in self.learner.candidates],
             "live": self.live.version if self.live else None,
+            "attempts": self.store.attempts(),
+            "used_blocks": [str(block) for block in self.intake.used_blocks],
             "drift": self.drift.state() if self.drift else None,
         }
 
@@ -184,9 +207,21 @@ class OnlineTrainer:
                 candidate.restore(weights)
             except (KeyError, RuntimeError, ValueError) as error:
                 log.warning("head %s starts anew: the checkpoint has another one (%s)", candidate.name, error)
+        self.intake.used_blocks = {int(block) for block in facts["used_blocks"]}  # type: ignore[attr-defined]
+        self._distrust_old_windows(facts)
         drift = facts["drift"]
         if self.drift is not None and isinstance(drift, dict) and self.live and facts["live"] == self.live.version:
-            self.drift.restore(drift)
+            try:
+                self.drift.restore(drift)
+            except ValueError as error:
+                log.warning("watching the live version anew: %s", error)
+
+    def _distrust_old_windows(self, facts: dict[str, object]) -> None:
+        """A checkpoint from before the last attempt or alarm may hold frames that must not be used again."""
+        if self.store.attempts() != facts["attempts"]:
+            self.windows.certification.clear()
+        if self.live is not None and self.live.reason == "unsafe" and self.live.version != facts["live"]:
+            self._forget_stream()
 
     def _live_saving(self) -> float:
         return self.live.expected.time_saved if self.live and self.live.exits and self.live.expected else 0.0
@@ -233,6 +268,7 @@ class OnlineTrainer:
         assert window is not None
         window = window.rows(slice(None))
         self.windows.certification.clear()
+        self.intake.used_blocks = set(window.block.tolist())
         self.windows.learning.add(window)
         self._before_attempt()
         tested = window.rows(one_per_block(window.block))
@@ -300,9 +336,12 @@ class OnlineTrainer:
             self.drift.disagreements,
             self.drift.audits,
         )
+        self._forget_stream()
+        self._before_attempt()  # a restart must not bring back the windows of the stream that has gone
+        self._publish(*self._draft(None))
+
+    def _forget_stream(self) -> None:
         self.windows.clear()
         self._scored = 0
-        self.learner.ring.clear()
-        self.learner.tuning.clear()
+        self.learner.forget()
         self._best_seen, self._rounds_without_gain = 0.0, 0
-        self._publish(*self._draft(None))

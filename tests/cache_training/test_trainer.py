@@ -1,5 +1,6 @@
 """The trainer without Kafka: it learns, certifies, publishes, closes what is unsafe, and survives restarts."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from early_exit.cuts import TracedModel
 from early_exit.engine import Engine
 from early_exit.heads import load_heads
 from early_exit.store import HeadStore, StoreError
+from schemas.distillation import DistillationBatch
 from schemas.settings import Promise, Trainer
 from tests.cache_training.streams import answered, pictures, traced
 from tests.support.tiny_model import TinyModel
@@ -38,6 +40,13 @@ def new_trainer(model: TracedModel, store: HeadStore, **more: object) -> OnlineT
 def feed(trainer: OnlineTrainer, engine: Engine, n: int, first_offset: int = 0, wrong_share: float = 0.0) -> None:
     for start in range(first_offset, first_offset + n, 50):
         assert trainer.ingest(answered(engine, pictures(50, seed=start), start, wrong_share))
+
+
+def keyed_record(model: TracedModel, keys: np.ndarray, audited: np.ndarray, first_offset: int) -> DistillationBatch:
+    """One block of time of many cameras, some of whose frames are audits."""
+    n = len(keys)
+    batch = answered(Engine(model), pictures(n, seed=first_offset), first_offset)
+    return replace(batch, key_hash=keys.astype(np.int64), audit=audited.astype(np.uint8))
 
 
 def train_until_published(trainer: OnlineTrainer, rounds: int = 60) -> None:
@@ -153,6 +162,73 @@ def test_it_closes_every_exit_when_the_live_version_leaves_its_budget(model: Tra
     assert closed.audit_rate == 1.0
     assert closed.predecessor == manifest.version
     assert trainer.progress().tuning == 0
+    trainer.work(0.0)  # nothing to learn from yet
+    feed(trainer, Engine(model), 500, first_offset=30_000)
+    trainer.work(0.2)
+    assert trainer.progress().tuning > 0
+
+
+def test_what_is_unsafe_is_made_durable_before_it_is_closed(model: TracedModel, store: HeadStore) -> None:
+    windows: list[int] = []
+    trainer = new_trainer(model, store, before_attempt=lambda: windows.append(len(trainer.windows.tuning)))
+    feed(trainer, Engine(model), 1500)
+    train_until_published(trainer)
+    before = trainer.snapshot()
+    manifest, tensors = store.load(store.latest() or "")
+    feed(trainer, Engine(model, load_heads(manifest, tensors, model)), 500, first_offset=20_000, wrong_share=0.5)
+    assert windows[-1] == 0
+    # Killed before that checkpoint, a restart finds the store ahead of it and lets the old stream go.
+    again = new_trainer(model, store)
+    again.restore(*before)
+    assert all(len(window) == 0 for window in again.windows.all().values())
+
+
+def test_a_checkpoint_from_before_an_attempt_certifies_nothing_any_more(model: TracedModel, store: HeadStore) -> None:
+    trainer = new_trainer(model, store)
+    feed(trainer, Engine(model), 600)
+    before = trainer.snapshot()
+    store.claim_attempt()
+    again = new_trainer(model, store)
+    again.restore(*before)
+    assert len(trainer.windows.certification) > 300
+    assert len(again.windows.certification) == 0
+    assert len(again.windows.learning) == len(trainer.windows.learning)
+
+
+def test_a_version_certified_for_less_than_is_promised_now_is_closed(model: TracedModel, store: HeadStore) -> None:
+    trainer = new_trainer(model, store)
+    feed(trainer, Engine(model), 1500)
+    train_until_published(trainer)
+    saved = trainer.snapshot()
+    stricter = OnlineTrainer(model, store, Promise(max_disagreement=0.01), SETTINGS)
+    closed, _ = store.load(store.latest() or "")
+    assert closed.reason == "unsafe"
+    assert closed.exits == ()
+    stricter.restore(*saved)  # whose drift test watched another budget
+
+
+def test_near_copies_are_dealt_together_and_used_up_together(model: TracedModel, store: HeadStore) -> None:
+    trainer = new_trainer(model, store)
+    keys = np.repeat(np.arange(1, 201), 5)
+    first = keyed_record(model, keys, audited=np.arange(1000) % 5 == 0, first_offset=0)
+    trainer.ingest(first)
+    certifying, misses = trainer.windows.certification.frames(), trainer.windows.misses.frames()
+    assert certifying is not None
+    assert misses is not None
+    assert len(certifying) > 100
+    assert not set(certifying.block.tolist()) & set(misses.block.tolist())
+    trainer.intake.used_blocks = set(certifying.block.tolist())  # as an attempt does
+    trainer.windows.certification.clear()
+    trainer.ingest(keyed_record(model, keys, audited=np.arange(1000) % 5 == 0, first_offset=5000))
+    assert len(trainer.windows.certification) == 0
+
+
+def test_records_of_another_shape_are_left_alone(model: TracedModel, store: HeadStore) -> None:
+    trainer = new_trainer(model, store)
+    batch = answered(Engine(model), pictures(10, 0), 0)
+    assert not trainer.ingest(replace(batch, inputs=batch.inputs[:, :, :8]))
+    assert not trainer.ingest(replace(batch, logits=batch.logits[:, :2]))
+    assert trainer.ingest(batch)
 
 
 def test_a_store_that_cannot_be_written_delays_a_version_but_does_not_lose_it(

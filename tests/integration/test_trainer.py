@@ -4,6 +4,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 
 from schemas.settings import Promise, Settings, Store, Topics, Trainer
 from tests.conftest import Broker
@@ -48,6 +49,30 @@ def test_it_publishes_certified_heads_and_ends_on_sigterm(
         assert tensors
         trainer.send_signal(signal.SIGTERM)
         assert trainer.wait(30) == 0, log_of(tmp_path)
+
+
+def test_what_a_checkpoint_holds_is_committed_also_past_the_markers_of_transactions(
+    settings: Settings, tiny_model: TinyModel, tmp_path: Path, broker: Broker
+) -> None:
+    produce_records(settings, tiny_model, 1500, transactional=True)
+    partition = TopicPartition(settings.topics.distillation, 0)
+    reader = Consumer({"bootstrap.servers": broker.bootstrap_servers, "group.id": settings.trainer.group_id})
+    try:
+        with running_trainer(settings, tmp_path) as trainer:
+            # The last record's offset and one; on Apache Kafka there is a marker after each of the thirty.
+            end = 59 if broker.transactional else 30
+            wait_until(lambda: reader.committed([partition], 10)[0].offset >= end, "all records committed", 90)
+            assert trainer.poll() is None, log_of(tmp_path)
+    finally:
+        reader.close()
+
+
+def test_options_that_make_no_sense_are_named(settings: Settings, tmp_path: Path) -> None:
+    odd = settings.kafka.model_copy(update={"options": {"no.such.option": 1}})
+    with running_trainer(settings.model_copy(update={"kafka": odd}), tmp_path) as trainer:
+        assert trainer.wait(60) == 1
+    assert "no.such.option" in log_of(tmp_path)
+    assert "Traceback" not in log_of(tmp_path)
 
 
 def test_a_missing_topic_is_named_with_what_to_do(settings: Settings, tmp_path: Path) -> None:

@@ -28,19 +28,25 @@ def store_of(settings: Settings, model: TinyModel) -> HeadStore:
     return HeadStore(settings.store.url, folder_of(model))
 
 
-def produce_records(settings: Settings, model: TinyModel, frames: int, first_offset: int = 0) -> None:
-    """Puts ``frames`` answered frames on the distillation topic, 50 a record, as a worker would."""
+def produce_records(
+    settings: Settings, model: TinyModel, frames: int, first_offset: int = 0, transactional: bool = False
+) -> None:
+    """Puts ``frames`` answered frames on the distillation topic, 50 a record, as a worker would.
+
+    Transactional: each record in a transaction of its own, whose marker takes an offset.
+    """
     engine = Engine(traced(model))
-    producer = Producer(
-        {
-            "bootstrap.servers": settings.kafka.bootstrap_servers,
-            "message.max.bytes": 5_000_000,
-            "compression.type": "zstd",
-        }
-    )
+    config = {"bootstrap.servers": settings.kafka.bootstrap_servers, "compression.type": "zstd"}
+    producer = Producer(config | ({"transactional.id": settings.topics.distillation} if transactional else {}))
+    if transactional:
+        producer.init_transactions(30)
     for start in range(first_offset, first_offset + frames, 50):
         batch = answered(engine, pictures(50, seed=start), start)
+        if transactional:
+            producer.begin_transaction()
         producer.produce(settings.topics.distillation, batch.encode(), key=batch.header.model.encode())
+        if transactional:
+            producer.commit_transaction(30)
     assert producer.flush(30) == 0
 
 

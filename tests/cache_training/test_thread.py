@@ -1,0 +1,67 @@
+"""The training thread: nothing is acknowledged before a checkpoint holds it, and storage that is away is waited for."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cache_training.state import Checkpoints
+from cache_training.thread import TrainingThread
+from cache_training.trainer import OnlineTrainer
+from early_exit.cuts import TracedModel
+from early_exit.engine import Engine
+from early_exit.store import HeadStore, StoreError
+from schemas.settings import Promise, Trainer
+from tests.cache_training.streams import answered, pictures, traced
+from tests.support.tiny_model import TinyModel
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def model(tiny_model: TinyModel) -> TracedModel:
+    return traced(tiny_model)
+
+
+def new_thread(model: TracedModel, folder: Path, checkpoint_s: float) -> tuple[TrainingThread, HeadStore]:
+    store = HeadStore(f"file://{folder / 'heads'}", "tiny")
+    trainer = OnlineTrainer(model, store, Promise(max_disagreement=0.05), Trainer(replay_mb=64, ring_mb=64))
+    return TrainingThread(trainer, Checkpoints(folder / "state"), checkpoint_s, threads=1), store
+
+
+def test_offsets_are_acknowledged_with_the_checkpoint_that_holds_their_records(
+    model: TracedModel, tmp_path: Path
+) -> None:
+    thread, _ = new_thread(model, tmp_path, checkpoint_s=3600)
+    acknowledged: list[dict[object, int]] = []
+    thread.acknowledge = acknowledged.append
+    for number in range(3):
+        thread.inbox.put((answered(Engine(model), pictures(20, number), 20 * number), "distillation-0", number + 1))
+    thread.start()
+    wait_until(thread.inbox.empty, "the records taken")
+    assert acknowledged == []
+    thread.stop()
+    assert thread.failure is None
+    assert acknowledged == [{"distillation-0": 3}]
+    saved = Checkpoints(tmp_path / "state").load()
+    assert saved is not None
+    assert saved[1]["audits"] == 60
+
+
+def test_a_store_that_is_away_is_waited_for(
+    model: TracedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    thread, store = new_thread(model, tmp_path, checkpoint_s=3600)
+
+    def away() -> int:
+        raise StoreError("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "attempts", away)
+        thread.start()
+        wait_until(lambda: "the store is away; trying again" in caplog.text, "the trouble said")
+        assert thread.is_alive()
+    with caplog.at_level("INFO"):
+        wait_until(lambda: "the trainer goes on" in caplog.text, "the trouble over")
+    thread.stop()
+    assert thread.failure is None
+    torch.set_num_threads(1)
