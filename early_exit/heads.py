@@ -7,6 +7,7 @@ Two families. *Pooled* heads average the map to a small grid, standardise it and
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import isfinite
 
 import torch
 from torch import Tensor, nn
@@ -142,6 +143,13 @@ def load_heads(manifest: Manifest, tensors: Mapping[str, Tensor], traced: Traced
                 f"heads {manifest.version}: the head at {exit_.cut!r} is for {exit_.head.features}, "
                 f"the value there is {shapes[exit_.cut]}"
             )
+        if exit_.head.classes != len(traced.classifier.classes):
+            raise HeadsError(
+                f"heads {manifest.version}: the head at {exit_.cut!r} names {exit_.head.classes} classes, "
+                f"the model {len(traced.classifier.classes)}"
+            )
+        if not exit_.temperature > 0 or not isfinite(exit_.temperature) or not isfinite(exit_.threshold):
+            raise HeadsError(f"heads {manifest.version}: temperature and threshold at {exit_.cut!r} make no sense")
         head = build_head(exit_.head)
         own = {name[len(exit_.cut) + 1 :]: t for name, t in tensors.items() if name.startswith(f"{exit_.cut}.")}
         broken = next((name for name, t in own.items() if t.is_floating_point() and not t.isfinite().all()), None)

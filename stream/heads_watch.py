@@ -18,11 +18,14 @@ from early_exit.store import Live, StoreError
 from schemas.manifest import Manifest
 from schemas.settings import Promise
 from stream.answers import MicroBatch
+from stream.frames import Frame
 
 log = logging.getLogger(__name__)
 
 #: A store or a version that fails is asked again after up to this many times the polling interval.
 _MAX_BACKOFF = 30
+#: Keys whose latest block is remembered.
+_MAX_KEYS = 100_000
 
 
 class Store(Protocol):
@@ -155,8 +158,11 @@ class ExitGuard:
     exits, so the alarm is but said.
     """
 
-    def __init__(self, confidence: float) -> None:
+    def __init__(self, confidence: float, block_s: float) -> None:
         self._level = 1 - confidence
+        self._block_ms = max(1, int(block_s * 1000))
+        self._blocks: dict[bytes, int] = {}
+        self._alarmed: str | None = None
         self._serving: Serving | None = None
         self._detector: DriftDetector | None = None
         self._last: dict[int, int] = {}
@@ -166,12 +172,15 @@ class ExitGuard:
         if serving is not self._serving:
             self._serving = serving
             self._detector = DriftDetector(serving.budget, self._level) if serving.engine.exits else None
+            self._blocks.clear()
         return serving.closed if self.closed else serving.engine
 
     @property
     def closed(self) -> bool:
         """True while an alarm keeps the exits closed."""
-        return self._detector is not None and self._detector.alarmed
+        return self._detector is not None and (
+            self._detector.alarmed or (self._serving is not None and self._serving.version == self._alarmed)
+        )
 
     def watch(self, batch: MicroBatch, answers: Answers) -> int:
         """Takes in a batch that :meth:`choose`'s engine answered; returns how many of its audits disagreed."""
@@ -182,7 +191,10 @@ class ExitGuard:
             for row, disagreed in zip(answers.full_rows[rows].tolist(), wrong.tolist(), strict=True):
                 frame = batch.frames[row]
                 # A frame that is read again after an abort has been counted.
-                if frame.offset > self._last.get(frame.partition, -1) and detector.update(disagreed):
+                if frame.offset <= self._last.get(frame.partition, -1) or not self._opens_block(frame):
+                    continue
+                if detector.update(disagreed):
+                    self._alarmed = self._serving.version if self._serving else None
                     log.warning(
                         "heads %s have left their budget of %.4f: %d of %d audits disagreed; exits closed until "
                         "another version comes",
@@ -193,6 +205,17 @@ class ExitGuard:
         for frame in batch.frames:
             self._last[frame.partition] = max(frame.offset, self._last.get(frame.partition, -1))
         return int(np.count_nonzero(wrong))
+
+    def _opens_block(self, frame: Frame) -> bool:
+        """Whether the frame is the first of its key's block of time: near-copies counted singly raise false alarms."""
+        if frame.key is None:
+            return True
+        if len(self._blocks) > _MAX_KEYS:
+            self._blocks.clear()
+        block = frame.timestamp_ms // self._block_ms
+        opens = self._blocks.get(frame.key) != block
+        self._blocks[frame.key] = block
+        return opens
 
 
 def flops_shares(engine: Engine) -> tuple[float, ...]:

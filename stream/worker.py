@@ -111,7 +111,7 @@ class Worker:
         name = worker.worker_id or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self._topics = topics
         self._heads = heads
-        self._guard = ExitGuard(settings.promise.confidence)
+        self._guard = ExitGuard(settings.promise.confidence, settings.promise.block_s)
         self._metrics = metrics
         self._pool = pool
         self._stop = stop
@@ -239,7 +239,9 @@ class Worker:
             *frame.raw_headers,
             *dead_letter.headers(error.reason, str(error), frame.topic, frame.partition, frame.offset),
         ]
-        self._delivery.produce(self._topics.dead_letters, frame.value, frame.key, headers)
+        # Compressed, a record may be read that is too large to be written: then the reason stays, and where it was.
+        fits = len(frame.value or b"") <= self._topics.max_record_bytes
+        self._delivery.produce(self._topics.dead_letters, frame.value if fits else None, frame.key, headers)
         self._metrics.dead_letters.labels(error.reason.value).inc()
 
     def _count(self, batch: MicroBatch, answers: Answers, engine: Engine) -> None:

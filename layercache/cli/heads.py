@@ -173,6 +173,12 @@ def _store(config: Any, model: Any, weights: Any, metadata: Any, store_url: Any)
         classifier = models.load(settings.model)
     except models.ModelError as error:
         common.fail(f"error: {error}", common.WRONG_USAGE)
+    if settings.model.spec.startswith("torchvision:") and settings.model.weights is None:
+        # Its weights would be random: the heads of a model that nobody serves, and an order that nobody obeys.
+        common.fail(
+            "error: whose heads? Give the --model and --weights that the workers run, or their --config",
+            common.WRONG_USAGE,
+        )
     return open_store(settings.store, classifier.name, classifier.fingerprint)
 
 

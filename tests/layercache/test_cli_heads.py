@@ -143,6 +143,9 @@ def test_a_wrong_model_or_store_is_told(heads: Heads, tiny_model: TinyModel) -> 
     wrong_model = CliRunner().invoke(main.app, ["heads", "list", "--model", "torchvision:resnet19"])
     assert wrong_model.exit_code == 2
     assert "did you mean" in wrong_model.stderr
+    random_weights = CliRunner().invoke(main.app, ["heads", "close", "--model", "torchvision:squeezenet1_1"])
+    assert random_weights.exit_code == 2
+    assert "whose heads?" in random_weights.stderr
     spec = ["--model", tiny_model.settings.spec]
     wrong_store = CliRunner().invoke(main.app, ["heads", "list", *spec, "--store-url", "foo://x"])
     assert wrong_store.exit_code == 1

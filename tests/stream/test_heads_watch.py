@@ -1,6 +1,7 @@
 """Which heads are served: those that the store names, if they are this model's and whole; else those before."""
 
 import logging
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -164,7 +165,7 @@ def test_the_guard_closes_exits_that_leave_their_budget_until_another_version(
 ) -> None:
     store.publish(heads(traced, "v1", label="blue", audit_rate=0.5))
     watch.look()
-    guard = ExitGuard(confidence=0.95)
+    guard = ExitGuard(confidence=0.95, block_s=0.001)
     assert guard.choose(watch.serving).exits
     assert serve(watch, guard, 60, first=0) > 10  # two frames of three are not blue
     assert guard.closed
@@ -181,13 +182,32 @@ def test_the_guard_closes_exits_that_leave_their_budget_until_another_version(
     assert not guard.closed
 
 
+def test_near_copies_of_one_camera_count_once(watch: HeadWatch, store: StoreInMemory, traced: TracedModel) -> None:
+    store.publish(heads(traced, "v1", label="blue", audit_rate=0.5))
+    watch.look()
+    guard = ExitGuard(confidence=0.95, block_s=10)
+    assert serve(watch, guard, 60, first=0) > 10
+    assert not guard.closed
+
+
+def test_taking_up_the_same_version_again_does_not_open_what_an_alarm_closed(
+    watch: HeadWatch, store: StoreInMemory, traced: TracedModel
+) -> None:
+    store.publish(heads(traced, "v1", label="blue", audit_rate=0.5))
+    watch.look()
+    guard = ExitGuard(confidence=0.95, block_s=0.001)
+    serve(watch, guard, 60, first=0)
+    again = replace(watch.serving)
+    assert guard.choose(again) is again.closed
+
+
 def test_in_shadow_mode_the_alarm_is_but_said(
     store: StoreInMemory, traced: TracedModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     watch = HeadWatch(store, traced, "shadow", 4, Promise())
     store.publish(heads(traced, "v1", label="blue", audit_rate=0.5))
     watch.look()
-    guard = ExitGuard(confidence=0.95)
+    guard = ExitGuard(confidence=0.95, block_s=0.001)
     serve(watch, guard, 60, first=0)
     assert "heads v1 have left their budget" in caplog.text
     assert guard.choose(watch.serving).exits == (traced.proposed[0].name,)
@@ -198,7 +218,7 @@ def test_the_guard_counts_a_frame_that_is_read_again_once(
 ) -> None:
     store.publish(heads(traced, "v1", label="blue", audit_rate=1.0))
     watch.look()
-    guard = ExitGuard(confidence=0.95)
+    guard = ExitGuard(confidence=0.95, block_s=0.001)
     guard.choose(watch.serving)
     for _ in range(50):
         serve(watch, guard, 1, first=0)  # a red frame, again and again
