@@ -170,7 +170,9 @@ def test_it_closes_every_exit_when_the_live_version_leaves_its_budget(model: Tra
 
 def test_what_is_unsafe_is_made_durable_before_it_is_closed(model: TracedModel, store: HeadStore) -> None:
     windows: list[int] = []
-    trainer = new_trainer(model, store, before_attempt=lambda: windows.append(len(trainer.windows.tuning)))
+    trainer: OnlineTrainer = new_trainer(
+        model, store, before_attempt=lambda: windows.append(len(trainer.windows.tuning))
+    )
     feed(trainer, Engine(model), 1500)
     train_until_published(trainer)
     before = trainer.snapshot()

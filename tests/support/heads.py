@@ -27,7 +27,7 @@ def publish_heads(
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.zero_()
-        head.classify.bias[CLASSES.index(label)] = 9.0  # type: ignore[union-attr,operator,index]
+        head.classify.bias[CLASSES.index(label)] = 9.0  # type: ignore[union-attr,operator]
     manifest = Manifest(
         version=version,
         model=model or classifier.fingerprint,
