@@ -58,6 +58,7 @@ class Stream:
         self.publish(self._dice.randrange(5, 60))
         self._reader.read(self._dice.uniform(0.01, 0.1))
         logs = "\n".join(f"{one.log.name}:\n{one.log.read_text()[-2_000:]}" for one in self._workers)
+        assert all(one.process.poll() is None for one in self._workers), f"a worker ended by itself:\n{logs}"
         assert time.monotonic() < self._deadline, f"no {what}; {len(self._reader.messages)} were read:\n{logs}"
 
 
