@@ -56,6 +56,9 @@ def consumer_config(settings: Settings, group_id: str, **overrides: Any) -> Conf
     users = settings.kafka.options | settings.kafka.consumer_options
     if users.get("group.protocol") == "consumer":
         del own["partition.assignment.strategy"]  # KIP-848: the broker assigns, and librdkafka refuses the option
+    elif "session.timeout.ms" in users:
+        # With librdkafka's 3 s between heartbeats a shorter session would be lost again and again.
+        own["heartbeat.interval.ms"] = max(1, min(3_000, int(users["session.timeout.ms"]) // 4))
     return _common(settings) | own | users
 
 

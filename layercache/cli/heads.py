@@ -228,16 +228,16 @@ def _print_versions(store: "HeadStore") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        "", "version", "created", "why", "exits", "hits", "FLOPs saved", "risk at most", box=None, header_style="bold"
-    )
+    table = Table("", box=None, header_style="bold")
+    table.add_column("version", no_wrap=True)  # to be copied, it must be whole; it begins with the time of its making
+    for name in ("why", "exits", "hits", "FLOPs saved", "risk at most"):
+        table.add_column(name)
     live = store.live().version
     for manifest in store.versions():
         row = _summary(manifest)
         table.add_row(
             "*" if manifest.version == live else "",
             manifest.version,
-            manifest.created,
             manifest.reason,
             ", ".join(row["exits"]) or "all closed",
             _percent(row["hit_rate"]),
