@@ -20,6 +20,7 @@ _INBOX_RECORDS = 32
 #: A checkpoint may take this share of the time at most; a slow disk makes them rarer.
 _CHECKPOINT_SHARE = 0.05
 _REPORT_S = 10.0
+_TROUBLE_REST_S = 1.0
 
 #: What a record taught (None: nothing, it was no record), its partition, and the offset after it.
 Arrived = tuple[DistillationBatch | None, Hashable, int]
@@ -83,21 +84,23 @@ class TrainingThread(threading.Thread):
             if self._troubled:
                 log.info("the trainer goes on")
             self._troubled = False
+            self._rest(rest)
         except (StoreError, OSError) as error:
             # Storage that is away comes back: nothing is acknowledged until then, so nothing is lost by waiting.
             if not self._troubled:
                 log.error("%s; trying again", error)
             self._troubled = True
-            rest = 1.0
-            self._next_checkpoint = max(self._next_checkpoint, time.monotonic() + 1.0)
-        self._wait(rest)
+            self._next_checkpoint = max(self._next_checkpoint, time.monotonic() + _TROUBLE_REST_S)
+            self._stopping.wait(_TROUBLE_REST_S)
 
-    def _wait(self, seconds: float) -> None:
-        """Until time is up; what arrives meanwhile waits in the inbox."""
+    def _rest(self, seconds: float) -> None:
+        """Until time is up, only takes in what arrives: learning rests, the watch over drift does not."""
         deadline = time.monotonic() + seconds
-        while not self.inbox.qsize() and (left := deadline - time.monotonic()) > 0:
-            if self._stopping.wait(min(left, 0.1)):
-                return
+        while not self._stopping.is_set() and (left := deadline - time.monotonic()) > 0:
+            try:
+                self._take(self.inbox.get(timeout=min(left, 0.1)))
+            except queue.Empty:
+                continue
 
     def _drain(self) -> None:
         for _ in range(_INBOX_RECORDS):

@@ -47,6 +47,30 @@ def test_offsets_are_acknowledged_with_the_checkpoint_that_holds_their_records(
     assert saved[1]["audits"] == 60
 
 
+class Resting(OnlineTrainer):
+    """Always says that it has earned a long rest."""
+
+    worked = 0
+
+    def work(self, seconds: float = 0.3) -> float:
+        self.worked += 1
+        return 3600.0
+
+
+def test_a_stream_that_flows_on_does_not_end_a_rest(model: TracedModel, tmp_path: Path) -> None:
+    store = HeadStore(f"file://{tmp_path / 'heads'}", "tiny")
+    trainer = Resting(model, store, Promise(max_disagreement=0.05), Trainer(replay_mb=64, ring_mb=64))
+    thread = TrainingThread(trainer, Checkpoints(tmp_path / "state"), checkpoint_s=3600, threads=1)
+    thread.start()
+    wait_until(lambda: trainer.worked == 1, "the first work")
+    for number in range(5):
+        thread.inbox.put((answered(Engine(model), pictures(20, number), 20 * number), "distillation-0", number + 1))
+        wait_until(lambda taken=20 * (number + 1): trainer.intake.audits == taken, "a record taken in")  # type: ignore[misc]
+    assert trainer.worked == 1
+    thread.stop()
+    assert thread.failure is None
+
+
 def test_a_store_that_is_away_is_waited_for(
     model: TracedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
