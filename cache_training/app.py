@@ -52,7 +52,7 @@ def run(settings: Settings) -> int:
             store,
             settings.promise,
             settings.trainer,
-            before_attempt=lambda: thread[0].checkpoint(),  # noqa: PLW0108  # made later
+            make_durable=lambda: thread[0].checkpoint(),  # noqa: PLW0108  # made later
         )
         saved = checkpoints.load()
         if saved is not None:
@@ -88,7 +88,8 @@ def _topic_is_there(settings: Settings) -> bool:
 
 def build_app(settings: Settings, thread: TrainingThread) -> faust.App:
     """The Faust app whose agent hands records to ``thread``."""
-    session_s = int(settings.kafka.consumer_options.get("session.timeout.ms", _SESSION_TIMEOUT_MS)) / 1000
+    users = settings.kafka.options | settings.kafka.consumer_options
+    session_s = int(users.get("session.timeout.ms", _SESSION_TIMEOUT_MS)) / 1000
     app = faust.App(
         settings.trainer.group_id,
         broker="kafka://" + settings.kafka.bootstrap_servers.replace(",", ";kafka://"),

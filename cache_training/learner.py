@@ -6,11 +6,11 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from cache_training.candidates import Candidate, Costs, propose_heads
+from cache_training.candidates import Candidate, Costs, head_flops, propose_heads
 from cache_training.frames import FrameBuffer, Frames, together
 from cache_training.ring import FeatureRing
 from cache_training.views import views
-from early_exit.costs import chain_ms, count_flops, measure_ms
+from early_exit.costs import chain_ms, measure_ms
 from early_exit.cuts import TracedModel
 
 _PASS_FRAMES = 64
@@ -81,7 +81,7 @@ class Learner:
                 example = torch.zeros(_TIMING_BATCH, *spec.features)
                 with torch.inference_mode():
                     time = measure_ms(probe.average, example, _TIMING_REPEATS) / self.teacher.total_ms
-                probe.costs = Costs(count_flops(probe.average, example[:1]) / traced.flops, time)
+                probe.costs = Costs(head_flops(spec) / traced.flops, time)
                 candidates.append(probe)
         return candidates
 

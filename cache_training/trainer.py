@@ -42,14 +42,14 @@ _AIM = 0.8
 _NEARLY = 0.96
 _FEWEST_TUNING = 100
 #: Saving this much more of the time counts as progress; after so many rounds without, learning slows down.
-_PROGRESS, _PATIENCE = 0.005, 10
+_PROGRESS, _PATIENCE = 0.005, 40
 _SCORE_BATCH = 64
 _UNSAFE_LEVEL_SHARE = 0.2
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the trainer stands, for logs and metrics."""
+    """Where the trainer stands, for the log."""
 
     audits: int
     views: int
@@ -75,11 +75,11 @@ class OnlineTrainer:
         store: HeadStore,
         promise: Promise,
         settings: TrainerSettings,
-        before_attempt: Callable[[], None] = lambda: None,
+        make_durable: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """``before_attempt`` must make durable that the certification window has been used, before it is looked at."""
+        """``make_durable`` must save that windows were used up or given up; nobody acts on it before."""
         self.traced = traced
         self.store = store
         self.promise = promise
@@ -90,7 +90,7 @@ class OnlineTrainer:
         self.live: Manifest | None = None
         self.drift: DriftDetector | None = None
         self._settings = settings
-        self._before_attempt = before_attempt
+        self._make_durable = make_durable
         self._clock, self._now = clock, now
         self._next_choice = 0.0
         self._scored = 0
@@ -270,7 +270,7 @@ class OnlineTrainer:
         self.windows.certification.clear()
         self.intake.used_blocks = set(window.block.tolist())
         self.windows.learning.add(window)
-        self._before_attempt()
+        self._make_durable()
         tested = window.rows(one_per_block(window.block))
         manifest, tensors = self._draft(choice)
         scores, labels = self._scores(manifest, tensors, tested)
@@ -337,7 +337,7 @@ class OnlineTrainer:
             self.drift.audits,
         )
         self._forget_stream()
-        self._before_attempt()  # a restart must not bring back the windows of the stream that has gone
+        self._make_durable()  # a restart must not bring back the windows of the stream that has gone
         self._publish(*self._draft(None))
 
     def _forget_stream(self) -> None:

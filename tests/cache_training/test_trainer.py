@@ -139,7 +139,7 @@ def test_an_attempt_is_claimed_and_its_frames_are_used_up_before_anyone_looks(
         seen.append((store.attempts(), len(trainer.windows.certification)))
         raise Killed
 
-    trainer = new_trainer(model, store, before_attempt=killed)
+    trainer = new_trainer(model, store, make_durable=killed)
     feed(trainer, Engine(model), 1500)
     with pytest.raises(Killed):
         train_until_published(trainer)
@@ -170,9 +170,7 @@ def test_it_closes_every_exit_when_the_live_version_leaves_its_budget(model: Tra
 
 def test_what_is_unsafe_is_made_durable_before_it_is_closed(model: TracedModel, store: HeadStore) -> None:
     windows: list[int] = []
-    trainer: OnlineTrainer = new_trainer(
-        model, store, before_attempt=lambda: windows.append(len(trainer.windows.tuning))
-    )
+    trainer: OnlineTrainer = new_trainer(model, store, make_durable=lambda: windows.append(len(trainer.windows.tuning)))
     feed(trainer, Engine(model), 1500)
     train_until_published(trainer)
     before = trainer.snapshot()

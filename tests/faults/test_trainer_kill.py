@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from early_exit.heads import load_heads
-from schemas.settings import Promise, Settings, Store, Topics, Trainer
+from schemas.settings import Settings, Topics
 from tests.cache_training.streams import traced
 from tests.conftest import Broker
 from tests.support.tiny_model import TinyModel
-from tests.support.trainer_process import folder_of, produce_records, running_trainer, store_of
+from tests.support.trainer_process import folder_of, produce_records, running_trainer, store_of, trainer_settings
 from tests.support.waiting import wait_until
 
 KILLS = 3
@@ -19,20 +19,7 @@ KILLS = 3
 
 @pytest.fixture
 def settings(broker: Broker, topics: Topics, tiny_model: TinyModel, tmp_path: Path) -> Settings:
-    return Settings(
-        kafka=broker.kafka,
-        topics=topics,
-        model=tiny_model.settings,
-        promise=Promise(max_disagreement=0.05),
-        store=Store(url=f"file://{tmp_path / 'heads'}"),
-        trainer=Trainer(
-            group_id=f"trainer-{topics.distillation}",
-            state_dir=tmp_path / "state",
-            checkpoint_s=0.5,
-            replay_mb=64,
-            ring_mb=64,
-        ),
-    )
+    return trainer_settings(broker.kafka, topics, tiny_model, tmp_path, checkpoint_s=0.5)
 
 
 class Reader(threading.Thread):

@@ -6,29 +6,16 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from schemas.settings import Promise, Settings, Store, Topics, Trainer
+from schemas.settings import Settings, Topics
 from tests.conftest import Broker
 from tests.support.tiny_model import TinyModel
-from tests.support.trainer_process import produce_records, running_trainer, store_of
+from tests.support.trainer_process import produce_records, running_trainer, store_of, trainer_settings
 from tests.support.waiting import wait_until
 
 
 @pytest.fixture
 def settings(broker: Broker, topics: Topics, tiny_model: TinyModel, tmp_path: Path) -> Settings:
-    return Settings(
-        kafka=broker.kafka,
-        topics=topics,
-        model=tiny_model.settings,
-        promise=Promise(max_disagreement=0.05),
-        store=Store(url=f"file://{tmp_path / 'heads'}"),
-        trainer=Trainer(
-            group_id=f"trainer-{topics.distillation}",
-            state_dir=tmp_path / "state",
-            checkpoint_s=1.0,
-            replay_mb=64,
-            ring_mb=64,
-        ),
-    )
+    return trainer_settings(broker.kafka, topics, tiny_model, tmp_path, checkpoint_s=1.0)
 
 
 def log_of(folder: Path) -> str:

@@ -12,9 +12,27 @@ from confluent_kafka import Producer
 
 from early_exit.engine import Engine
 from early_exit.store import HeadStore, model_folder
-from schemas.settings import Settings
+from schemas.settings import Kafka, Promise, Settings, Store, Topics, Trainer
 from tests.cache_training.streams import answered, pictures, traced
 from tests.support.tiny_model import TinyModel
+
+
+def trainer_settings(kafka: Kafka, topics: Topics, model: TinyModel, folder: Path, checkpoint_s: float) -> Settings:
+    """Of a trainer with a group, a store and a state of its own in ``folder``."""
+    return Settings(
+        kafka=kafka,
+        topics=topics,
+        model=model.settings,
+        promise=Promise(max_disagreement=0.05),
+        store=Store(url=f"file://{folder / 'heads'}"),
+        trainer=Trainer(
+            group_id=f"trainer-{topics.distillation}",
+            state_dir=folder / "state",
+            checkpoint_s=checkpoint_s,
+            replay_mb=64,
+            ring_mb=64,
+        ),
+    )
 
 
 def folder_of(model: TinyModel) -> str:
