@@ -1,43 +1,57 @@
-"""Audits as they come in: counted once, dealt to one use each, and watched for drift."""
+"""Audits as they come in: counted once, and dealt to one use each."""
+
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from cache_training.dealing import Use, blocks, deal
 from cache_training.frames import FrameBuffer, Frames, capacity_for
-from early_exit.drift import DriftDetector
 from early_exit.policy import position_hashes
 from schemas.distillation import DistillationBatch
 
-#: How many positions are remembered, so that a record read twice counts once.
+#: How many positions (or blocks) are remembered, so that a record read twice counts once.
 _REMEMBERED = 400_000
 _IDENTITY_SALT = b"layercache-identity-1"
 
 
+class LeakError(RuntimeError):
+    """A frame was about to certify what it had taught."""
+
+
 class Seen:
-    """The positions that have been taken in; the earlier half is forgotten when there are too many."""
+    """Numbers (positions, blocks) that have been taken in; the earlier half is forgotten when there are too many."""
 
     def __init__(self) -> None:
         self._recent: set[int] = set()
         self._earlier: set[int] = set()
 
-    def new(self, positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-        """bool ``[N]``: which positions have not been seen; all have been after that."""
-        fresh = np.empty(len(positions), np.bool_)
-        for row, position in enumerate(positions.tolist()):
-            fresh[row] = position not in self._recent and position not in self._earlier
-            self._recent.add(position)
+    def new(self, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """bool ``[N]``: which numbers have not been seen; all have been after that."""
+        fresh = np.empty(len(numbers), np.bool_)
+        for row, number in enumerate(numbers.tolist()):
+            fresh[row] = number not in self._recent and number not in self._earlier
+            self._recent.add(number)
         if len(self._recent) > _REMEMBERED // 2:
             self._earlier, self._recent = self._recent, set()
         return fresh
+
+    def known(self, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """bool ``[N]``: which numbers have been seen; takes in none."""
+        if not self._recent and not self._earlier:
+            return np.zeros(len(numbers), np.bool_)
+        found = (number in self._recent or number in self._earlier for number in numbers.tolist())
+        return np.fromiter(found, np.bool_, len(numbers))
 
     def array(self) -> npt.NDArray[np.uint64]:
         """For a checkpoint."""
         return np.fromiter(self._earlier | self._recent, np.uint64)
 
-    def restore(self, positions: npt.NDArray[np.uint64]) -> None:
+    def restore(self, numbers: npt.NDArray[np.uint64]) -> None:
         """What :meth:`array` gave."""
-        self._recent = set(positions.tolist())
+        self._recent = set(numbers.tolist())
 
 
 class Windows:
@@ -67,27 +81,56 @@ class Windows:
                 window.capacity = min(window.capacity, capacity_for(self._megabytes / 4, like))
             self._bounded = True
 
+    def check_apart(self) -> None:
+        """Raises :class:`LeakError` where a frame that waits to certify shares its block with one of another use.
+
+        Every frame is in its block, and dealing keeps blocks together, so that this never happens; if it did, the
+        certificate would mean nothing.
+        """
+        certifying = self.certification.frames()
+        for name, window in self.all().items():
+            frames = window.frames()
+            if window is not self.certification and certifying is not None and frames is not None:
+                shared = np.isin(certifying.block, frames.block) | np.isin(certifying.position, frames.position)
+                if shared.any():
+                    raise LeakError(
+                        f"{shared.sum()} of {len(shared)} frames that were to certify are near-copies of frames in the "
+                        f"{name} window: nothing can be certified on them. This is a bug in Layercache: report it, and "
+                        "remove trainer.state_dir to go on with new frames"
+                    )
+
     def clear(self) -> None:
         """Forgets the stream as it was."""
         for window in self.all().values():
             window.clear()
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What became of a record's N frames."""
+
+    audit: npt.NDArray[np.bool_]
+    """``[N]``: audits, counted now for the first time."""
+    block: npt.NDArray[np.uint64]
+    """``[N]``, see :func:`cache_training.dealing.blocks`"""
+    labels: npt.NDArray[np.int64]
+    """``[N]``: what the full model answered."""
+
+
 class Intake:
-    """Takes in distillation records: every frame once, to its one use; live audits to the drift test."""
+    """Takes in distillation records: every frame once, to its one use."""
 
     def __init__(self, windows: Windows, block_s: float) -> None:
         self.windows = windows
         self.seen = Seen()
+        #: Blocks that have certified. One may go on after an attempt: its later frames are near-copies of used ones.
+        self.used_blocks = Seen()
         self.audits = 0
         self.repeated = 0
         self._block_s = block_s
-        self._tested_blocks: set[int] = set()
-        #: Blocks of the last attempt's window. One may go on after it: its later frames are near-copies of used ones.
-        self.used_blocks: set[int] = set()
 
-    def take(self, batch: DistillationBatch, live_version: str | None, drift: DriftDetector | None) -> None:
-        """Deals a record's frames; ``drift`` tests those of its audits that ``live_version`` would have answered."""
+    def take(self, batch: DistillationBatch) -> Taken:
+        """Deals a record's frames."""
         position = position_hashes(batch.header.topic, batch.partition, batch.offset, _IDENTITY_SALT)
         fresh = self.seen.new(position)
         self.repeated += int((~fresh).sum())
@@ -102,28 +145,42 @@ class Intake:
         self.windows.misses.add(frames.rows(~batch.audit.astype(np.bool_) & fresh & learnable))
         self.windows.learning.add(frames.rows(audit & (use == Use.LEARNING)))
         self.windows.tuning.add(frames.rows(audit & (use == Use.TUNING)))
-        unused = np.array([number not in self.used_blocks for number in block.tolist()], np.bool_)
-        self.windows.certification.add(frames.rows(audit & (use == Use.CERTIFICATION) & unused))
-        if drift is not None and batch.header.heads_version == live_version:
-            self._test(drift, batch, audit, block, frames.labels)
+        certifying = audit & (use == Use.CERTIFICATION) & ~self.used_blocks.known(block)
+        self.windows.certification.add(frames.rows(certifying))
+        return Taken(audit, block, frames.labels)
 
-    def forget_tested(self) -> None:
-        """A new version is tested from its first audit on."""
-        self._tested_blocks.clear()
+    def use_up(self) -> Frames:
+        """All frames that wait to certify, which none of them or of their blocks ever does again; they may be learnt.
 
-    def _test(
-        self,
-        drift: DriftDetector,
-        batch: DistillationBatch,
-        audit: npt.NDArray[np.bool_],
-        block: npt.NDArray[np.uint64],
-        labels: npt.NDArray[np.int64],
-    ) -> None:
-        for row in np.flatnonzero(audit):
-            if batch.key_hash[row]:
-                if int(block[row]) in self._tested_blocks:
-                    continue  # near-copies counted singly would raise false alarms
-                if len(self._tested_blocks) > _REMEMBERED:
-                    self._tested_blocks.clear()
-                self._tested_blocks.add(int(block[row]))
-            drift.update(bool(batch.live_label[row] != labels[row]))
+        Raises :class:`LeakError` where one of them has been learnt or tuned on: then it must not certify.
+        """
+        frames = self.windows.certification.frames()
+        if frames is None:
+            raise ValueError("no frame waits to certify")
+        self.windows.check_apart()
+        self.windows.certification.clear()
+        self.used_blocks.new(np.unique(frames.block))
+        self.windows.learning.add(frames)
+        return frames
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For a checkpoint."""
+        tensors = {
+            "seen": torch.from_numpy(self.seen.array().view(np.int64)),
+            "used_blocks": torch.from_numpy(self.used_blocks.array().view(np.int64)),
+        }
+        for name, window in self.windows.all().items():
+            frames = window.frames()
+            if frames is not None:
+                tensors |= frames.tensors(f"window.{name}")
+        return tensors
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """What :meth:`tensors` gave."""
+        self.seen.restore(tensors["seen"].numpy().view(np.uint64))
+        self.used_blocks.restore(tensors["used_blocks"].numpy().view(np.uint64))
+        for name, window in self.windows.all().items():
+            if f"window.{name}.inputs" in tensors:
+                frames = Frames.from_tensors(f"window.{name}", tensors)
+                self.windows.bound(frames)
+                window.add(frames)

@@ -3,19 +3,24 @@
 Learn-then-Test with a fixed sequence (Angelopoulos, Bates, Candès, Jordan, Lei 2021; for early exits Jazbec et al.
 2024): settings are tested from the safest to the boldest at the full level, and testing stops at the first that fails,
 so that no multiplicity correction is needed among them.
+
+A cap on every class turns one setting's test into an intersection-union test (Berger 1982): the setting passes only if
+the overall test and every class's test pass, each at the *full* level. Were any of the risks over its limit, all tests
+passing would need that one's to pass, which it does with probability at most the level: nothing has to be shared among
+classes, however many there are.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta, binom
+from scipy import special
 
 
 def attempt_error(attempt: int, confidence: float) -> float:
     """The share of the error that attempt number ``attempt``, from 1, may use: (1 - confidence) / (k (k + 1)).
 
-    Over all attempts that there can ever be they sum to 1 - confidence.
+    Over all attempts that there can ever be they sum to 1 - confidence. Raises ``ValueError`` below 1.
 
     >>> round(sum(attempt_error(k, 0.95) for k in range(1, 100_000)), 4)
     0.05
@@ -25,16 +30,34 @@ def attempt_error(attempt: int, confidence: float) -> float:
     return (1 - confidence) / (attempt * (attempt + 1))
 
 
+def p_values(
+    disagreements: npt.NDArray[np.int64], frames: npt.NDArray[np.int64] | int, budget: float
+) -> npt.NDArray[np.float64]:
+    """P(Bin(frames, budget) <= disagreements): small where a risk above ``budget`` would be a surprise.
+
+    >>> p_values(np.array([0, 3]), 299, 0.01).round(4).tolist()
+    [0.0495, 0.6495]
+    """
+    # bdtr answers nan beyond its domain: k >= n is certain.
+    frames = np.broadcast_to(np.asarray(frames), disagreements.shape)
+    chances: npt.NDArray[np.float64] = special.bdtr(np.minimum(disagreements, frames).astype(float), frames, budget)
+    return np.where(disagreements >= frames, 1.0, chances)
+
+
 def p_value(disagreements: int, frames: int, budget: float) -> float:
-    """P(Bin(frames, budget) <= disagreements): small where a risk above ``budget`` would be a surprise."""
-    return float(binom.cdf(disagreements, frames, budget))
+    """One of :func:`p_values`."""
+    return float(p_values(np.array([disagreements]), frames, budget)[0])
 
 
 def upper_bound(disagreements: int, frames: int, error: float) -> float:
-    """Clopper-Pearson: the risk is at most this with probability 1 - ``error``."""
+    """Clopper-Pearson: the risk is at most this with probability 1 - ``error``.
+
+    >>> round(upper_bound(0, 299, 0.05), 5)
+    0.00997
+    """
     if disagreements >= frames:
         return 1.0
-    return float(beta.ppf(1 - error, disagreements + 1, frames - disagreements))
+    return float(special.betaincinv(disagreements + 1, frames - disagreements, 1 - error))
 
 
 def allowed(frames: int, budget: float, error: float) -> int:
@@ -43,10 +66,43 @@ def allowed(frames: int, budget: float, error: float) -> int:
     >>> allowed(299, 0.01, 0.05), allowed(298, 0.01, 0.05)
     (0, -1)
     """
-    k = int(binom.ppf(error, frames, budget)) if frames else 0
-    while k >= 0 and binom.cdf(k, frames, budget) > error:
+    if not frames or p_value(0, frames, budget) > error:
+        return -1
+    k = max(0, int(special.bdtrik(error, frames, budget)))
+    while p_value(k + 1, frames, budget) <= error:
+        k += 1
+    while p_value(k, frames, budget) > error:
         k -= 1
     return k
+
+
+@dataclass(frozen=True)
+class ClassCap:
+    """The most that exits may disagree within each group of the full model's classes."""
+
+    budget: float
+    group: npt.NDArray[np.int64]
+    """``[frames]``: the group of the class that the full model gave, from 0."""
+    groups: int
+    """How many there are; one without frames cannot pass."""
+
+    def counts(self, wrong: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Disagreements ``[settings, groups]`` of ``wrong`` ``[settings, frames]``, and frames ``[groups]``."""
+        settings = np.repeat(np.arange(len(wrong)), wrong.sum(1))
+        flat = settings * self.groups + self.group[np.nonzero(wrong)[1]]
+        disagreements = np.bincount(flat, minlength=len(wrong) * self.groups).reshape(len(wrong), self.groups)
+        return disagreements, np.bincount(self.group, minlength=self.groups)
+
+    def passes(self, wrong: npt.NDArray[np.bool_], error: float) -> npt.NDArray[np.bool_]:
+        """bool ``[settings]``: whether every group's own test passes."""
+        disagreements, frames = self.counts(wrong)
+        passed: npt.NDArray[np.bool_] = np.all(p_values(disagreements, frames, self.budget) <= error, axis=1)
+        return passed
+
+    def upper_bound(self, wrong: npt.NDArray[np.bool_], error: float) -> float:
+        """The largest Clopper-Pearson bound of any group, for one setting's ``wrong``, ``[frames]``."""
+        disagreements, frames = self.counts(wrong[None])
+        return max(upper_bound(int(d), int(n), error) for d, n in zip(disagreements[0], frames, strict=True))
 
 
 @dataclass(frozen=True)
@@ -61,19 +117,21 @@ class Verdict:
     upper_bound: float
 
 
-def certify(wrong: npt.NDArray[np.bool_], budget: float, error: float) -> Verdict | None:
+def certify(wrong: npt.NDArray[np.bool_], budget: float, error: float, cap: ClassCap | None = None) -> Verdict | None:
     """Tests settings in order; ``wrong`` bool ``[settings, frames]``: would a setting's exits answer a frame otherwise?
 
     Returns the last before the first failure, None where the first fails already. The frames must be a fair sample
     that neither the exits nor the sequence have seen.
+
+    >>> flawless = np.zeros((1, 299), np.bool_)
+    >>> certify(flawless, 0.01, 0.05) is not None, certify(flawless[:, 1:], 0.01, 0.05) is not None
+    (True, False)
     """
-    passed = None
-    for index, row in enumerate(wrong):
-        verdict = verdict_of(index, row, budget, error)
-        if not verdict.frames or verdict.p_value > error:
-            break
-        passed = verdict
-    return passed
+    passes = p_values(wrong.sum(1), wrong.shape[1], budget) <= error
+    if cap is not None:
+        passes &= cap.passes(wrong, error)
+    passed = len(passes) if passes.all() else int(passes.argmin())
+    return verdict_of(passed - 1, wrong[passed - 1], budget, error) if passed else None
 
 
 def verdict_of(index: int, wrong: npt.NDArray[np.bool_], budget: float, error: float) -> Verdict:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable
 import torch
 
 from cache_training.state import Checkpoints
-from cache_training.trainer import OnlineTrainer
+from cache_training.trainer import OnlineTrainer, Progress
 from early_exit.store import StoreError
 from schemas.distillation import DistillationBatch
 
@@ -126,3 +126,12 @@ class TrainingThread(threading.Thread):
                 100 * at.expected_time_saved,
                 at.disagreeing_passes,
             )  # fmt: skip
+            if at.worst_classes:
+                log.info("audits of the live version disagree most with the full model's %s", _worst(at))
+
+
+def _worst(at: Progress) -> str:
+    """Classes and keys, each with its disagreements; keys are shown as the hashes that they travel as."""
+    classes = [f"{name} ({count.disagreements} of {count.audits})" for name, count in at.worst_classes]
+    keys = [f"{count.name & 2**64 - 1:016x} ({count.disagreements} of {count.audits})" for count in at.worst_keys]
+    return ", ".join(classes) + (f"; under the keys of hash {', '.join(keys)}" if keys else "")

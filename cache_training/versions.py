@@ -1,7 +1,8 @@
 """What a version of heads is made of: a choice becomes a draft, and a draft with a verdict becomes a manifest."""
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -9,12 +10,9 @@ import numpy.typing as npt
 from torch import Tensor
 
 from cache_training.candidates import Costs
-from cache_training.certificate import Verdict
 from cache_training.choosing import DOUBTS, Choice, shares
 from early_exit.heads import tensor_names
-from early_exit.models import Classifier
 from schemas.manifest import Certificate, Exit, Expected, Manifest
-from schemas.settings import Promise
 
 #: Audit rate of the first version, and what each later one divides it by: later ones have less to gain.
 _OPENING_AUDIT_RATE, _AUDIT_RATE_STEP = 0.6, 20.0
@@ -22,8 +20,24 @@ _OPENING_AUDIT_RATE, _AUDIT_RATE_STEP = 0.6, 20.0
 _NOT_YET = 2.0
 
 
+class ServedModel(Protocol):
+    """What a version says of the model that it belongs to."""
+
+    @property
+    def name(self) -> str:
+        """For readers."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Their names."""
+
+
 def draft(
-    classifier: Classifier,
+    model: ServedModel,
     live: Manifest | None,
     choice: Choice | None,
     cut_costs: dict[str, Costs],
@@ -54,8 +68,8 @@ def draft(
         )
     manifest = Manifest(
         version=f"{now:%Y%m%dT%H%M%S}-{_number(live):04d}",
-        model=classifier.fingerprint,
-        model_name=classifier.name,
+        model=model.fingerprint,
+        model_name=model.name,
         created=now.isoformat(timespec="seconds"),
         reason=_reason(live, choice),
         predecessor=live.version if live else None,
@@ -98,24 +112,13 @@ def expected(choice: Choice, exits: npt.NDArray[np.int32], cut_costs: dict[str, 
     )
 
 
-def certified(
-    manifest: Manifest, promise: Promise, attempt: int, error: float, verdict: Verdict, expectation: Expected
-) -> Manifest:
-    """The draft as it is published: the threshold of the setting that passed, and the certificate."""
-    threshold = float(np.float32(1 - DOUBTS[verdict.index]))
+def certified(manifest: Manifest, index: int, certificate: Certificate, expectation: Expected) -> Manifest:
+    """The draft as it is published: the thresholds of setting number ``index``, which passed, and the certificate."""
+    threshold = float(np.float32(1 - DOUBTS[index]))
     return msgspec.structs.replace(
         manifest,
         exits=tuple(msgspec.structs.replace(exit_, threshold=threshold) for exit_ in manifest.exits),
-        certificate=Certificate(
-            max_disagreement=promise.max_disagreement,
-            confidence=promise.confidence,
-            attempt=attempt,
-            error=error,
-            frames=verdict.frames,
-            disagreements=verdict.disagreements,
-            p_value=verdict.p_value,
-            upper_bound=verdict.upper_bound,
-        ),
+        certificate=certificate,
         expected=expectation,
     )
 

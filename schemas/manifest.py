@@ -36,6 +36,18 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     """The same of measured time."""
 
 
+class ClassResult(msgspec.Struct, frozen=True, kw_only=True):
+    """How the certification audits of one class came out."""
+
+    label: int
+    """The full model's."""
+    name: str
+    frames: int
+    disagreements: int
+    upper_bound: float
+    """Clopper-Pearson at the attempt's error, for this class alone."""
+
+
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     """What was tested, on what, and with which result (Learn-then-Test, fixed sequence; Angelopoulos et al. 2021)."""
 
@@ -52,6 +64,15 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     p_value: float
     upper_bound: float
     """Clopper-Pearson upper bound on the risk at this attempt's error."""
+    max_class_disagreement: float | None = None
+    """The cap that was tested on every class as well (intersection-union test; Berger 1982); null for none."""
+    classes_tested: int = 0
+    """With a cap: how many classes were tested each on its own. All others, too rare for that or never seen on the
+    stream, were tested together, as if they were one class."""
+    class_upper_bound: float | None = None
+    """With a cap: the largest Clopper-Pearson bound of any of these tests at this attempt's error."""
+    worst_classes: tuple[ClassResult, ...] = ()
+    """Classes of the full model with the most disagreements in the test, the worst first; at most 20."""
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):

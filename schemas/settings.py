@@ -72,8 +72,18 @@ class Promise(_Section):
     max_disagreement: OpenShare = Field(
         0.01, description="How often, of all frames, an exit may answer otherwise than the full model would."
     )
+    max_class_disagreement: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="The same within every class: how often, of the frames that the full model gives it, an exit may "
+        "answer otherwise; not limited by default. Nothing opens until each class has as many certification audits as "
+        "a certificate of this size needs. Classes too rare for that within `trainer.window_frames`, and those never "
+        "seen, are taken together and tested as one.",
+    )
     confidence: OpenShare = Field(
-        0.95, description="Probability that no version ever published exceeds `max_disagreement`."
+        0.95,
+        description="Probability that no version ever published exceeds `max_disagreement` or the limit per class.",
     )
     block_s: float = Field(
         10.0, gt=0, description="Frames of one key within this time are near-copies: they are dealt together."

@@ -217,8 +217,7 @@ def test_near_copies_are_dealt_together_and_used_up_together(model: TracedModel,
     assert misses is not None
     assert len(certifying) > 100
     assert not set(certifying.block.tolist()) & set(misses.block.tolist())
-    trainer.intake.used_blocks = set(certifying.block.tolist())  # as an attempt does
-    trainer.windows.certification.clear()
+    trainer.intake.use_up()  # as an attempt does
     trainer.ingest(keyed_record(model, keys, audited=np.arange(1000) % 5 == 0, first_offset=5000))
     assert len(trainer.windows.certification) == 0
 

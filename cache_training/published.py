@@ -1,0 +1,112 @@
+"""The version that is live, whoever made it so, and what its audits say of it since."""
+
+import logging
+
+import numpy as np
+from torch import Tensor
+
+from cache_training import versions
+from cache_training.audits import Seen, Taken
+from cache_training.tally import Tally
+from early_exit.drift import DriftDetector
+from early_exit.store import HeadStore, StoreError
+from schemas.distillation import DistillationBatch
+from schemas.manifest import Certificate, Manifest
+from schemas.settings import Promise
+
+log = logging.getLogger(__name__)
+
+#: Level of the drift test, as a share of 1 - confidence.
+_UNSAFE_LEVEL_SHARE = 0.2
+
+
+class Published:
+    """Publishes versions, follows the store, and watches the live version's audits: for drift, by class and by key."""
+
+    def __init__(self, store: HeadStore, promise: Promise, classes: int) -> None:
+        self.store = store
+        self.promise = promise
+        self.live: Manifest | None = None
+        self.drift: DriftDetector | None = None
+        self.tally = Tally(classes)
+        self._tested_blocks = Seen()
+        self._unreadable: str | None = None
+        self._unpublished: tuple[Manifest, dict[str, Tensor]] | None = None
+
+    @property
+    def time_saved(self) -> float:
+        """Expected of the live version; 0 while no exit is open."""
+        return self.live.expected.time_saved if self.live and self.live.exits and self.live.expected else 0.0
+
+    def follow(self) -> bool:
+        """Takes up what the store says is live, whoever put it there: an earlier trainer, or an operator's rollback.
+
+        False where that was certified for less than is promised now.
+        """
+        latest = self.store.latest()
+        if latest is not None and (self.live is None or self.live.version != latest):
+            try:
+                self._take_up(self.store.load(latest)[0])
+            except StoreError as error:
+                if latest != self._unreadable:
+                    log.warning("%s; going on as if there were no such version", error)
+                self._unreadable = latest
+        certificate = self.live.certificate if self.live else None
+        return certificate is None or _covers(certificate, self.promise)
+
+    def publish(self, manifest: Manifest, tensors: dict[str, Tensor]) -> None:
+        """Stores a version, which is live from then on; where that fails, :meth:`retry` goes on with it."""
+        self._unpublished = manifest, tensors
+        manifest = self.store.publish(manifest, tensors)
+        self._unpublished = None
+        self._take_up(manifest)
+        log.info("published %s", versions.described(manifest))
+
+    def retry(self) -> None:
+        """Publishes what a store that could not be written to has kept from it: what was certified is not lost."""
+        if self._unpublished is not None:
+            self.publish(*self._unpublished)
+
+    def watch(self, batch: DistillationBatch, taken: Taken) -> bool:
+        """Counts a record's audits of the live version; True where they say that it has left its budget."""
+        if self.live is None or batch.header.heads_version != self.live.version:
+            return False
+        audits = np.flatnonzero(taken.audit)
+        wrong = batch.live_label[audits] != taken.labels[audits]
+        self.tally.add(taken.labels[audits], batch.key_hash[audits], wrong)
+        if self.drift is None:
+            return False
+        # Near-copies counted singly would raise false alarms.
+        counts = self._tested_blocks.new(taken.block[audits]) | (batch.key_hash[audits] == 0)
+        for disagreed in wrong[counts].tolist():
+            self.drift.update(disagreed)
+        return self.drift.alarmed
+
+    def restore(self, live: object, drift: object, tensors: dict[str, Tensor]) -> None:
+        """Goes on watching where a checkpoint stopped, if it watched this version; the tally is in its tensors."""
+        if self.live is None or live != self.live.version:
+            return
+        self.tally.restore(tensors)
+        if self.drift is not None and isinstance(drift, dict):
+            try:
+                self.drift.restore(drift)
+            except ValueError as error:
+                log.warning("watching the live version anew: %s", error)
+
+    def _take_up(self, manifest: Manifest) -> None:
+        """A new version is watched from its first audit on."""
+        self.live = manifest
+        level = (1 - self.promise.confidence) * _UNSAFE_LEVEL_SHARE
+        self.drift = DriftDetector(self.promise.max_disagreement, level) if manifest.exits else None
+        self.tally.clear()
+        self._tested_blocks = Seen()
+
+
+def _covers(certificate: Certificate, promise: Promise) -> bool:
+    """Whether what was certified is at least what is promised."""
+    classes, most = certificate.max_class_disagreement, promise.max_class_disagreement
+    return (
+        certificate.max_disagreement <= promise.max_disagreement
+        and certificate.confidence >= promise.confidence
+        and (most is None or (classes is not None and classes <= most))
+    )
