@@ -9,13 +9,15 @@ PYTHON ?= python3
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+BENCH_ARGS ?=
+LAYERCACHE_DATA ?= ../shared/data
 
 VENV := .venv
 BIN := $(VENV)/bin
 # Several processes share the machine: threads of torch that wait for each other cost more than they bring.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint types check format clean
+.PHONY: demo test lint types check format bench-paper clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,6 +27,7 @@ help:
 	@echo "make types   mypy --strict"
 	@echo "make check   lint, types and test"
 	@echo "make format  lets ruff rewrite what it can"
+	@echo "make bench-paper    tables and plots of the paper's tasks, its method and ours; BENCH_ARGS=--quick: 45 minutes"
 	@echo "make clean   removes .venv and everything made here"
 
 demo: $(VENV)/.demo
@@ -45,6 +48,9 @@ check: lint types test
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench-paper: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.paper --data $(LAYERCACHE_DATA) $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-report .demo
