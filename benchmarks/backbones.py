@@ -36,13 +36,15 @@ class CifarResNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        widths = (16, 16, 32, 64)
-        for stage in (1, 2, 3):
-            inputs, outputs = widths[stage - 1], widths[stage]
-            first = CifarBlock(inputs, outputs, 1 if stage == 1 else 2)
-            blocks = [first, *(CifarBlock(outputs, outputs, 1) for _ in range(n - 1))]
-            setattr(self, f"layer{stage}", nn.Sequential(*blocks))
+        self.layer1 = self._stage(n, 16, 16, stride=1)
+        self.layer2 = self._stage(n, 16, 32, stride=2)
+        self.layer3 = self._stage(n, 32, 64, stride=2)
         self.linear = nn.Linear(64, classes)
+
+    @staticmethod
+    def _stage(blocks: int, inputs: int, outputs: int, stride: int) -> nn.Sequential:
+        rest = (CifarBlock(outputs, outputs, 1) for _ in range(blocks - 1))
+        return nn.Sequential(CifarBlock(inputs, outputs, stride), *rest)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))
@@ -119,7 +121,7 @@ class MobileFaceNet(nn.Module):
 
 def resnet18() -> nn.Module:
     """torchvision's ResNet-18 for 32×32 frames: a 3×3 first convolution of stride 1, and no pooling after it."""
-    module = torchvision.models.resnet18(num_classes=10)
+    module: nn.Module = torchvision.models.resnet18(num_classes=10)
     module.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
     module.maxpool = nn.Identity()
     return module
