@@ -63,57 +63,62 @@ class Engine:
         for segment in (*self._segments, *self._heads):
             segment.to(memory_format=torch.channels_last)
         self._temperatures = [exit_.temperature for exit_ in exits]
-        self._thresholds = [exit_.threshold for exit_ in exits]
+        self._thresholds = [np.float32(exit_.threshold) for exit_ in exits]  # as the policy compares them
         self._names = [name for cut in self.exits for name in (f"to {cut}", f"head {cut}")] + ["to the end"]
         self._times: defaultdict[str, dict[int, float]] = defaultdict(dict)
 
     def run(self, frames: Tensor, audits: npt.NDArray[np.bool_]) -> Answers:
         """Answers ``frames``, uint8 ``[N, C, h, w]`` of :meth:`Preprocessing.fit`; ``audits`` bool ``[N]``."""
         with torch.inference_mode():
-            return self._run(frames, torch.from_numpy(audits))
+            return self._run(frames, audits)
 
-    def _run(self, frames: Tensor, audits: Tensor) -> Answers:
+    def _run(self, frames: Tensor, audits: npt.NDArray[np.bool_]) -> Answers:
+        # Who leaves is decided in numpy: on so few numbers torch's dispatch costs many times the work itself.
         n = len(frames)
-        kept = torch.ones_like(audits) if self.mode == "shadow" else audits
-        device = self.traced.classifier.device
-        kept = kept.to(device)
+        kept = np.ones(n, np.bool_) if self.mode == "shadow" else audits
         x = self._enter(frames)
-        alive = torch.arange(n, device=device)
-        labels = torch.empty(n, dtype=torch.int64, device=device)
-        exits = torch.full((n,), -1, dtype=torch.int16, device=device)
-        probabilities = torch.empty(n, len(self.traced.classifier.classes), device=device)
-        live_exit = torch.full((n,), -1, dtype=torch.int32, device=device)
-        live_label = torch.empty(n, dtype=torch.int32, device=device)
+        alive = np.arange(n)
+        labels = np.empty(n, np.int64)
+        exits = np.full(n, -1, np.int16)
+        probabilities = np.empty((n, len(self.traced.classifier.classes)), np.float32)
+        live_exit = np.full(n, -1, np.int32)
+        live_label = np.empty(n, np.int32)
         for index in range(len(self.exits)):
             x = self._timed(2 * index, self._segments[index], x)
             chances, score, label = self._score(index, x)
-            fires = score >= self._thresholds[index]
-            leaves = fires & ~kept
+            fires = score.cpu().numpy() >= self._thresholds[index]
+            if not fires.any():
+                continue
+            answered = label.cpu().numpy()
             first = fires & (live_exit[alive] < 0)
-            live_exit[alive[first]], live_label[alive[first]] = index, label[first].int()
+            live_exit[alive[first]], live_label[alive[first]] = index, answered[first]
+            leaves = fires & ~kept[alive]
             if leaves.any():
                 rows = alive[leaves]
-                labels[rows], probabilities[rows], exits[rows] = label[leaves], chances[leaves], index
-                stays = (~leaves).nonzero().squeeze(1)
-                alive, kept = alive[stays], kept[stays]
+                labels[rows], exits[rows] = answered[leaves], index
+                probabilities[rows] = chances.cpu().numpy()[leaves]
+                stays = np.flatnonzero(~leaves)
+                alive = alive[stays]
                 if not len(alive):
                     break
-                x = x.index_select(0, stays)
-        logits = torch.empty(0, probabilities.shape[1], device=device)
+                # Not index_select: that would lose channels_last, and every later segment would pay for it.
+                x = x[torch.from_numpy(stays).to(x.device)]
+        logits = np.empty((0, probabilities.shape[1]), np.float32)
         if len(alive):
-            logits = self._timed(2 * len(self.exits), self._segments[-1], x).float()
-            labels[alive] = logits.argmax(1)
-            probabilities[alive] = logits.softmax(1)
+            ends = self._timed(2 * len(self.exits), self._segments[-1], x).float()
+            logits = ends.cpu().numpy()
+            labels[alive] = ends.argmax(1).cpu().numpy()
+            probabilities[alive] = ends.softmax(1).cpu().numpy()
             through = alive[live_exit[alive] < 0]
-            live_label[through] = labels[through].int()
+            live_label[through] = labels[through]
         return Answers(
-            labels=labels.cpu().numpy(),
-            probabilities=probabilities.cpu().numpy(),
-            exits=exits.cpu().numpy(),
-            full_rows=alive.cpu().numpy(),
-            logits=logits.cpu().numpy(),
-            live_exit=live_exit[alive].cpu().numpy(),
-            live_label=live_label[alive].cpu().numpy(),
+            labels=labels,
+            probabilities=probabilities,
+            exits=exits,
+            full_rows=alive,
+            logits=logits,
+            live_exit=live_exit[alive],
+            live_label=live_label[alive],
         )
 
     def score(self, frames: Tensor) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:

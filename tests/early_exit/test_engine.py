@@ -110,3 +110,17 @@ def test_warming_up_leaves_no_times_behind(traced: TracedModel) -> None:
     assert engine.segment_ms() == {}
     engine.run(pictures(5, 0), none(5))
     assert list(engine.segment_ms()["to the end"]) == [8]
+
+
+def test_shrinking_keeps_the_layout_that_convolutions_are_fast_on(traced: TracedModel) -> None:
+    frames = pictures(12, 3)
+    scores, _ = Engine(traced, heads(traced, {"first": 2.0})).score(frames)
+    half = float(np.median(scores[:, 0]))
+    engine = Engine(traced, heads(traced, {"first": half}))
+    seen: list[tuple[int, bool]] = []
+    engine._segments[-1].register_forward_pre_hook(
+        lambda module, args: seen.append((len(args[0]), args[0].is_contiguous(memory_format=torch.channels_last)))
+    )
+    answers = engine.run(frames, none(12))
+    assert seen == [((scores[:, 0] < half).sum(), True)]
+    assert 0 < len(answers.full_rows) < 12
