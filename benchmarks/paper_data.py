@@ -69,25 +69,21 @@ BACKBONES = {
 
 @dataclass(frozen=True)
 class Task:
-    """A backbone and its stream. ``frames`` uint8 ``[N, 3, h, w]``; ``labels`` ``[N]``, for accuracy only.
-
-    ``limit`` caps each half, for a quick look.
-    """
+    """A backbone and its stream. ``frames`` uint8 ``[N, 3, h, w]``; ``labels`` ``[N]``, for accuracy only."""
 
     name: str
     backbone: str
     traced: TracedModel
     frames: Tensor
     labels: Rows
-    limit: int | None = None
 
     def learning(self, seed: int) -> Rows:
         """The rows of the half that heads may learn from, in the order in which they arrive; without labels."""
-        return self._shuffled(seed)[: len(self.frames) // 2][: self.limit]
+        return self._shuffled(seed)[: len(self.frames) // 2]
 
     def evaluation(self, seed: int) -> Rows:
         """The rows of the other half, where every number comes from."""
-        return self._shuffled(seed)[len(self.frames) // 2 :][: self.limit]
+        return self._shuffled(seed)[len(self.frames) // 2 :]
 
     def _shuffled(self, seed: int) -> Rows:
         return np.random.default_rng(seed).permutation(len(self.frames)).astype(np.int64)
@@ -102,7 +98,7 @@ class Budget:
 
 
 def open_task(backbone: str, data: Path | None, limit: int | None = None) -> Task:
-    """Reads weights and frames. Raises :class:`DataError`."""
+    """Reads weights and frames, the first ``limit`` where one is given. Raises :class:`DataError`."""
     known = BACKBONES[backbone]
     classes = CIFAR10 if known.task == "cifar10" else _identities(data)
     traced = cuts.trace(_classifier(backbone, classes, data))
@@ -111,7 +107,7 @@ def open_task(backbone: str, data: Path | None, limit: int | None = None) -> Tas
     for picture, label in _pictures(known.task, classes, data):
         pictures.append(decode_frame(picture, None, known.preprocessing, Limits.of(Worker())))
         labels.append(label)
-    return Task(known.task, backbone, traced, torch.stack(pictures), np.array(labels, np.int64), limit)
+    return Task(known.task, backbone, traced, torch.stack(pictures[:limit]), np.array(labels[:limit], np.int64))
 
 
 def _classifier(name: str, classes: tuple[str, ...], data: Path | None) -> Classifier:

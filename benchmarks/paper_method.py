@@ -50,17 +50,25 @@ class Recipe:
 #: 512, 512 and 256; for MobileFaceNet after each group of bottlenecks of one width, hidden 256.
 RECIPES: dict[str, tuple[Recipe, ...]] = {
     "resnet18": (
-        Recipe("maxpool", pool=2),
-        Recipe("layer1", pool=2),
-        Recipe("layer2", pool=2),
+        Recipe("maxpool", pool=4, hidden=256),
+        Recipe("layer1", pool=4, hidden=256),
+        Recipe("layer2", pool=4, hidden=256),
         Recipe("layer3", pool=2, hidden=256),
     ),
-    "resnet56": (Recipe("relu"), Recipe("layer1"), Recipe("layer2", hidden=256)),
-    "resnet20": (Recipe("relu"), Recipe("layer1"), Recipe("layer2", hidden=256)),
+    "resnet56": (
+        Recipe("relu", pool=4, hidden=128),
+        Recipe("layer1", pool=4, hidden=128),
+        Recipe("layer2", pool=4, hidden=128),
+    ),
+    "resnet20": (
+        Recipe("relu", pool=4, hidden=128),
+        Recipe("layer1", pool=4, hidden=128),
+        Recipe("layer2", pool=4, hidden=128),
+    ),
     "mobilefacenet": (
-        Recipe("blocks.4", hidden=256),
-        Recipe("blocks.11", hidden=256),
-        Recipe("blocks", hidden=256),
+        Recipe("blocks.4", pool=4, hidden=256, learning_rate=0.03, epochs=60),
+        Recipe("blocks.11", pool=2, hidden=256, learning_rate=0.03, epochs=60),
+        Recipe("blocks", hidden=256, learning_rate=0.03, epochs=60),
     ),
 }
 
@@ -122,23 +130,24 @@ def train(head: DenseHead, recipe: Recipe, channels: int, features: Tensor, logi
     """Teaches a head on ``features`` ``[N, D]``; returns the validation KL of the epoch that it keeps."""
     generator = torch.Generator().manual_seed(seed)
     held = max(1, round(_VALIDATION * len(features)))
-    held_features, features = features[:held].float(), features[held:]
     held_target, target = logits[:held].log_softmax(1), logits[held:].log_softmax(1)
-    mean, scale = _standardise(features, channels)
+    mean, scale = _standardise(features[held:], channels)
+    inputs = (features.float() - mean) * scale
+    held_inputs, inputs = inputs[:held], inputs[held:]
     optimizer = torch.optim.SGD(
         head.parameters(), recipe.learning_rate, momentum=_MOMENTUM, weight_decay=recipe.weight_decay
     )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs * -(-len(features) // recipe.batch))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs * -(-len(inputs) // recipe.batch))
     best, kept = float("inf"), {name: value.clone() for name, value in head.state_dict().items()}
     for _ in range(recipe.epochs):
-        for rows in torch.randperm(len(features), generator=generator).split(recipe.batch):
-            loss = _divergence(head.classify((features[rows].float() - mean) * scale), target[rows])
+        for rows in torch.randperm(len(inputs), generator=generator).split(recipe.batch):
+            loss = _divergence(head.classify(inputs[rows]), target[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
         with torch.no_grad():
-            held_loss = float(_divergence(head.classify((held_features - mean) * scale), held_target))
+            held_loss = float(_divergence(head.classify(held_inputs), held_target))
         if held_loss < best:
             best, kept = held_loss, {name: value.clone() for name, value in head.state_dict().items()}
     head.load_state_dict(kept)
