@@ -20,6 +20,7 @@ from cache_training.thread import Arrived, TrainingThread
 from cache_training.trainer import OnlineTrainer
 from early_exit import cuts, models
 from early_exit.cuts import CutError
+from early_exit.memory import keep_freed_memory
 from early_exit.models import ModelError
 from early_exit.store import StoreError, model_folder, open_store
 from schemas.distillation import DistillationBatch, DistillationError, decode
@@ -39,6 +40,7 @@ def run(settings: Settings) -> int:
     """Trains until SIGTERM or SIGINT; the exit code is 0, or 1 where something cannot be mended by waiting."""
     if not _topic_is_there(settings):
         return 1
+    keep_freed_memory()
     try:
         torch.set_num_threads(settings.trainer.torch_threads)
         classifier = models.load(settings.model)

@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 
 from early_exit.cuts import CutError, TracedModel, trace
 from early_exit.engine import Answers, Engine
+from early_exit.memory import keep_freed_memory
 from early_exit.models import ModelError, load
 from early_exit.store import StoreError, open_store
 from schemas import dead_letter
@@ -298,6 +299,7 @@ def run(settings: Settings) -> int:
 
 
 def _run(settings: Settings, stop: Stop) -> None:
+    keep_freed_memory()
     if settings.worker.torch_threads is not None:
         torch.set_num_threads(settings.worker.torch_threads)
     topics = settings.topics

@@ -1,0 +1,34 @@
+"""Freed memory stays with the process."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+_PROGRAM = """
+import resource, sys
+import torch
+from early_exit.memory import keep_freed_memory
+
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+frames = torch.ones(16 << 20, dtype=torch.uint8)
+for _ in range(4):  # malloc's own threshold adapts, up to 32 MiB
+    maps = [frames.float() for _ in range(2)]
+    del maps
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+maps = [frames.float() for _ in range(2)]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc is told")
+def test_a_batch_like_the_one_before_asks_the_kernel_for_nothing() -> None:
+    def page_faults(what: str) -> int:
+        done = subprocess.run([sys.executable, "-c", _PROGRAM, what], check=True, capture_output=True, text=True)
+        return int(done.stdout)
+
+    pages = 2 * (64 << 20) // 4096
+    assert page_faults("as it is") >= pages // 512  # huge pages at the most
+    assert page_faults("keep") < 16
