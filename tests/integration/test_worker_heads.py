@@ -1,6 +1,5 @@
 """A worker takes up heads while it runs, and serves the full path rather than heads that it should not."""
 
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from schemas.settings import Settings
 from tests.support.heads import publish_heads, store_of
 from tests.support.pictures import coloured, encode
 from tests.support.waiting import wait_until
-from tests.support.worker_process import Picture, Reader, WorkerProcess, publish, reading, running_worker
+from tests.support.worker_process import Picture, Reader, publish, reading, running_worker
 
 
 def send(settings: Settings, count: int, prefix: str) -> None:
@@ -37,14 +36,6 @@ def settings(worker_settings: Settings) -> Settings:
     return worker_settings.model_copy(update={"worker": worker})
 
 
-def metrics(worker: WorkerProcess) -> str:
-    worker.wait_for("metrics at ")
-    url = worker.log.read_text().split("metrics at ")[1].split()[0]
-    with urllib.request.urlopen(url, timeout=10) as response:
-        text: str = response.read().decode()
-        return text
-
-
 def test_heads_are_taken_up_replaced_and_closed_while_it_runs(settings: Settings, tmp_path: Path) -> None:
     with running_worker(settings, tmp_path) as worker, reading(settings, settings.topics.predictions) as reader:
         send(settings, 20, "none")
@@ -67,7 +58,7 @@ def test_heads_are_taken_up_replaced_and_closed_while_it_runs(settings: Settings
         send(settings, 20, "closed")
         assert {(class_, exit_) for class_, exit_, *_ in answers(reader, "closed", 20)} == {("red", "full")}
 
-        text = metrics(worker)
+        text = worker.metrics()
         assert f'layercache_frames_total{{exit="{first.exits[0].cut}"}}' in text
         assert 'layercache_heads_info{version="v2"} 1.0' in text
         assert 'layercache_transactions_total{result="committed"}' in text
@@ -83,7 +74,7 @@ def test_a_version_that_leaves_its_budget_is_closed_by_the_worker_itself(setting
         worker.wait_for("have left their budget")
         send(settings, 30, "closed")
         assert {(class_, exit_) for class_, exit_, *_ in answers(reader, "closed", 30)} == {("red", "full")}
-        assert "layercache_exits_closed 1.0" in metrics(worker)
+        assert "layercache_exits_closed 1.0" in worker.metrics()
 
         good = publish_heads(settings, "good", "red", audit_rate=0.5)
         worker.wait_for("serving heads good")
@@ -132,4 +123,4 @@ def test_corrupt_heads_leave_the_version_before_in_force(settings: Settings, tmp
         assert worker.said("still serving heads v0")
         send(settings, 10, "after")
         assert set(answers(reader, "after", 10)) == {("green", first.exits[0].cut, "v0", False)}
-        wait_until(lambda: "layercache_store_errors_total 0.0" not in metrics(worker), "a counted store error")
+        wait_until(lambda: "layercache_store_errors_total 0.0" not in worker.metrics(), "a counted store error")

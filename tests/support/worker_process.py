@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -36,6 +37,14 @@ class WorkerProcess:
         except AssertionError as error:
             raise AssertionError(f"{error}; the log:\n{self.log.read_text()}") from None
         assert self.said(text), f"ended with {self.process.returncode} before {text!r}:\n{self.log.read_text()}"
+
+    def metrics(self) -> str:
+        """What Prometheus would read; the settings must have a ``metrics_port``."""
+        self.wait_for("metrics at ")
+        url = self.log.read_text().split("metrics at ")[1].split()[0]
+        with urllib.request.urlopen(url, timeout=10) as response:
+            text: str = response.read().decode()
+            return text
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Signals, waits, and returns the exit code."""
