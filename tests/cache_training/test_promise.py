@@ -1,0 +1,67 @@
+"""The promise for life as a simulation: the trainer's own classes, many streams, many attempts in each.
+
+``python -m benchmarks.promise`` is the long version of this, and says more.
+"""
+
+import pytest
+
+from benchmarks import promise
+from benchmarks.promise_runs import Result, Scenario, simulate
+
+#: Streams of each scenario, about 500 in all.
+STREAMS = [
+    (promise.WORST, 130),
+    (promise.SMALL_WINDOW, 120),
+    (promise.USUAL_BUDGET, 30),
+    (promise.CLIFF, 30),
+    (promise.ERRATIC, 20),
+    (promise.HOPELESS, 20),
+    (promise.IMPROVING, 20),
+    (promise.ONE_CLASS, 60),
+    (promise.COPIES, 50),
+    (promise.MEMORISING, 20),
+]
+MUTANTS = [
+    (promise.WORST, "empirical mean", 30),
+    (promise.CLIFF, "empirical mean", 30),
+    (promise.WORST, "error not shared", 40),
+    (promise.CLIFF, "error not shared", 30),
+    (promise.COPIES, "copies counted singly", 80),
+    (promise.MEMORISING, "dealt by frame", 50),
+    (promise.ONE_CLASS, "classes not tested", 30),
+]
+
+
+def described(result: Result) -> str:
+    low, high = result.interval()
+    return f"{result.broken} of {result.streams} streams broke ({low:.1%} to {high:.1%}), {result.allowed:.0%} may"
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, Result]:
+    return {scenario.name: simulate(scenario, range(streams)) for scenario, streams in STREAMS}
+
+
+@pytest.mark.parametrize("scenario", [scenario for scenario, _ in STREAMS], ids=lambda scenario: scenario.name)
+def test_no_more_streams_break_than_promised(results: dict[str, Result], scenario: Scenario) -> None:
+    assert results[scenario.name].kept, described(results[scenario.name])
+
+
+@pytest.mark.parametrize(("scenario", "mutant", "streams"), MUTANTS, ids=lambda part: getattr(part, "name", str(part)))
+def test_the_same_check_fails_for_a_mutant(scenario: Scenario, mutant: str, streams: int) -> None:
+    result = simulate(scenario, range(streams), mutant)
+    assert not result.kept, described(result)
+
+
+def test_the_simulation_is_not_vacuous(results: dict[str, Result]) -> None:
+    assert sum(result.streams for result in results.values()) >= 500
+    worst, improving = results[promise.WORST.name], results[promise.IMPROVING.name]
+    # Many attempts in each, and at the very edge of the budget some get through: the tests are not merely timid.
+    assert worst.attempts > 8
+    assert worst.broken / worst.streams > 0.03
+    # Good heads are let through every time, again and again, and to good effect.
+    assert improving.published == improving.streams
+    assert improving.versions > 3
+    assert improving.time_saved > 0.4
+    assert results[promise.CLIFF.name].published == results[promise.CLIFF.name].streams
+    assert results[promise.HOPELESS.name].published == 0
