@@ -38,6 +38,8 @@ from benchmarks.paper_rows import (
 )
 
 METHODS = ("paper", "layercache")
+#: How learning is followed: the parts of the learning half that are learnt from, besides all of it.
+PARTS = {"cifar10": (500, 1000, 2000), "lfw": (200, 400)}
 
 
 class Learn(Protocol):
@@ -48,12 +50,12 @@ class Learn(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """What shall be run: the whole learning half for every seed, parts of it (``frames``) for the first alone."""
+    """What shall be run: all of the learning half for every seed; with ``parts`` also less, for the first seed."""
 
     backbones: tuple[str, ...]
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
-    frames: tuple[int, ...]
+    parts: bool
     quick: bool
     data: Path | None
     work: Path
@@ -65,7 +67,8 @@ class Plan:
         """Method, seed, frames and the record's file; the paper's method first, since ours is matched to it."""
         for method in self.methods:
             for seed in self.seeds:
-                for frames in (None, *(self.frames if seed == self.seeds[0] else ())):
+                parts = PARTS[BACKBONES[backbone].task] if self.parts and seed == self.seeds[0] else ()
+                for frames in (None, *parts):
                     part = f"-{frames}-frames" if frames else ""
                     yield method, seed, frames, self.path(backbone, method, seed, part)
 
@@ -197,7 +200,6 @@ def main() -> None:
     parser.add_argument("--backbone", action="append", choices=list(BACKBONES), help="default: all")
     parser.add_argument("--method", action="append", choices=METHODS, help="default: both")
     parser.add_argument("--seeds", default=None, help="default: 1,2,3,4,5; with --quick 1")
-    parser.add_argument("--frames", default=None, help="parts of the learning half, too; default: 500,1000,2000")
     parser.add_argument("--quick", action="store_true", help="a quick look: fewer frames, one seed")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="for learning; times: one")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
@@ -206,8 +208,8 @@ def main() -> None:
     plan = Plan(
         backbones=tuple(options.backbone or BACKBONES),
         methods=tuple(options.method or METHODS),
-        seeds=_numbers(options.seeds or ("1" if options.quick else "1,2,3,4,5")),
-        frames=_numbers(options.frames if options.frames is not None else "" if options.quick else "500,1000,2000"),
+        seeds=tuple(map(int, (options.seeds or ("1" if options.quick else "1,2,3,4,5")).split(","))),
+        parts=not options.quick,
         quick=options.quick,
         data=options.data,
         work=options.out / ".paper" / ("quick" if options.quick else "full"),
@@ -216,10 +218,6 @@ def main() -> None:
         report(run(plan), options.out)
     except DataError as error:
         parser.exit(2, f"{error}\n")
-
-
-def _numbers(listed: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in listed.split(",") if number)
 
 
 if __name__ == "__main__":

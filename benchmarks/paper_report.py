@@ -90,7 +90,7 @@ def plot_savings(records: Sequence[Record], path: Path) -> None:
         _band(axes, 100 * _AXIS, curves, method)
         axes.set_xlim(0, 100 * _AXIS[-1])
 
-    _panels(records, path, draw, "disagreement with the full model, %")
+    _panels(records, path, draw, "disagreement with the full model, %", "FLOPs saved, %")
 
 
 def plot_learning(records: Sequence[Record], path: Path) -> None:
@@ -104,11 +104,15 @@ def plot_learning(records: Sequence[Record], path: Path) -> None:
         _band(axes, np.array(sizes, np.float64), curves, method, marker="o")
         axes.set_xlim(left=0)
 
-    _panels(records, path, draw, "unlabelled frames learnt from")
+    _panels(records, path, draw, "unlabelled frames learnt from", "FLOPs saved at 1% disagreement, %")
 
 
 def _panels(
-    records: Sequence[Record], path: Path, draw: Callable[[Axes, Sequence[Record], str], None], x_label: str
+    records: Sequence[Record],
+    path: Path,
+    draw: Callable[[Axes, Sequence[Record], str], None],
+    x_label: str,
+    y_label: str,
 ) -> None:
     backbones = list(dict.fromkeys(record.backbone for record in records))
     figure, grid = plt.subplots(
@@ -124,7 +128,7 @@ def _panels(
         axes.set_ylim(0, 100)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    grid[0][0].set_ylabel("FLOPs saved, %", fontsize=9)
+    grid[0][0].set_ylabel(y_label, fontsize=9)
     grid[0][0].legend(frameon=False, fontsize=9, loc="upper left")
     figure.savefig(path, dpi=150)
     plt.close(figure)
