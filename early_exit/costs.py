@@ -1,11 +1,15 @@
 """What a module costs: operations, counted, and time, measured."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from scipy.optimize import isotonic_regression
+from scipy.special import gammaln, xlog1py, xlogy
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -92,6 +96,103 @@ def chain_ms(modules: Sequence[nn.Module], example: Tensor, repeats: int = 20) -
                 times.append((time.perf_counter() - began) * 1000)
             rounds.append(times)
     return [min(times) for times in zip(*rounds[1:], strict=True)]
+
+
+class TimeTable:
+    """Milliseconds of a model's pieces by the number of frames in a micro-batch.
+
+    ``measured`` is piece to number of frames (at least 1) to milliseconds for all of them, as :func:`measure_times` and
+    :meth:`Engine.segment_ms` give it. In between time is linear, at no frames it is 0, beyond the largest batch
+    proportional. More frames never take less time: where measurements say so, the closest times that do not are taken
+    (isotonic regression; Barlow, Brunk 1972). Raises ``ValueError`` for a piece without times, or senseless ones.
+
+    >>> table = TimeTable({"to the end": {1: 10.0, 8: 24.0, 4: 16.0}})
+    >>> table.ms("to the end", [0, 0.5, 1, 6, 16]).tolist()
+    [0.0, 5.0, 10.0, 20.0, 48.0]
+    """
+
+    def __init__(self, measured: Mapping[str, Mapping[int, float]]) -> None:
+        self._points: dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}
+        for piece, times in measured.items():
+            frames = np.array(sorted(times), np.float64)
+            spent = np.array([times[size] for size in sorted(times)], np.float64)
+            if not times or frames[0] < 1 or not np.isfinite(spent).all() or spent.min() < 0:
+                raise ValueError(f"{piece}: times must be milliseconds for at least one number of frames, not {times}")
+            self._points[piece] = (np.append(0.0, frames), np.append(0.0, isotonic_regression(spent).x))
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        """In the order that they were given."""
+        return tuple(self._points)
+
+    def ms(self, piece: str, frames: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Milliseconds for each of several numbers of frames. Raises ``KeyError`` for an unknown piece."""
+        sizes, spent = self._points[piece]
+        wanted = np.asarray(frames, np.float64)
+        within: npt.NDArray[np.float64] = np.interp(wanted, sizes, spent)
+        spread: npt.NDArray[np.float64] = within * np.maximum(1.0, wanted / sizes[-1])
+        return spread
+
+
+def expected_ms(table: TimeTable, reached: Mapping[str, float], batch: int) -> float:
+    """Expected milliseconds of a micro-batch of ``batch`` frames that shrinks on its way through the pieces.
+
+    ``reached`` is, for every piece that is run, the share of frames that get there. Frames leave independently of each
+    other, so the number that gets to a piece is binomial; a piece that nobody reaches is not run.
+
+    >>> table = TimeTable({"to a": {1: 2.0, 8: 8.0}, "head a": {1: 0.5, 8: 1.0}, "to the end": {1: 4.0, 8: 18.0}})
+    >>> expected_ms(table, {"to a": 1.0, "head a": 1.0, "to the end": 0.0}, batch=8)
+    9.0
+    >>> expected_ms(table, {"to a": 1.0, "head a": 1.0, "to the end": 0.25}, batch=1)
+    3.5
+    """
+    sizes = np.arange(batch + 1)
+    ways = gammaln(batch + 1) - gammaln(sizes + 1) - gammaln(batch - sizes + 1)
+    total = 0.0
+    for piece, share in reached.items():
+        chances = np.exp(ways + xlogy(sizes, share) + xlog1py(batch - sizes, -share))
+        total += float(chances @ table.ms(piece, sizes))
+    return total
+
+
+class _Tapped(nn.Module):
+    """Runs a head on what passes."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.head(x)
+        return x
+
+
+def measure_times(
+    segments: Mapping[str, nn.Module],
+    heads: Mapping[str, nn.Module],
+    example: Callable[[int], Tensor],
+    batches: Sequence[int] = (1, 2, 4, 8, 16, 32, 64),
+    repeats: int = 7,
+    done: Callable[[], None] = lambda: None,
+) -> dict[str, dict[int, float]]:
+    """What :class:`TimeTable` takes, measured here: the fastest of ``repeats``; ``done`` is called after each batch.
+
+    ``segments`` follow one another by name; after the one that leads to cut ``c``, named ``to c``, comes the head of
+    that cut where ``heads`` has one, named ``head c``. ``example`` makes the normalised frames of a batch.
+    """
+    pieces: dict[str, nn.Module] = {}
+    for name, segment in segments.items():
+        pieces[name] = segment
+        cut = name.removeprefix("to ")
+        if cut in heads:
+            pieces[f"head {cut}"] = _Tapped(heads[cut])
+    measured: dict[str, dict[int, float]] = {piece: {} for piece in pieces}
+    for batch in batches:
+        frames = example(batch).contiguous(memory_format=torch.channels_last)
+        for piece, ms in zip(pieces, chain_ms(list(pieces.values()), frames, repeats), strict=True):
+            measured[piece][batch] = ms
+        done()
+    return measured
 
 
 def _synchronise(device: torch.device) -> None:

@@ -65,7 +65,7 @@ class Engine:
         self._temperatures = [exit_.temperature for exit_ in exits]
         self._thresholds = [np.float32(exit_.threshold) for exit_ in exits]  # as the policy compares them
         self._names = [name for cut in self.exits for name in (f"to {cut}", f"head {cut}")] + ["to the end"]
-        self._times: defaultdict[str, dict[int, float]] = defaultdict(dict)
+        self._times: defaultdict[str, dict[int, tuple[float, float]]] = defaultdict(dict)
 
     def run(self, frames: Tensor, audits: npt.NDArray[np.bool_]) -> Answers:
         """Answers ``frames``, uint8 ``[N, C, h, w]`` of :meth:`Preprocessing.fit`; ``audits`` bool ``[N]``."""
@@ -147,8 +147,12 @@ class Engine:
         self._times.clear()
 
     def segment_ms(self) -> dict[str, dict[int, float]]:
-        """Running means of the times of segments and heads: name to batch size (rounded up to a power of two) to ms."""
-        return {name: dict(times) for name, times in self._times.items()}
+        """Running means of the times of segments and heads: name to frames to ms, for :class:`TimeTable`.
+
+        Up to 64 numbers of frames would be too many to send along, so those up to the same power of two are taken
+        together, under their mean.
+        """
+        return {name: {round(n): ms for n, ms in means.values()} for name, means in self._times.items()}
 
     def _enter(self, frames: Tensor) -> Tensor:
         classifier = self.traced.classifier
@@ -166,8 +170,9 @@ class Engine:
         began = perf_counter()
         result: Tensor = module(x)
         if x.device.type == "cpu":  # elsewhere the call returns before the work is done
-            size = 1 << (len(x) - 1).bit_length()
-            times = self._times[self._names[index]]
             spent = (perf_counter() - began) * 1000
-            times[size] = times.get(size, spent) + _TIME_WEIGHT * (spent - times.get(size, spent))
+            means = self._times[self._names[index]]
+            power = (len(x) - 1).bit_length()
+            n, ms = means.get(power, (len(x), spent))
+            means[power] = (n + _TIME_WEIGHT * (len(x) - n), ms + _TIME_WEIGHT * (spent - ms))
         return result

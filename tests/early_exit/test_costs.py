@@ -1,13 +1,15 @@
 """Costs are counted and measured."""
 
 import time
+from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from early_exit import cuts, models
-from early_exit.costs import chain_ms, cost_table, count_flops, measure_ms
+from early_exit.costs import TimeTable, chain_ms, cost_table, count_flops, expected_ms, measure_ms, measure_times
 from tests.support.tiny_model import TinyModel
 
 
@@ -71,7 +73,7 @@ def test_counting_leaves_the_attention_kernel_as_it_was() -> None:
     assert torch.backends.mha.get_fastpath_enabled() == before
 
 
-def test_times_are_medians_in_milliseconds() -> None:
+def test_times_are_milliseconds() -> None:
     assert 4.0 <= measure_ms(Slow(4.0), torch.zeros(1), repeats=3) < 400
     first, second = chain_ms([Slow(1.0), Slow(8.0)], torch.zeros(1), repeats=3)
     assert first >= 1.0
@@ -92,3 +94,52 @@ def test_the_table_has_every_cut_with_its_shares(tiny_model: TinyModel) -> None:
     assert times == sorted(times)
     assert 0 < times[0] < times[-1] < 1
     assert table.frame_ms > 0
+
+
+def test_a_time_table_is_linear_between_what_was_measured_and_proportional_beyond() -> None:
+    table = TimeTable({"to a": {8: 20.0, 2: 8.0}, "to the end": {4: 4.0}})
+    assert table.pieces == ("to a", "to the end")
+    np.testing.assert_allclose(table.ms("to a", [0, 1, 2, 5, 8, 12]), [0, 4, 8, 14, 20, 30])
+    np.testing.assert_allclose(table.ms("to the end", [0.5, 16]), [0.5, 16])
+
+
+def test_more_frames_never_take_less_time() -> None:
+    table = TimeTable({"to the end": {1: 3.0, 2: 9.0, 3: 5.0, 4: 7.0, 8: 12.0}})
+    times = table.ms("to the end", range(20)).tolist()
+    assert all(later >= earlier for earlier, later in pairwise(times))
+    assert times[1:5] == [3.0, 7.0, 7.0, 7.0]  # 9, 5 and 7 are pooled: nothing is nearer to all three
+
+
+@pytest.mark.parametrize("times", [{}, {0: 1.0}, {1: float("nan")}, {1: -1.0}])
+def test_a_time_table_refuses_senseless_times(times: dict[int, float]) -> None:
+    with pytest.raises(ValueError, match="to the end"):
+        TimeTable({"to the end": times})
+
+
+def test_the_expected_time_is_that_of_batches_that_shrink_at_random() -> None:
+    table = TimeTable({"to a": {1: 2.0, 16: 20.0}, "to the end": {1: 5.0, 4: 8.0, 16: 30.0}})
+    left = np.random.default_rng(0).binomial(16, 0.1, 200_000)  # how many get to the end
+    simulated = 20.0 + table.ms("to the end", left).mean()
+    assert expected_ms(table, {"to a": 1.0, "to the end": 0.1}, batch=16) == pytest.approx(simulated, rel=2e-3)
+    assert expected_ms(table, {"to a": 1.0, "to the end": 1.0}, batch=16) == pytest.approx(50.0)
+    assert expected_ms(table, {"to a": 1.0, "to the end": 0.0}, batch=16) == pytest.approx(20.0)
+
+
+def test_pieces_are_measured_in_their_place_with_what_really_reaches_them() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    class Head(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(tuple(x.shape))
+            return x.flatten(1)
+
+    segments = {"to a": nn.Conv2d(3, 8, 3, stride=2), "to b": Slow(2.0), "to the end": nn.Flatten()}
+    asked: list[int] = []
+    measured = measure_times(
+        segments, {"a": Head()}, lambda n: torch.zeros(n, 3, 9, 9), (1, 4), repeats=2, done=lambda: asked.append(1)
+    )
+    assert list(measured) == ["to a", "head a", "to b", "to the end"]
+    assert [list(times) for times in measured.values()] == [[1, 4]] * 4
+    assert min(measured["to b"].values()) >= 2.0
+    assert set(seen) == {(1, 8, 4, 4), (4, 8, 4, 4)}
+    assert len(asked) == 2

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from early_exit import cuts, models
+from early_exit.costs import TimeTable
 from early_exit.cuts import TracedModel
 from early_exit.engine import Engine
 from early_exit.heads import CacheHeads, build_head
@@ -109,7 +110,16 @@ def test_warming_up_leaves_no_times_behind(traced: TracedModel) -> None:
     engine.warm_up(8)
     assert engine.segment_ms() == {}
     engine.run(pictures(5, 0), none(5))
-    assert list(engine.segment_ms()["to the end"]) == [8]
+    assert list(engine.segment_ms()["to the end"]) == [5]
+
+
+def test_times_are_kept_by_number_of_frames_those_up_to_a_power_of_two_together(traced: TracedModel) -> None:
+    engine = Engine(traced)
+    for n in (1, 5, 8, 8, 8, 8, 9):
+        engine.run(pictures(n, 0), none(n))
+    means = 8 - (8 - 5) * 0.9**4
+    assert list(engine.segment_ms()["to the end"]) == [1, round(means), 9]
+    assert TimeTable(engine.segment_ms()).pieces == ("to the end",)
 
 
 def test_shrinking_keeps_the_layout_that_convolutions_are_fast_on(traced: TracedModel) -> None:
