@@ -6,7 +6,20 @@ from typing import Annotated
 import typer
 
 import layercache
-from layercache.cli import broker, common, cuts, demo, heads, publish, settings, topics, trainer, watch, worker
+from layercache.cli import (
+    broker,
+    common,
+    cuts,
+    demo,
+    heads,
+    profile,
+    publish,
+    settings,
+    topics,
+    trainer,
+    watch,
+    worker,
+)
 
 ROOMS = ("schemas", "early_exit", "stream", "cache_training", "layercache")
 
@@ -24,6 +37,7 @@ app.command("publish")(publish.command)
 app.command("watch")(watch.command)
 app.add_typer(topics.app, name="topics")
 app.command("cuts")(cuts.command)
+app.command("profile")(profile.command)
 app.add_typer(heads.app, name="heads")
 app.command("settings")(settings.command)
 

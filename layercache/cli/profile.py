@@ -1,0 +1,163 @@
+"""``layercache profile``: what each segment and head costs on this machine, by the size of the micro-batch."""
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from layercache.cli import common
+
+if TYPE_CHECKING:
+    from early_exit.cuts import TracedModel
+    from early_exit.heads import CacheHeads
+    from schemas.settings import Settings
+
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Pieces in the order that a frame meets them; ``ms`` of a whole batch by piece and number of frames."""
+
+    model: str
+    fingerprint: str
+    heads_version: str | None
+    threads: int
+    ms: dict[str, dict[int, float]]
+
+    @property
+    def model_ms(self) -> dict[int, float]:
+        """Of the model alone, by number of frames: all segments, no heads."""
+        segments = [times for piece, times in self.ms.items() if piece.startswith("to ")]
+        return {batch: sum(times[batch] for times in segments) for batch in segments[0]}
+
+
+def command(
+    config: common.Config = None,
+    model: common.Model = None,
+    weights: common.Weights = None,
+    metadata: common.Metadata = None,
+    device: common.Device = None,
+    dtype: common.Dtype = None,
+    store_url: common.StoreUrl = None,
+    batch: Annotated[
+        list[int] | None, typer.Option("--batch", min=1, help="Frames in a micro-batch; may be repeated. [1 to 64]")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of torch; by default what workers are set to.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Measures the model's segments at several batch sizes, and the heads that workers use, where there are any.
+
+    Without heads the model is cut where the trainer would try some. Times are of the fastest of several runs; measure
+    on a machine that is otherwise idle.
+
+    \b
+    Example:
+      layercache profile --model my_model.py:build
+      layercache profile --model my_model.py:build --store-url file:///srv/heads --batch 1 --batch 32 --json
+    """
+    settings = common.load_settings(
+        config,
+        model={"spec": model, "weights": weights, "metadata": metadata, "device": device, "dtype": dtype},
+        store={"url": store_url},
+        worker={"torch_threads": threads},
+    )
+    import torch
+
+    from early_exit import cuts, models
+    from early_exit.memory import keep_freed_memory
+
+    keep_freed_memory()
+    if settings.worker.torch_threads is not None:
+        torch.set_num_threads(settings.worker.torch_threads)
+    try:
+        traced = cuts.trace(models.load(settings.model), settings.trainer.max_cuts)
+    except (models.ModelError, cuts.CutError) as error:
+        common.fail(f"error: {error}", common.WRONG_USAGE)
+    measured = measure(traced, _live_heads(settings, traced), tuple(sorted(set(batch or BATCHES))))
+    typer.echo(json.dumps(_as_json(measured), indent=2)) if as_json else _print(measured)
+
+
+def measure(traced: "TracedModel", heads: "CacheHeads | None", batches: tuple[int, ...]) -> Measured:
+    """Measures the model cut at the heads' exits, or at the proposed cuts; shows progress on a terminal."""
+    import torch
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from early_exit.costs import measure_times
+
+    exits = heads.manifest.exits if heads else ()
+    names = [exit_.cut for exit_ in exits] or [cut.name for cut in traced.proposed]
+    pieces = [f"to {name}" for name in names] + ["to the end"]
+    segments = dict(zip(pieces, traced.segments(names), strict=True))
+    classifier = traced.classifier
+    modules = {
+        exit_.cut: module.to(classifier.device, classifier.dtype)
+        for exit_, module in zip(exits, heads.modules if heads else (), strict=True)
+    }
+    for module in (*segments.values(), *modules.values()):
+        module.to(memory_format=torch.channels_last)
+    columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TextColumn("batch sizes"))
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=len(batches))
+        ms = measure_times(segments, modules, classifier.example, batches, done=lambda: progress.advance(task))
+    version = heads.manifest.version if heads else None
+    return Measured(classifier.name, classifier.fingerprint, version, torch.get_num_threads(), ms)
+
+
+def _live_heads(settings: "Settings", traced: "TracedModel") -> "CacheHeads | None":
+    """The heads that workers use; None where there are none, or every exit is closed."""
+    from early_exit.heads import load_heads
+    from early_exit.store import open_store
+
+    classifier = traced.classifier
+    store = open_store(settings.store, classifier.name, classifier.fingerprint)
+    version = store.live().version
+    if version is None:
+        return None
+    manifest, tensors = store.load(version)
+    return load_heads(manifest, tensors, traced)
+
+
+def _as_json(measured: Measured) -> dict[str, Any]:
+    total = measured.model_ms
+    return {
+        "model": measured.model,
+        "fingerprint": measured.fingerprint,
+        "heads_version": measured.heads_version,
+        "threads": measured.threads,
+        "pieces": [
+            {"name": piece, "ms": times, "share": {batch: ms / total[batch] for batch, ms in times.items()}}
+            for piece, times in measured.ms.items()
+        ],
+        "model_ms": total,
+    }
+
+
+def _print(measured: Measured) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    total = measured.model_ms
+    small, large = min(total), max(total)
+    table = Table("", box=None, header_style="bold")
+    for batch in total:
+        table.add_column(f"{batch}", justify="right")
+    table.add_column(f"share at {large}", justify="right")
+    if small != large:
+        table.add_column(f"{large} against {small}", justify="right")
+    for piece, times in [*measured.ms.items(), ("the model", total)]:
+        per_frame = {batch: ms / batch for batch, ms in times.items()}
+        style = "bold" if piece == "the model" else "dim" if piece.startswith("head ") else None
+        cells = [f"{ms:.3g}" for ms in per_frame.values()] + [f"{times[large] / total[large]:.1%}"]
+        if small != large:
+            cells.append(f"{per_frame[large] / per_frame[small] - 1:+.0%}")
+        table.add_row(piece, *cells, style=style)
+    console = Console()
+    console.print("Milliseconds per frame, by frames in a micro-batch\n", style="bold")
+    console.print(table)
+    heads = f"heads {measured.heads_version}" if measured.heads_version else "no heads"
+    console.print(f"\n{measured.model}, {heads}, threads of torch: {measured.threads}. Shares are of the model's time.")
