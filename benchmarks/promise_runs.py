@@ -63,6 +63,8 @@ class Scenario:
     classes: int = 2
     longest: int = 400_000
     """Or after so many audits."""
+    frames_at_once: int | None = None
+    """Between two looks of the certifier; by default a third of its window."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Life:
     audits: int
     time_saved: float
     """Expected of the last version."""
+    tested: int
+    """Frames in the certificate of the last version; 0 without one."""
 
 
 def live(scenario: Scenario, seed: int) -> Life:
@@ -99,7 +103,7 @@ def live(scenario: Scenario, seed: int) -> Life:
     certifying = Certifier(model, published, intake, _COSTS, score, min_audit_rate=0.02, now=lambda: _LONG_AGO)
     versions, broken, attempts = 0, False, 0
     while attempts < scenario.attempts and intake.audits < scenario.longest and not broken:
-        intake.take(stream.next(max(100, len(windows.certification) // 3)))
+        intake.take(stream.next(scenario.frames_at_once or max(100, len(windows.certification) // 3)))
         tuning = windows.tuning.frames()
         if tuning is None:
             continue
@@ -112,7 +116,9 @@ def live(scenario: Scenario, seed: int) -> Life:
             broken = _breaks(published.live, heads, stream, scenario)
     if attempts:
         fsspec.filesystem("memory").rm(f"/promise/{folder}", recursive=True)
-    return Life(attempts, versions, broken, intake.audits, published.time_saved)
+    certificate = published.live.certificate if published.live else None
+    tested = certificate.frames if certificate else 0
+    return Life(attempts, versions, broken, intake.audits, published.time_saved, tested)
 
 
 @cache

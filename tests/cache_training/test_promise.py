@@ -3,10 +3,15 @@
 ``python -m benchmarks.promise`` is the long version of this, and says more.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks import promise
-from benchmarks.promise_runs import Result, Scenario, simulate
+from benchmarks.promise_runs import Result, Scenario, live, simulate
+from benchmarks.simulated_streams import Flat
+from cache_training.certificate import allowed, attempt_error
+from cache_training.classes import fewest_frames
 
 #: Streams of each scenario, about 500 in all.
 STREAMS = [
@@ -65,3 +70,14 @@ def test_the_simulation_is_not_vacuous(results: dict[str, Result]) -> None:
     assert improving.time_saved > 0.4
     assert results[promise.CLIFF.name].published == results[promise.CLIFF.name].streams
     assert results[promise.HOPELESS.name].published == 0
+
+
+def test_with_fewer_audits_than_the_bound_needs_nothing_is_attempted() -> None:
+    """Flawless heads, one frame at a time: the first attempt waits for a window that could pass with some to spare."""
+    scenario = replace(promise.IMPROVING, heads=lambda: Flat(0.0, honest=True), attempts=1, frames_at_once=1)
+    error = attempt_error(1, 0.95)
+    fewest = next(n for n in range(1, 2000) if allowed(n, 0.01, error) / n >= 0.2 * 0.01)
+    assert fewest_frames(0.01, error) == 368 < fewest == 720
+    life = live(scenario, seed=3)
+    assert life.published == 1
+    assert life.tested == fewest
