@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from early_exit.cuts import TracedModel
@@ -151,6 +152,27 @@ class HeadWatch:
                 return
 
 
+@dataclass(frozen=True)
+class Audited:
+    """What A audits of a micro-batch found."""
+
+    rows: npt.NDArray[np.int64]
+    """``[A]``: their places in the micro-batch."""
+    labels: npt.NDArray[np.int64]
+    """``[A]``: the full model's."""
+    disagreed: npt.NDArray[np.bool_]
+    """``[A]``: whether an exit would have answered otherwise."""
+
+    @classmethod
+    def of(cls, batch: MicroBatch, answers: Answers) -> "Audited":
+        """The audits of a batch that was answered so."""
+        kept = batch.audits[answers.full_rows]
+        rows = answers.full_rows[kept]
+        labels = answers.labels[rows]
+        disagreed = (answers.live_exit[kept] >= 0) & (answers.live_label[kept] != labels)
+        return cls(rows, labels, disagreed)
+
+
 class ExitGuard:
     """Runs a drift test on the audits of the version in force, and closes its exits once the test alarms.
 
@@ -182,13 +204,12 @@ class ExitGuard:
             self._detector.alarmed or (self._serving is not None and self._serving.version == self._alarmed)
         )
 
-    def watch(self, batch: MicroBatch, answers: Answers) -> int:
-        """Takes in a batch that :meth:`choose`'s engine answered; returns how many of its audits disagreed."""
-        rows = batch.audits[answers.full_rows]
-        wrong = (answers.live_exit[rows] >= 0) & (answers.live_label[rows] != answers.labels[answers.full_rows][rows])
+    def watch(self, batch: MicroBatch, answers: Answers) -> Audited:
+        """Takes in a batch that :meth:`choose`'s engine answered; returns what its audits found."""
+        audited = Audited.of(batch, answers)
         detector = self._detector
         if detector is not None and not detector.alarmed:
-            for row, disagreed in zip(answers.full_rows[rows].tolist(), wrong.tolist(), strict=True):
+            for row, disagreed in zip(audited.rows.tolist(), audited.disagreed.tolist(), strict=True):
                 frame = batch.frames[row]
                 # A frame that is read again after an abort has been counted.
                 if frame.offset <= self._last.get(frame.partition, -1) or not self._opens_block(frame):
@@ -204,7 +225,7 @@ class ExitGuard:
                     break
         for frame in batch.frames:
             self._last[frame.partition] = max(frame.offset, self._last.get(frame.partition, -1))
-        return int(np.count_nonzero(wrong))
+        return audited
 
     def _opens_block(self, frame: Frame) -> bool:
         """Whether the frame is the first of its key's block of time: near-copies counted singly raise false alarms."""

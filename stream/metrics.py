@@ -1,15 +1,21 @@
 """What the worker tells Prometheus."""
 
 import logging
-from collections.abc import Mapping
+from collections import Counter as Tally
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 from types import TracebackType
 
+import numpy as np
+import numpy.typing as npt
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 log = logging.getLogger(__name__)
 
 _STAGE_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+#: Classes that are counted by name, the first ones met: Prometheus keeps a series for each, and models have thousands.
+_MAX_CLASSES = 200
+_OTHER_CLASSES = "other"
 
 
 class Metrics:
@@ -22,6 +28,19 @@ class Metrics:
         self.disagreements = Counter(
             "layercache_audit_disagreements", "Audits that the exits would have answered otherwise.", registry=registry
         )
+        self._class_audits = Counter(
+            "layercache_class_audits",
+            "Audits that the exits answered too, or passed on, by the full model's class.",
+            ["class"],
+            registry=registry,
+        )
+        self._class_disagreements = Counter(
+            "layercache_class_disagreements",
+            "Audits that the exits would have answered otherwise, by the full model's class.",
+            ["class"],
+            registry=registry,
+        )
+        self._named_classes: set[int] = set()
         self.dead_letters = Counter(
             "layercache_dead_letters", "Frames that could not be answered.", ["reason"], registry=registry
         )
@@ -57,6 +76,25 @@ class Metrics:
     def stage(self, name: str) -> "Stopwatch":
         """Times a ``with`` block."""
         return Stopwatch(self, name)
+
+    def count_by_class(
+        self, classes: Sequence[str], labels: npt.NDArray[np.int64], disagreed: npt.NDArray[np.bool_]
+    ) -> None:
+        """Audits of open or shadowed exits: the full model's ``labels`` ``[N]``, and whether the exits ``disagreed``.
+
+        ``classes`` are the model's, by :func:`distinct`.
+        """
+        audits, disagreements = Tally[str](), Tally[str]()
+        for label, wrong in zip(labels.tolist(), disagreed.tolist(), strict=True):
+            if len(self._named_classes) < _MAX_CLASSES:
+                self._named_classes.add(label)
+            name = classes[label] if label in self._named_classes else _OTHER_CLASSES
+            audits[name] += 1
+            disagreements[name] += wrong
+        for name, count in audits.items():
+            self._class_audits.labels(name).inc(count)
+            # Also by nothing: a class without disagreements shows a zero instead of no series.
+            self._class_disagreements.labels(name).inc(disagreements[name])
 
     def show_heads(self, version: str | None) -> None:
         """Which version of heads is in force."""
@@ -96,6 +134,16 @@ class Stopwatch:
     ) -> None:
         self.seconds = perf_counter() - self._began
         self._metrics.observe(self._stage, self.seconds)
+
+
+def distinct(classes: Sequence[str]) -> tuple[str, ...]:
+    """Names by which classes can be told apart: torchvision's weights know two kinds of "crane".
+
+    >>> distinct(["crane", "drake", "crane"])
+    ('crane (0)', 'drake', 'crane (2)')
+    """
+    repeated = Tally(classes)
+    return tuple(f"{name} ({index})" if repeated[name] > 1 else name for index, name in enumerate(classes))
 
 
 def _powers_of_two(limit: int) -> tuple[float, ...]:

@@ -41,7 +41,7 @@ from stream.decode import DecodeError, Limits
 from stream.frames import Arrived, Decoded, DecodePool, Frame
 from stream.heads_watch import ExitGuard, HeadWatch, flops_shares
 from stream.intake import Intake
-from stream.metrics import Metrics
+from stream.metrics import Metrics, distinct
 from stream.throttle import Throttle
 from stream.transactions import Aborted, Delivery, delivery
 
@@ -118,6 +118,7 @@ class Worker:
         self._stop = stop
         self._room = LOOKAHEAD * worker.max_batch
         self._batcher = MicroBatcher[tuple[Arrived, float]](worker.max_batch, worker.max_wait_ms / 1000)
+        self._classes = distinct(classifier.classes)
         self._predictions = PredictionWriter(classifier.classes, classifier.fingerprint, worker.top_k)
         self._distillation = DistillationWriter(
             classifier.fingerprint, name, topics.max_record_bytes - RECORD_SLACK_BYTES
@@ -254,7 +255,10 @@ class Worker:
             metrics.frames.labels(names[exit_]).inc(count)
             metrics.flops.inc(count * shares[exit_])
         metrics.audits.inc(int(batch.audits.sum()))
-        metrics.disagreements.inc(self._guard.watch(batch, answers))
+        audited = self._guard.watch(batch, answers)
+        metrics.disagreements.inc(int(audited.disagreed.sum()))
+        if engine.exits:
+            metrics.count_by_class(self._classes, audited.labels, audited.disagreed)
         metrics.exits_closed.set(self._guard.closed)
         if engine.version != self._version:
             self._version = engine.version

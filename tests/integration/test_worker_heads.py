@@ -1,5 +1,6 @@
 """A worker takes up heads while it runs, and serves the full path rather than heads that it should not."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,11 @@ def test_a_version_that_leaves_its_budget_is_closed_by_the_worker_itself(setting
         worker.wait_for("have left their budget")
         send(settings, 30, "closed")
         assert {(class_, exit_) for class_, exit_, *_ in answers(reader, "closed", 30)} == {("red", "full")}
-        assert "layercache_exits_closed 1.0" in worker.metrics()
+        text = worker.metrics()
+        assert "layercache_exits_closed 1.0" in text
+        for counter in ("class_audits", "class_disagreements"):  # all frames are red, and all exits say blue
+            counted = re.findall(rf'^layercache_{counter}_total\{{class="(.*)"\}} (.*)$', text, re.MULTILINE)
+            assert [(name, float(value) > 50) for name, value in counted] == [("red", True)]
 
         good = publish_heads(settings, "good", "red", audit_rate=0.5)
         worker.wait_for("serving heads good")

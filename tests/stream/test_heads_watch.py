@@ -12,7 +12,7 @@ from early_exit.cuts import TracedModel
 from early_exit.store import Live, StoreError
 from schemas.manifest import Certificate, Manifest
 from schemas.settings import Promise
-from stream.heads_watch import ExitGuard, HeadWatch, flops_shares
+from stream.heads_watch import Audited, ExitGuard, HeadWatch, flops_shares
 from tests.stream.builders import heads, micro_batch
 from tests.support.waiting import wait_until
 
@@ -157,7 +157,7 @@ def serve(watch: HeadWatch, guard: ExitGuard, count: int, first: int) -> int:
     """Answers frames as the worker does; returns how many audits disagreed."""
     engine = guard.choose(watch.serving)
     batch = micro_batch(count, engine.audit_rate, first)
-    return guard.watch(batch, engine.run(batch.pictures, batch.audits))
+    return int(guard.watch(batch, engine.run(batch.pictures, batch.audits)).disagreed.sum())
 
 
 def test_the_guard_closes_exits_that_leave_their_budget_until_another_version(
@@ -174,12 +174,24 @@ def test_the_guard_closes_exits_that_leave_their_budget_until_another_version(
     batch = micro_batch(60, 0.5, first=60)
     answers = watch.serving.closed.run(batch.pictures, batch.audits)
     assert (answers.exits == -1).all()
-    assert guard.watch(batch, answers) > 10  # what the exits would have said is still known, for the trainer
+    assert (
+        guard.watch(batch, answers).disagreed.sum() > 10
+    )  # what the exits would have said is still known, for the trainer
     assert guard.closed
     store.publish(heads(traced, "v2", audit_rate=0.5))
     watch.look()
     assert guard.choose(watch.serving).exits
     assert not guard.closed
+
+
+def test_audits_know_the_full_models_class(watch: HeadWatch, store: StoreInMemory, traced: TracedModel) -> None:
+    store.publish(heads(traced, "v1", label="blue", audit_rate=0.5))
+    watch.look()
+    batch = micro_batch(60, audit_rate=0.5)
+    found = Audited.of(batch, watch.serving.engine.run(batch.pictures, batch.audits))
+    assert found.rows.tolist() == batch.audits.nonzero()[0].tolist()
+    assert found.labels.tolist() == [row % 3 for row in found.rows.tolist()]  # red, green and blue in turn
+    assert found.disagreed.tolist() == [label != 2 for label in found.labels.tolist()]  # all but the blue ones
 
 
 def test_near_copies_of_one_camera_count_once(watch: HeadWatch, store: StoreInMemory, traced: TracedModel) -> None:
