@@ -9,8 +9,10 @@ import typer
 from layercache.cli import common
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from early_exit.store import HeadStore
-    from schemas.manifest import Manifest
+    from schemas.manifest import Certificate, Manifest
 
 app = typer.Typer(no_args_is_help=True, help="Lists versions of heads; says which of them workers shall use.")
 
@@ -274,10 +276,29 @@ def _print_version(manifest: "Manifest") -> None:
             f"{certificate.upper_bound:.2%} (attempt {certificate.attempt}, p = {certificate.p_value:.2g})",
             markup=False,
         )
+        _print_classes(console, certificate)
     if expected:
         saved = f"{_percent(expected.flops_saved)} of FLOPs and {_percent(expected.time_saved)} of time"
         console.print(f"expected: {_percent(expected.hit_rate)} hits, saving {saved}", markup=False)
     console.print(f"audits: {_percent(manifest.audit_rate)} of frames", markup=False)
+
+
+def _print_classes(console: "Console", certificate: "Certificate") -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    if certificate.max_class_disagreement is not None and certificate.class_upper_bound is not None:
+        console.print(
+            f"certified for {certificate.max_class_disagreement:.2%} within each of {certificate.classes_tested} "
+            f"classes, and within all others together: risk at most {certificate.class_upper_bound:.2%}",
+            markup=False,
+        )
+    if certificate.worst_classes:
+        table = Table("class that differed", "audits", "differ", "risk at most", box=None, header_style="bold")
+        for one in certificate.worst_classes:
+            bound = _percent(one.upper_bound)
+            table.add_row(escape(f"{one.name} ({one.label})"), str(one.frames), str(one.disagreements), bound)
+        console.print(table)
 
 
 def _percent(share: float | None, digits: int = 1) -> str:

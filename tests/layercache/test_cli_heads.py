@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from typer.testing import CliRunner, Result
 
 from early_exit import models
 from early_exit.store import HeadStore, open_store
 from layercache.cli import main
+from schemas.manifest import ClassResult
 from schemas.settings import Store
 from tests.support.manifests import manifest, name, tensors
 from tests.support.tiny_model import TinyModel
@@ -80,6 +82,21 @@ def test_shows_the_version_in_use_or_any_other(heads: Heads, store: HeadStore) -
     shown = state(heads("show", name(1), "--json"))
     assert shown["version"] == name(1)
     assert shown["certificate"]["attempt"] == 2
+
+
+def test_show_tells_which_classes_differed_and_how_far_each_is_certified(heads: Heads, store: HeadStore) -> None:
+    shown, held = store.load(name(2))
+    assert shown.certificate is not None
+    worst = ClassResult(label=1, name="[b]cat", frames=120, disagreements=2, upper_bound=0.06)
+    certificate = msgspec.structs.replace(
+        shown.certificate,
+        max_class_disagreement=0.1, classes_tested=2, class_upper_bound=0.08, worst_classes=(worst,),
+    )  # fmt: skip
+    store.publish(msgspec.structs.replace(shown, version=name(3), certificate=certificate), held)
+    said = " ".join(heads("show").output.split())
+    assert "certified for 10.00% within each of 2 classes, and within all others together: risk at most 8.00%" in said
+    assert "[b]cat (1) 120 2 6.0%" in said
+    assert "within each" not in heads("show", name(2)).output
 
 
 def test_show_tells_of_damage(heads: Heads, store: HeadStore) -> None:
