@@ -21,7 +21,7 @@ class DriftDetector:
 
     A change after a long quiet past meets bets that are as young as its own first disagreements: the past costs a delay
     that grows with the logarithm of the number of its *disagreements*. Starting bets at every audit instead pays for
-    the logarithm of all audits, nearly twice the delay after 50,000 quiet ones (``benchmarks/drift.py`` has both).
+    the logarithm of all audits: twice the delay after 50,000 quiet ones (``docs/benchmarks/drift.md`` has both).
 
     ``budget`` and ``level`` are shares between 0 and 1 (``ValueError`` otherwise). Audits must be a fair sample: count
     near-copies of one frame once.
