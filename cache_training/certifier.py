@@ -77,6 +77,7 @@ class Certifier:
         self._min_audit_rate = min_audit_rate
         self._make_durable = make_durable
         self._now = now
+        self._said_waiting = 0.0  # for attempts of this error
 
     @property
     def _promise(self) -> Promise:
@@ -125,7 +126,16 @@ class Certifier:
         if cap is None or grouping is None:
             return True
         fewest = int(frames * grouping.shares.min())
-        return len(window) >= window.capacity or max(0, allowed(fewest, cap, error)) >= max(1.0, wanted * cap * fewest)
+        if len(window) >= window.capacity or allowed(fewest, cap, error) >= max(1.0, wanted * cap * fewest):
+            return True
+        if error != self._said_waiting:
+            log.info(
+                "the next attempt waits for more audits of the rarest class, or of the rare ones together "
+                "(of %d groups): about %d so far, at least %d are needed",
+                len(grouping.shares), fewest, fewest_frames(cap, error),
+            )  # fmt: skip
+            self._said_waiting = error
+        return False
 
     def _grouping(self, error: float) -> Grouping | None:
         """Which classes are tested alone, None without a cap.

@@ -86,7 +86,10 @@ class Promise(_Section):
         description="Probability that no version ever published exceeds `max_disagreement` or the limit per class.",
     )
     block_s: float = Field(
-        10.0, gt=0, description="Frames of one key within this time are near-copies: they are dealt together."
+        10.0,
+        gt=0,
+        description="Frames of one key within this time are near-copies, one of which is tested. At least as long "
+        "as a scene lasts.",
     )
 
 
