@@ -46,8 +46,9 @@ class Recipe:
     weight_decay: float = 1e-4
 
 
-#: By backbone the heads, at the paper's layers: for ResNet-18 after the stem and each stage but the last, hidden 512,
-#: 512, 512 and 256; for MobileFaceNet after each group of bottlenecks of one width, hidden 256.
+#: By backbone the heads, at the paper's layers: for ResNet-18 after the stem and each stage but the last, which the
+#: small ResNets follow; for MobileFaceNet after each group of bottlenecks of one width. The paper's own widths are 512,
+#: 512, 512, 256 and 256 throughout, on raw maps; pooled maps and narrower heads save more here, their own cost counted.
 RECIPES: dict[str, tuple[Recipe, ...]] = {
     "resnet18": (
         Recipe("maxpool", pool=4, hidden=256),
