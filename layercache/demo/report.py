@@ -7,7 +7,8 @@ from layercache.demo.summary import Shares, Summary, Version
 
 def markdown(summary: Summary) -> str:
     """The whole report."""
-    return "\n".join((*_verdict(summary), *_table(summary), *_versions(summary), *_race(summary), *_foot(summary), ""))
+    parts = (_verdict, _table, _classes, _versions, _race, _foot)
+    return "\n".join((*(line for part in parts for line in part(summary)), ""))
 
 
 def _verdict(summary: Summary) -> Iterator[str]:
@@ -62,6 +63,20 @@ def _table(summary: Summary) -> Iterator[str]:
         f"by it. The audits of open exits saw {summary.audits.disagreements} disagreements in "
         f"{summary.audits.frames:,} frames."
     )
+    yield ""
+
+
+def _classes(summary: Summary) -> Iterator[str]:
+    yield "## By class"
+    yield ""
+    yield "The budget is for all frames together, so that one class may have most of it. The full model's, worst first:"
+    yield ""
+    yield "| class | differ, last quarter | frames, last quarter | audits that disagreed, whole stream |"
+    yield "|---|---|---|---|"
+    for one in summary.classes:
+        yield (
+            f"| {one.name} | {one.disagreement:.2%} | {one.frames:,} | {one.audit_disagreements} of {one.audits:,} |"
+        )
     yield ""
 
 

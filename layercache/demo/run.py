@@ -108,6 +108,7 @@ def _report(
         budget=built.promise.max_disagreement,
         confidence=built.promise.confidence,
         model=traced.classifier.name,
+        classes=traced.classifier.classes,
         seed=options.seed,
     )
     chart.draw(columns, summary, options.out / "chart.png")

@@ -11,6 +11,8 @@ from layercache.demo.columns import Bools, Columns, last_quarter
 from layercache.demo.tally import Answer
 from schemas.manifest import Certificate, Exit, Manifest
 
+_WORST_CLASSES = 10
+
 
 class Shares(msgspec.Struct, frozen=True, kw_only=True):
     """Shares over all frames of a part of the stream, audited ones included."""
@@ -46,6 +48,18 @@ class Audits(msgspec.Struct, frozen=True, kw_only=True):
 
     frames: int
     disagreements: int
+
+
+class OfClass(msgspec.Struct, frozen=True, kw_only=True):
+    """The frames to which the full model gives one class."""
+
+    name: str
+    frames: int
+    """In the last quarter, as the next."""
+    disagreement: float
+    audits: int
+    """Of open exits in the whole stream, as the next: what worker and trainer could see."""
+    audit_disagreements: int
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +133,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     whole: Shares
     last_quarter: Quarter
     audits: Audits
+    classes: tuple[OfClass, ...]
+    """Those of the last quarter in which the answers differ most, worst first, ten at most."""
     versions: tuple[Version, ...]
     race: Race
     machine: Machine
@@ -148,6 +164,24 @@ def shares(columns: Columns, rows: slice, exits: Sequence[str]) -> Shares:
     )
 
 
+def by_class(columns: Columns, rows: slice, classes: Sequence[str]) -> tuple[OfClass, ...]:
+    """The classes of ``rows``, worst first; ``classes`` names the model's labels."""
+    found = []
+    for label in np.unique(columns.full[rows]).tolist():
+        of_class = columns.full == label
+        audited = of_class & columns.audit_drawn
+        found.append(
+            OfClass(
+                name=classes[label],
+                frames=int(of_class[rows].sum()),
+                disagreement=_share(columns.differs[rows][of_class[rows]]),
+                audits=int(audited.sum()),
+                audit_disagreements=int((audited & columns.audit_disagrees).sum()),
+            )
+        )
+    return tuple(sorted(found, key=lambda one: (-one.disagreement, one.name))[:_WORST_CLASSES])
+
+
 def summarise(
     columns: Columns,
     answers: Sequence[Answer],
@@ -159,6 +193,7 @@ def summarise(
     confidence: float,
     model: str,
     seed: int,
+    classes: Sequence[str],
 ) -> Summary:
     """The report of a whole stream; ``answers`` are the rows of ``columns``, ``manifests`` every version published."""
     exits = [answer.exit for answer in answers]
@@ -182,6 +217,7 @@ def summarise(
             frames=int(columns.audit_drawn.sum()),
             disagreements=int((columns.audit_drawn & columns.audit_disagrees).sum()),
         ),
+        classes=by_class(columns, last_quarter(len(columns)), classes),
         versions=tuple(_version(manifest, answers) for manifest in _by_age(manifests)),
         race=race,
         machine=machine,

@@ -17,11 +17,14 @@ from schemas.manifest import Manifest
 from schemas.prediction import FULL
 from tests.layercache.demo_streams import MACHINE, RACE, answer, manifest, stream
 
+CLASSES = tuple(f"class {label}" for label in range(10))
+
 
 def summary_of(columns: Columns, answers: list[Answer], versions: dict[str, Manifest]) -> Summary:
     return summarise(
-        columns, answers, versions, RACE, MACHINE, budget=0.01, confidence=0.95, model="fashion-mnist", seed=0
-    )
+        columns, answers, versions, RACE, MACHINE, budget=0.01, confidence=0.95, model="fashion-mnist", seed=0,
+        classes=CLASSES,
+    )  # fmt: skip
 
 
 def a_report(frames: int = 1_000) -> tuple[Columns, Summary]:
@@ -55,6 +58,19 @@ def test_shares_of_the_last_quarter_are_over_all_its_frames_audited_ones_include
     assert (summary.audits.frames, summary.audits.disagreements) == (1, 1)
     assert summary.disagreement == 1 / 16
     assert [(version.version, version.at_frame) for version in summary.versions] == [("v1", 12)]
+
+
+def test_disagreement_is_told_by_the_full_models_class_worst_first() -> None:
+    heads = manifest("v1", {"layer1": 0.3})
+    full = np.array([0] * 12 + [3, 3, 7, 7])
+    given = [answer(frame) for frame in range(12)]
+    given += [answer(12 + n, "layer1", heads, label=label) for n, label in enumerate((3, 7, 7, 7))]
+    summary = summary_of(collect(given, {(1, 3): True}, full, full), given, {"v1": heads})
+    assert [(one.name, one.frames, one.disagreement) for one in summary.classes] == [
+        ("class 3", 2, 0.5), ("class 7", 2, 0.0)
+    ]  # fmt: skip
+    assert sum(one.audits for one in summary.classes) == sum(one.audit_disagreements for one in summary.classes) == 1
+    assert "| class 3 | 50.00% | 2 |" in markdown(summary)
 
 
 def test_without_heads_nothing_is_saved_and_nothing_differs() -> None:
