@@ -77,23 +77,36 @@ def count_flops(module: nn.Module, example: Tensor) -> int:
     return counted
 
 
+def fair_clock(device: torch.device) -> Callable[[], float]:
+    """Seconds of this thread's processor time where it does all the work, else wall time.
+
+    A worker and a trainer share a machine: by wall time, whatever else runs there would count as the model's.
+    """
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    return time.thread_time if alone else time.perf_counter
+
+
 def measure_ms(module: nn.Module, example: Tensor, repeats: int = 20) -> float:
     """Milliseconds of one call: the fastest of ``repeats``, since whatever else runs here only ever makes it slower."""
     return chain_ms([module], example, repeats)[0]
 
 
 def chain_ms(modules: Sequence[nn.Module], example: Tensor, repeats: int = 20) -> list[float]:
-    """Milliseconds of each of several modules that feed one another: the fastest of ``repeats``, after a warm-up."""
+    """Milliseconds of each of several modules that feed one another: the fastest of ``repeats``, after a warm-up.
+
+    By :func:`fair_clock`.
+    """
+    clock = fair_clock(example.device)
     rounds: list[list[float]] = []
     with torch.inference_mode():
         for _ in range(max(1, repeats) + 1):
             value, times = example, []
             for module in modules:
                 _synchronise(example.device)
-                began = time.perf_counter()
+                began = clock()
                 value = module(value)
                 _synchronise(example.device)
-                times.append((time.perf_counter() - began) * 1000)
+                times.append((clock() - began) * 1000)
             rounds.append(times)
     return [min(times) for times in zip(*rounds[1:], strict=True)]
 

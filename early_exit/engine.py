@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Literal
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from early_exit.costs import fair_clock
 from early_exit.cuts import TracedModel
 from early_exit.heads import CacheHeads
 
@@ -65,6 +65,7 @@ class Engine:
         self._temperatures = [exit_.temperature for exit_ in exits]
         self._thresholds = [np.float32(exit_.threshold) for exit_ in exits]  # as the policy compares them
         self._names = [name for cut in self.exits for name in (f"to {cut}", f"head {cut}")] + ["to the end"]
+        self._clock = fair_clock(classifier.device)
         self._times: defaultdict[str, dict[int, tuple[float, float]]] = defaultdict(dict)
 
     def run(self, frames: Tensor, audits: npt.NDArray[np.bool_]) -> Answers:
@@ -167,10 +168,10 @@ class Engine:
         return probabilities, score, label
 
     def _timed(self, index: int, module: nn.Module, x: Tensor) -> Tensor:
-        began = perf_counter()
+        began = self._clock()
         result: Tensor = module(x)
         if x.device.type == "cpu":  # elsewhere the call returns before the work is done
-            spent = (perf_counter() - began) * 1000
+            spent = (self._clock() - began) * 1000
             means = self._times[self._names[index]]
             power = (len(x) - 1).bit_length()
             n, ms = means.get(power, (len(x), spent))

@@ -1,5 +1,6 @@
 """Costs are counted and measured."""
 
+import threading
 import time
 from itertools import pairwise
 
@@ -9,20 +10,29 @@ import torch
 from torch import Tensor, nn
 
 from early_exit import cuts, models
-from early_exit.costs import TimeTable, chain_ms, cost_table, count_flops, expected_ms, measure_ms, measure_times
+from early_exit.costs import (
+    TimeTable,
+    chain_ms,
+    cost_table,
+    count_flops,
+    expected_ms,
+    fair_clock,
+    measure_ms,
+    measure_times,
+)
 from tests.support.tiny_model import TinyModel
 
 
 class Slow(nn.Module):
-    """Takes at least as long as it says."""
+    """Takes at least as long as it says, of the processor's time."""
 
     def __init__(self, ms: float) -> None:
         super().__init__()
         self.ms = ms
 
     def forward(self, x: Tensor) -> Tensor:
-        until = time.perf_counter() + self.ms / 1000
-        while time.perf_counter() < until:
+        until = time.thread_time() + self.ms / 1000
+        while time.thread_time() < until:
             pass
         return x
 
@@ -79,6 +89,20 @@ def test_times_are_milliseconds() -> None:
     assert first >= 1.0
     assert second >= 8.0
     assert second > first
+
+
+def test_time_that_a_thread_spends_waiting_is_not_the_model_s() -> None:
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        clock = fair_clock(torch.device("cpu"))
+        began, wall = clock(), time.perf_counter()
+        threading.Event().wait(0.2)
+        assert clock() - began < 0.1 < time.perf_counter() - wall
+        torch.set_num_threads(2)
+        assert fair_clock(torch.device("cpu")) is time.perf_counter
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_the_table_has_every_cut_with_its_shares(tiny_model: TinyModel) -> None:
