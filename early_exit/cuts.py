@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from early_exit import liveness, tracing
+from early_exit.layouts import Layout
 from early_exit.liveness import BATCH, Place, Profile
 from early_exit.models import Classifier
 from early_exit.tracing import Graph
@@ -21,6 +22,8 @@ _FIRST, _LAST = 0.1, 0.8
 _APART = 0.06
 #: How many shares of FLOPs off its target a cut may lie rather than one level deeper inside a block, or inside a leaf.
 _PER_LEVEL, _INSIDE = 0.02, 0.1
+#: A module with more of the model's FLOPs than this holds blocks and is none.
+_LARGEST_BLOCK = 0.3
 
 
 class CutError(ValueError):
@@ -31,12 +34,14 @@ class CutError(ValueError):
 class Cut:
     """A place where the model can be cut. ``name`` fits file names and metric labels: ``layer2.0``.
 
-    ``shape`` is that of the value there, without the batch; ``flops_share`` the share of the model's FLOPs spent
+    ``shape`` is that of the value there, without the batch, and ``layout`` says what its axes are: ``vector`` (D,),
+    ``tokens`` (T, D), ``chw`` (C, H, W) or ``hwc`` (H, W, C). ``flops_share`` is the share of the model's FLOPs spent
     before it.
     """
 
     name: str
     shape: tuple[int, ...]
+    layout: Layout
     flops_share: float
 
 
@@ -51,10 +56,42 @@ class TracedModel:
         names = _names(graph, [place.value for place in profile.places])
         total = max(1, profile.flops)
         self.cuts = tuple(
-            Cut(name, place.shape, place.flops / total) for name, place in zip(names, profile.places, strict=True)
+            Cut(name, place.shape, place.layout, place.flops / total)
+            for name, place in zip(names, profile.places, strict=True)
         )
         self._places = dict(zip(names, profile.places, strict=True))
         self.proposed = self._propose(max_proposed)
+
+    @property
+    def blocks(self) -> tuple[Cut, ...]:
+        """The cuts after whole blocks: modules that consist of others, and layers of a sequence outside of such."""
+        paths = {cut: self._graph.outputs.get(place.value) for cut, place in self._places_by_cut().items()}
+        whole = {path for path in paths.values() if path is not None and self._is_whole(path)}
+        spans = {path: self._span(path) for path in whole}
+        inner = {path for path, span in spans.items() if span <= _LARGEST_BLOCK and not self._is_list(path)}
+        return tuple(
+            cut
+            for cut, path in paths.items()
+            if path in whole and not any(path.startswith(f"{outer}.") for outer in inner)
+        )
+
+    def _places_by_cut(self) -> dict[Cut, Place]:
+        """The places where nothing is written over later."""
+        return {cut: self._places[cut.name] for cut in self.cuts if not self._places[cut.name].overwritten}
+
+    def _is_whole(self, path: str) -> bool:
+        """Whether the module at ``path`` consists of others, or is an item of a sequence."""
+        parent, _, _ = path.rpartition(".")
+        return path in self._graph.composite or (bool(parent) and self._is_list(parent))
+
+    def _is_list(self, path: str) -> bool:
+        return isinstance(self.classifier.module.get_submodule(path), (nn.Sequential, nn.ModuleList))
+
+    def _span(self, path: str) -> float:
+        """From the first to the last cut in a module, as a share of the model's FLOPs."""
+        paths = {cut: self._graph.outputs.get(place.value) or "" for cut, place in self._places_by_cut().items()}
+        shares = [cut.flops_share for cut, own in paths.items() if own == path or own.startswith(f"{path}.")]
+        return max(shares) - min(shares)
 
     def cut(self, name: str) -> Cut:
         """The cut of that name. Raises :class:`CutError`."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils.flop_counter import FlopCounterMode
 
+from early_exit.layouts import Layout, layouts
 from early_exit.shapes import on_shapes
 from early_exit.tracing import Graph
 
@@ -27,6 +28,7 @@ _UNKNOWN = _Sign()
 class Place:
     """A place where the model can be cut: after node number ``position``, where only ``value`` is still needed.
 
+    ``layout`` says what the axes of ``shape`` are; where no head could read them there is no place.
     ``scalars`` are sizes that later nodes use too, as what they are: numbers, or ``BATCH`` for the batch's size.
     ``overwritten``: a later node writes into the value's memory.
     """
@@ -34,6 +36,7 @@ class Place:
     position: int
     value: fx.Node
     shape: tuple[int, ...]
+    layout: Layout
     flops: int
     scalars: dict[fx.Node, Any]
     overwritten: bool
@@ -76,6 +79,7 @@ def profile(graph: Graph, example: Tensor) -> Profile:
     """The places of ``graph`` for frames like ``example`` (``[N, C, H, W]``)."""
     small, large = (_run(graph, example, batch) for batch in _BATCHES)
     static = _static(graph)
+    kinds = layouts(graph, small.values, static)
     total = small.flops[graph.nodes[-1]]
     places: list[Place] = []
     taken: set[fx.Node] = set()
@@ -86,12 +90,13 @@ def profile(graph: Graph, example: Tensor) -> Profile:
         value = tensors[0]
         shape = _per_frame(small.values[value], large.values[value])
         scalars = {node: _constant(small.values[node], large.values[node]) for node in alive if node is not value}
-        if shape is None or _UNKNOWN in scalars.values():
+        layout = kinds.get(value)
+        if shape is None or layout is None or _UNKNOWN in scalars.values():
             continue
         taken.add(value)
         flops = small.flops[graph.nodes[position]] // _BATCHES[0]
         overwritten = small.values[value]._version != small.versions[value]
-        places.append(Place(position, value, shape, flops, scalars, overwritten))
+        places.append(Place(position, value, shape, layout, flops, scalars, overwritten))
     return Profile(tuple(places), total // _BATCHES[0], static)
 
 

@@ -1,6 +1,7 @@
-"""A model's preprocessing and class names: a small TOML file, and what torchvision knows about its own models."""
+"""A model's preprocessing and class names: a small TOML file, and what torchvision and timm know of their models."""
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -106,3 +107,24 @@ def of_torchvision(weights: Any) -> Metadata:
         interpolation=preset.interpolation.value,
     )
     return Metadata(preprocessing=preprocessing, classes=tuple(weights.meta["categories"]))
+
+
+def of_timm(config: Mapping[str, Any]) -> Metadata:
+    """What a model's ``pretrained_cfg`` in timm says about preprocessing and classes."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
+
+    data = resolve_data_config({}, pretrained_cfg=dict(config))
+    size = tuple(data["input_size"][1:])
+    centre = data["crop_mode"] == "center"  # the others, squash and border, show the whole picture
+    interpolation = data["interpolation"]
+    preprocessing = Preprocessing(
+        size=size,
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+        resize=int(max(size) / data["crop_pct"]) if centre else None,
+        interpolation=interpolation if interpolation in ("bilinear", "bicubic", "nearest") else "bicubic",
+    )
+    names = config.get("label_names")
+    if subset := None if names else infer_imagenet_subset(dict(config)):
+        names = ImageNetInfo(subset).label_descriptions()
+    return Metadata(preprocessing=preprocessing, classes=tuple(names) if names else None)

@@ -11,16 +11,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import safetensors.torch
 import torch
 import torchvision.models
 from torch import Tensor, nn
 
-from early_exit import metadata
+from early_exit import metadata, timm_models
 from early_exit.fingerprint import IMPORTED, fingerprint
 from early_exit.metadata import Metadata, MetadataError
 from early_exit.preprocessing import Preprocessing
+from early_exit.weights import ModelError, load_weights, weights_file
 from schemas import settings as settings_schema
+
+__all__ = ["Classifier", "ModelError", "PickLogits", "load", "load_weights"]
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +33,6 @@ _FILE_OPTIONS: dict[str, dict[str, Any]] = {
     "googlenet": {"transform_input": True},
     "inception_v3": {"transform_input": True},
 }
-
-#: Submodules that only training uses; a file need not have their weights.
-_TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.")
-
-
-class ModelError(ValueError):
-    """The model cannot be had as asked for; the message says what was wrong and what to do."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +82,8 @@ def load(settings: settings_schema.Model) -> Classifier:
     try:
         if settings.spec.startswith(TORCHVISION):
             module, known = _from_torchvision(settings)
+        elif settings.spec.startswith(timm_models.TIMM):
+            module, known = timm_models.build(settings)
         else:
             module, known = _from_file(settings)
     except MetadataError as error:
@@ -117,7 +114,7 @@ def _beside(settings: settings_schema.Model) -> str:
         return f" {settings.metadata}"
     return (
         ""
-        if settings.spec.startswith(TORCHVISION)
+        if settings.spec.startswith((TORCHVISION, timm_models.TIMM))
         else f" {Path(settings.spec.rpartition(':')[0]).with_suffix('.toml')}"
     )
 
@@ -136,12 +133,14 @@ def _from_torchvision(settings: settings_schema.Model) -> tuple[nn.Module, Metad
     given = Metadata()
     if settings.metadata is not None:
         given = metadata.read(settings.metadata, known.preprocessing)
-    file = None if entry else _weights_file(settings, given, tuple(entries.__members__))
+    file = None if entry else weights_file(settings, given, tuple(entries.__members__))
     options = _FILE_OPTIONS.get(name, {}) if file else {}
     if name in _FILE_OPTIONS and not entry:
         options = options | {"init_weights": False}  # its own takes a minute
     if given.classes and not entry:
         options = options | {"num_classes": len(given.classes)}
+    if given.preprocessing and not entry:
+        options = options | _sized(name, given.preprocessing.size)
     try:
         module = torchvision.models.get_model(name, weights=entry, **options)
     except Exception as error:  # a download may fail in many ways
@@ -154,12 +153,19 @@ def _from_torchvision(settings: settings_schema.Model) -> tuple[nn.Module, Metad
     return module, merged
 
 
+def _sized(name: str, size: tuple[int, int]) -> dict[str, Any]:
+    """What builders of a fixed input size must be told about it."""
+    if name.startswith("vit_"):
+        return {"image_size": size[0]}
+    return {"input_size": size} if name.startswith("maxvit_") else {}
+
+
 def _from_file(settings: settings_schema.Model) -> tuple[nn.Module, Metadata]:
     file, colon, function = settings.spec.rpartition(":")
     if not colon or not function.isidentifier():
         raise ModelError(
-            f"{settings.spec!r} is no model: write torchvision:NAME or path/to/file.py:FUNCTION, FUNCTION being any "
-            "function that returns an nn.Module"
+            f"{settings.spec!r} is no model: write torchvision:NAME, timm:NAME or path/to/file.py:FUNCTION, "
+            "FUNCTION being any function that returns an nn.Module"
         )
     path = Path(file)
     beside = path.with_suffix(".toml")
@@ -174,7 +180,7 @@ def _from_file(settings: settings_schema.Model) -> tuple[nn.Module, Metadata]:
         raise ModelError(f"{settings.spec} failed: {type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):
         raise ModelError(f"{settings.spec} returned a {type(module).__name__}, not an nn.Module")
-    weights = _weights_file(settings, known, ())
+    weights = weights_file(settings, known, ())
     if weights:
         load_weights(module, weights)
     name = known.name or path.stem
@@ -197,62 +203,6 @@ def _import(path: Path) -> ModuleType:
         del sys.modules[name]
         raise ModelError(f"cannot import {path}: {type(error).__name__}: {error}") from error
     return module
-
-
-def _weights_file(settings: settings_schema.Model, known: Metadata, entries: tuple[str, ...]) -> Path | None:
-    if settings.weights is None:
-        if known.weights is not None and not known.weights.is_file():
-            raise ModelError(f"no weights at {known.weights}, which the metadata file names")
-        return known.weights
-    path = Path(settings.weights)
-    if not path.is_file():
-        names = f", nor one of {', '.join((*entries, 'DEFAULT'))}" if entries else ""
-        raise ModelError(f"weights {settings.weights!r} of {settings.spec} are no file{names}")
-    return path
-
-
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Loads a .safetensors or .pt state dict into ``module``, cast to the parameters' dtypes.
-
-    A checkpoint that keeps the state dict under ``state_dict`` or ``model`` is understood, and the ``module.`` that
-    data-parallel training puts before every name. Raises :class:`ModelError`.
-    """
-    try:
-        state: Any = (
-            safetensors.torch.load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except Exception as error:  # torn files fail in many ways
-        raise ModelError(f"cannot read the weights {path}: {error}") from error
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(f"{path} holds no state dict: expected names and tensors; save model.state_dict()")
-    if state and all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    own = module.state_dict()
-    missing = [name for name in own if name not in state and not name.startswith(_TRAINING_ONLY)]
-    unexpected = [name for name in state if name not in own]
-    shapes = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    if missing or unexpected or shapes:
-        found = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
-        problems = "; ".join(f"{what}: {_first(names)}" for what, names in found.items() if names)
-        raise ModelError(
-            f"the weights {path} do not fit the model: {problems}. Are they another model's, or is the number of "
-            "classes another (list `classes` in the metadata TOML)?"
-        )
-    module.load_state_dict(dict(state), strict=False)
-
-
-def _first(names: list[str], count: int = 3) -> str:
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
 
 
 def _dry_run(module: nn.Module, preprocessing: Preprocessing, spec: str) -> tuple[nn.Module, int]:

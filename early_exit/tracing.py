@@ -3,6 +3,7 @@
 import inspect
 import math
 import re
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,7 +45,10 @@ class _Tracer(fx.Tracer):
     """Notes where each node comes from; modules in ``opaque`` are not looked into."""
 
     def __init__(self, opaque: frozenset[str]) -> None:
-        super().__init__(autowrap_modules=(math, torchvision.ops))
+        timm = sys.modules.get("timm.layers")  # names those of its own blocks and functions that fx cannot look into
+        self.leaves: tuple[type[nn.Module], ...] = tuple(timm.get_notrace_modules()) if timm else ()
+        functions = tuple(timm.get_notrace_functions()) if timm else ()
+        super().__init__(autowrap_modules=(math, torchvision.ops), autowrap_functions=functions)
         self.opaque = opaque
         self.stack: list[str] = [""]
         self.paths: dict[fx.Node, str] = {}
@@ -52,7 +56,8 @@ class _Tracer(fx.Tracer):
         self.composite: set[str] = set()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name in self.opaque or super().is_leaf_module(m, module_qualified_name)
+        opaque = module_qualified_name in self.opaque or isinstance(m, self.leaves)
+        return opaque or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -33,11 +33,11 @@ KafkaOptions = Annotated[
 ]
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="torchvision:NAME or path/to/file.py:FUNCTION.", show_default=False),
+    typer.Option("--model", "-m", help="torchvision:NAME, timm:NAME or path/to/file.py:FUNCTION.", show_default=False),
 ]
 Weights = Annotated[
     str | None,
-    typer.Option("--weights", "-w", help=".safetensors or .pt file; for torchvision also DEFAULT.", show_default=False),
+    typer.Option("--weights", "-w", help=".safetensors or .pt file, or DEFAULT.", show_default=False),
 ]
 Metadata = Annotated[
     Path | None, typer.Option("--metadata", help="TOML with size, mean, std and classes.", show_default=False)

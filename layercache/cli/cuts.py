@@ -1,7 +1,7 @@
 """``layercache cuts``: where a model can be cut, and what was spent by then."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +10,7 @@ from layercache.cli import common
 
 if TYPE_CHECKING:
     from early_exit.costs import CostTable
+    from early_exit.layouts import Layout
 
 
 def command(
@@ -19,15 +20,20 @@ def command(
     metadata: common.Metadata = None,
     device: common.Device = None,
     dtype: common.Dtype = None,
+    only_proposed: Annotated[
+        bool, typer.Option("--proposed", help="Only the cuts that the trainer tries heads at.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Lists where a model can be cut, with the shares of FLOPs and of measured time spent by then.
 
-    Those marked with * are the ones that the trainer tries heads at.
+    Those marked with * are the ones that the trainer tries heads at. A shape is one frame's: C×H×W or H×W×C for maps,
+    T×D for tokens, D for a vector.
 
     \b
     Example:
       layercache cuts --model torchvision:resnet50
+      layercache cuts --model timm:convnext_tiny --proposed
       layercache cuts --model my_model.py:build --json | jq -r '.cuts[] | select(.proposed).name'
     """
     settings = common.load_settings(
@@ -41,24 +47,36 @@ def command(
     except (models.ModelError, cuts.CutError) as error:
         common.fail(f"error: {error}", common.WRONG_USAGE)
     table = costs.cost_table(traced)
+    layouts: dict[str, Layout] = {cut.name: cut.layout for cut in traced.cuts}
+    places = len(table.cuts)
+    if only_proposed:
+        table = replace(table, cuts=tuple(cut for cut in table.cuts if cut.proposed))
     if as_json:
-        typer.echo(json.dumps(asdict(table), indent=2))
+        described = asdict(table)
+        described["cuts"] = [cut | {"layout": layouts[cut["name"]]} for cut in described["cuts"]]
+        typer.echo(json.dumps(described, indent=2))
     else:
-        _print(table)
+        _print(table, layouts, places)
 
 
-def _print(costs: "CostTable") -> None:
+def _print(costs: "CostTable", layouts: "dict[str, Layout]", places: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("", "cut", "shape", "FLOPs before it", "time before it", box=None, header_style="bold")
+    table = Table("", "cut", "shape", "", box=None, header_style="bold")
+    table.add_column("FLOPs before it", justify="right")
+    table.add_column("time before it", justify="right")
     for cut in costs.cuts:
         mark, style = ("*", "bold") if cut.proposed else ("", None)
         shape = "×".join(map(str, cut.shape))
-        table.add_row(mark, cut.name, shape, f"{cut.flops_share:.1%}", f"{cut.time_share:.1%}", style=style)
+        table.add_row(
+            mark, cut.name, shape, layouts[cut.name], f"{cut.flops_share:.1%}", f"{cut.time_share:.1%}", style=style
+        )
     console = Console()
     console.print(table)
+    proposed = sum(cut.proposed for cut in costs.cuts)
     console.print(
-        f"\n{costs.model}: {costs.flops / 1e9:.3g} GFLOPs and {costs.frame_ms:.3g} ms a frame; * proposed",
+        f"\n{costs.model}: {costs.flops / 1e9:.3g} GFLOPs and {costs.frame_ms:.3g} ms a frame; {places} cuts, "
+        f"{proposed} of them proposed (*)",
         markup=False,
     )

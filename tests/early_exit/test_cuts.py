@@ -1,8 +1,6 @@
 """Models are cut where one value is alive, and the pieces make the model again, bit for bit."""
 
-import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,13 +18,6 @@ from schemas.settings import Model
 from tests.early_exit.test_models import write_model
 from tests.support.tiny_model import TinyModel
 
-SMALL = 64
-TORCHVISION = [
-    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3", "mnasnet0_5",
-    "mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_1",
-    "swin_t", "vgg11_bn", "vit_b_16",
-]  # fmt: skip
-
 
 def classifier(module: nn.Module, size: tuple[int, int] = (8, 8), channels: int = 3) -> Classifier:
     preprocessing = Preprocessing(size, (0.5,) * channels, (0.25,) * channels)
@@ -36,12 +27,8 @@ def classifier(module: nn.Module, size: tuple[int, int] = (8, 8), channels: int 
 
 
 def of_torchvision(name: str) -> Classifier:
-    size = 96 if name == "inception_v3" else SMALL
-    options: dict[str, Any] = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    options |= {"image_size": size} if name.startswith("vit") else {}
     torch.manual_seed(0)
-    module = torchvision.models.get_model(name, weights=None, num_classes=5, **options)
-    return classifier(module, (size, size))
+    return classifier(torchvision.models.get_model(name, weights=None, num_classes=5), (64, 64))
 
 
 def chain(traced: TracedModel, names: list[str], frames: Tensor) -> Tensor:
@@ -55,43 +42,13 @@ def chain(traced: TracedModel, names: list[str], frames: Tensor) -> Tensor:
     return value
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
-def test_the_chain_is_the_model_bit_for_bit(name: str) -> None:
-    model = of_torchvision(name)
-    traced = cuts.trace(model)
-    for batch in (1, 3):
-        frames = model.example(batch)
-        with torch.inference_mode():
-            expected = model.module(frames.clone())
-            assert chain(traced, [cut.name for cut in traced.cuts], frames).equal(expected)
-            assert chain(traced, [cut.name for cut in traced.proposed], frames).equal(expected)
-            assert chain(traced, [], frames).equal(expected)
-
-
-@pytest.mark.parametrize("name", TORCHVISION)
-def test_there_are_many_cuts_and_a_few_sensible_proposals(name: str) -> None:
-    traced = cuts.trace(of_torchvision(name))
-    names = [cut.name for cut in traced.cuts]
-    shares = [cut.flops_share for cut in traced.cuts]
-    assert len(names) >= 20
-    assert len(set(names)) == len(names)
-    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in names)
-    assert shares == sorted(shares)
-    assert 0 <= shares[0] < 0.5 < shares[-1] <= 1
-    proposed = [cut.flops_share for cut in traced.proposed]
-    assert 1 <= len(proposed) <= 4
-    assert proposed == sorted(proposed)
-    assert min(proposed) >= 0.1
-    assert max(proposed) <= 0.8
-
-
 def test_proposals_for_resnet18_are_ends_of_blocks_spread_over_the_model() -> None:
     traced = cuts.trace(of_torchvision("resnet18"))
     assert [cut.name for cut in traced.proposed] == ["layer1.0", "layer2.0", "layer2", "layer3"]
     assert [cut.name for cut in cuts.trace(of_torchvision("resnet18"), 2).proposed] == ["layer2.0", "layer3"]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vit_b_16"])
+@pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_5"])
 def test_flops_and_shapes_are_those_of_the_segments(name: str) -> None:
     model = of_torchvision(name)
     traced = cuts.trace(model)
