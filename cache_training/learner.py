@@ -1,17 +1,21 @@
 """Teaches all candidates: teacher passes over views fill a ring, head steps draw from it, each at a rate of its own."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from cache_training.candidates import Candidate, Costs, head_flops, propose_heads
+from cache_training.candidates import TIMING_BATCH, TIMING_REPEATS, Candidate, Costs, propose_heads
 from cache_training.frames import FrameBuffer, Frames, together
 from cache_training.ring import FeatureRing
 from cache_training.views import views
-from early_exit.costs import chain_ms, measure_ms
+from early_exit.costs import chain_ms
 from early_exit.cuts import TracedModel
+from early_exit.layouts import Layout
+from schemas.manifest import HeadSpec
 
 _PASS_FRAMES = 64
 _STEP_FRAMES = 128
@@ -19,7 +23,6 @@ _STEP_FRAMES = 128
 _USES_OF_A_VIEW = 5
 #: Share of learning audits in what is taught, the stream as it is; the rest are misses, its hard side.
 _AUDIT_SHARE = 0.5
-_TIMING_BATCH, _TIMING_REPEATS = 32, 10
 
 
 class Teacher:
@@ -31,25 +34,46 @@ class Teacher:
         self._segments: list[nn.Module] = [
             segment.to(memory_format=torch.channels_last) for segment in traced.segments(self.cuts)
         ]
+        self._quick: list[nn.Module] | None = None
 
-    def answer(self, inputs: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Maps by cut and float32 logits ``[N, classes]`` of uint8 ``[N, C, H, W]``."""
+    def answer(self, inputs: Tensor, quick: bool = False) -> tuple[dict[str, Tensor], Tensor]:
+        """Maps by cut and float32 logits ``[N, classes]`` of uint8 ``[N, C, H, W]``.
+
+        ``quick``: in bfloat16 where the processor is quicker at that, good enough to learn from (twice as many views in
+        the same time) and never used to judge.
+        """
         classifier = self.traced.classifier
+        segments, dtype = self._segments, classifier.dtype
+        if quick and dtype == torch.float32:
+            segments = self._quicker()
+            dtype = dtype if segments is self._segments else torch.bfloat16
         with torch.inference_mode():
-            x = classifier.preprocessing.normalise(inputs.to(classifier.device), classifier.dtype)
+            x = classifier.preprocessing.normalise(inputs.to(classifier.device), dtype)
             x = x.contiguous(memory_format=torch.channels_last)
             maps = {}
-            for cut, segment in zip(self.cuts, self._segments[:-1], strict=True):
+            for cut, segment in zip(self.cuts, segments[:-1], strict=True):
                 x = maps[cut] = segment(x)
-            return maps, self._segments[-1](x).float()
+            return maps, segments[-1](x).float()
+
+    def _quicker(self) -> list[nn.Module]:
+        """The segments in float32 or in bfloat16, whichever ran quicker when first asked."""
+        if self._quick is None:
+            half = [copy.deepcopy(segment).to(torch.bfloat16) for segment in self._segments]
+            example = self.traced.classifier.example(TIMING_BATCH).contiguous(memory_format=torch.channels_last)
+            times = [
+                sum(chain_ms(segments, example.to(dtype), 2))
+                for segments, dtype in ((self._segments, torch.float32), (half, torch.bfloat16))
+            ]
+            self._quick = half if times[1] < times[0] else self._segments
+        return self._quick
 
     def costs(self) -> dict[str, Costs]:
         """What it costs to reach each cut; time as measured now, for a batch of 32."""
         preprocessing = self.traced.classifier.preprocessing
-        frames = torch.zeros(_TIMING_BATCH, preprocessing.channels, *preprocessing.size, dtype=torch.uint8)
+        frames = torch.zeros(TIMING_BATCH, preprocessing.channels, *preprocessing.size, dtype=torch.uint8)
         x = preprocessing.normalise(frames.to(self.traced.classifier.device), self.traced.classifier.dtype)
         x = x.contiguous(memory_format=torch.channels_last)
-        spent = list(accumulate(chain_ms(self._segments, x, _TIMING_REPEATS)))
+        spent = list(accumulate(chain_ms(self._segments, x, TIMING_REPEATS)))
         self.total_ms = spent[-1]
         return {
             cut: Costs(self.traced.cut(cut).flops_share, time / self.total_ms)
@@ -60,30 +84,38 @@ class Teacher:
 class Learner:
     """All candidates, what they learn from, and what they are compared on."""
 
-    def __init__(self, traced: TracedModel, cuts: Sequence[str], ring_mb: float, seed: int) -> None:
-        self.teacher = Teacher(traced, cuts)
-        self.cut_costs = self.teacher.costs()
-        classes = len(traced.classifier.classes)
+    def __init__(
+        self,
+        traced: TracedModel,
+        cuts: Sequence[str],
+        ring_mb: float,
+        seed: int,
+        heads: Mapping[str, Sequence[HeadSpec]] | None = None,
+        horizon: int | None = None,
+    ) -> None:
+        """``heads`` by cut, where others than the proposed ones shall be tried; ``horizon`` in steps, where known."""
+        self.cuts = tuple(cuts)
+        proposed = heads or {cut: propose_heads(traced.cut(cut), traced) for cut in cuts}
+        specs = [(cut, spec) for cut in cuts for spec in proposed.get(cut, ())]
+        self.candidates = [
+            Candidate(f"{cut}/{spec.family}", cut, spec, Costs(0.0, 0.0), seed + number, traced, horizon)
+            for number, (cut, spec) in enumerate(specs)
+        ]
+        wanted = {*cuts, *(cut for one in self.candidates for cut, _ in one.hints)}
+        self.teacher = Teacher(traced, [cut.name for cut in traced.cuts if cut.name in wanted])
+        costs = self.teacher.costs()
+        self.cut_costs = {cut: costs[cut] for cut in cuts}
+        for candidate in self.candidates:
+            candidate.measure(traced.flops, self.teacher.total_ms)
         shapes = {cut: traced.cut(cut).shape for cut in cuts}
-        self.ring = FeatureRing(shapes, classes, 0.6 * ring_mb * 1e6)
+        hints = {_hint_name(*hint): hint[1] for candidate in self.candidates for hint in candidate.hints}
+        classes = len(traced.classifier.classes)
+        self.ring = FeatureRing(shapes | hints, classes, 0.6 * ring_mb * 1e6)
         self.tuning = FeatureRing(shapes, classes, 0.4 * ring_mb * 1e6)
-        self.candidates = list(self._propose(traced, classes, seed))
         self.views_made = 0
         self.disagreeing_passes = 0
         self._generator = torch.Generator().manual_seed(seed)
         self._uses = 0
-
-    def _propose(self, traced: TracedModel, classes: int, seed: int) -> Sequence[Candidate]:
-        candidates: list[Candidate] = []
-        for cut in self.teacher.cuts:
-            for spec in propose_heads(traced.cut(cut), classes, traced.flops):
-                probe = Candidate(f"{cut}/{spec.family}", cut, spec, Costs(0, 0), seed + len(candidates))
-                example = torch.zeros(_TIMING_BATCH, *spec.features)
-                with torch.inference_mode():
-                    time = measure_ms(probe.average, example, _TIMING_REPEATS) / self.teacher.total_ms
-                probe.costs = Costs(head_flops(spec) / traced.flops, time)
-                candidates.append(probe)
-        return candidates
 
     def keep_for_tuning(self, frames: Frames) -> None:
         """Takes in tuning audits: the maps are the teacher's, the logits those that the worker sent."""
@@ -103,18 +135,28 @@ class Learner:
             if frames is None:
                 return False
             seen = views(torch.from_numpy(frames.inputs), self._generator)
-            self.ring.add(*self.teacher.answer(seen))
+            self._remember(*self.teacher.answer(seen, quick=True))
             self.views_made += len(seen)
             self._uses += _USES_OF_A_VIEW * len(seen)
         rows = self.ring.sample(_STEP_FRAMES, self._generator)
         teacher = self.ring.logits(rows)
-        for cut in self.teacher.cuts:
+        for cut in self.cuts:
             maps = self.ring.at(cut, rows)
             for candidate in self.candidates:
                 if candidate.cut == cut:
-                    candidate.step(maps, teacher)
+                    hints = [self.ring.at(_hint_name(*hint), rows) for hint in candidate.hints]
+                    candidate.step(maps, teacher, hints)
         self._uses -= _STEP_FRAMES
         return True
+
+    def _remember(self, maps: dict[str, Tensor], logits: Tensor) -> None:
+        """Puts a teacher's pass into the ring, hints as small as the skims' own values are."""
+        hints = {
+            _hint_name(cut, shape): _shrunk(maps[cut], shape, self.teacher.traced.cut(cut).layout)
+            for candidate in self.candidates
+            for cut, shape in candidate.hints
+        }
+        self.ring.add(maps | hints, logits)
 
     def forget(self) -> None:
         """Forgets the stream as it was; the heads keep what they know."""
@@ -125,3 +167,18 @@ class Learner:
     def tuning_logits(self, candidate: Candidate, rows: Tensor) -> Tensor:
         """``[len(rows), classes]``: a candidate's answers to tuning audits."""
         return torch.cat([candidate.logits(self.tuning.at(candidate.cut, part)) for part in rows.split(256)])
+
+
+def _hint_name(cut: str, shape: tuple[int, ...]) -> str:
+    """The ring's name for the model's value at a cut in a skim's shape."""
+    return f"{cut} {'x'.join(map(str, shape))}"
+
+
+def _shrunk(value: Tensor, shape: tuple[int, ...], layout: Layout) -> Tensor:
+    """The model's value, averaged to a skim's shape."""
+    if tuple(value.shape[1:]) == shape:
+        return value
+    if layout == "hwc":
+        pooled = F.adaptive_avg_pool2d(value.permute(0, 3, 1, 2), (shape[0], shape[1]))
+        return pooled.permute(0, 2, 3, 1)
+    return F.adaptive_avg_pool2d(value, (shape[1], shape[2]))

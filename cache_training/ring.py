@@ -13,9 +13,14 @@ class FeatureRing:
         each = 4 * classes + sum(2 * torch.Size(shape).numel() for shape in shapes.values())
         self.capacity = max(64, int(max_bytes / each))
         # Untouched pages of an empty tensor take no memory, so the ring grows as it fills.
-        self._maps = {cut: torch.empty(self.capacity, *shape, dtype=torch.bfloat16) for cut, shape in shapes.items()}
+        self._maps = {cut: self._room(shape) for cut, shape in shapes.items()}
         self._logits = torch.empty(self.capacity, classes)
         self.added = 0
+
+    def _room(self, shape: Sequence[int]) -> Tensor:
+        # Maps as heads take them: drawing rows would else shuffle every pixel.
+        layout = torch.channels_last if len(shape) == 3 else torch.contiguous_format
+        return torch.empty(self.capacity, *shape, dtype=torch.bfloat16, memory_format=layout)
 
     def __len__(self) -> int:
         return min(self.added, self.capacity)
@@ -29,8 +34,8 @@ class FeatureRing:
         self.added += len(logits)
 
     def at(self, cut: str, rows: Tensor) -> Tensor:
-        """float32 ``[len(rows), *shape]``: maps at a cut."""
-        return self._maps[cut][rows].float()
+        """bfloat16 ``[len(rows), *shape]``: maps at a cut."""
+        return self._maps[cut][rows]
 
     def logits(self, rows: Tensor) -> Tensor:
         """float32 ``[len(rows), classes]``."""

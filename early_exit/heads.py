@@ -1,19 +1,24 @@
 """Cache heads: small networks on the value at a cut that guess what the whole model would answer.
 
-Two families. *Pooled* heads average the map to a small grid, standardise it and classify it: they learn in seconds.
-*Branch* heads convolve the map itself before pooling: they learn more slowly and know more.
+Three families. *Pooled* heads average the map to a small grid, standardise it and classify it: they learn in seconds.
+*Branch* heads convolve the map itself before pooling: they learn more slowly and know more. *Skim* heads are copies of
+the model's own later layers, most of them left out, on a smaller map: they start from what the model was taught.
 """
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.fx.experimental.optimization import fuse as fuse_graph
+from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from early_exit.cuts import TracedModel
+from early_exit.cuts import CutError, TracedModel
+from early_exit.skims import END
 from schemas.manifest import HeadSpec, Manifest
 
 
@@ -24,28 +29,37 @@ class HeadsError(ValueError):
 class _Flat(nn.Module):
     """Any value at a cut as a vector: maps averaged to a grid; of tokens the mean and the first, the class token."""
 
-    def __init__(self, features: Sequence[int], grid: int) -> None:
+    def __init__(self, spec: HeadSpec) -> None:
         super().__init__()
-        self.kind = len(features)
-        self.grid = grid
+        self.kind = len(spec.features)
+        self.channels_last = spec.channels_last
         if self.kind == 3:
-            channels, height, width = features
-            self.size = channels * min(grid, height) * min(grid, width)
-            self.shape = (min(grid, height), min(grid, width))
+            channels, height, width = _map_shape(spec)
+            self.shape = (min(spec.grid, height), min(spec.grid, width))
+            self.size = channels * self.shape[0] * self.shape[1]
         elif self.kind == 2:
-            self.size = 2 * features[1]
+            self.size = 2 * spec.features[1]
         elif self.kind == 1:
-            self.size = features[0]
+            self.size = spec.features[0]
         else:
-            raise HeadsError(f"no head fits a value of shape {tuple(features)}: maps, tokens and vectors have heads")
+            raise HeadsError(f"no head fits a value of shape {spec.features}: maps, tokens and vectors have heads")
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kind == 3:
-            pooled = x.mean((2, 3)) if self.shape == (1, 1) else nn.functional.adaptive_avg_pool2d(x, self.shape)
+            x = x.permute(0, 3, 1, 2) if self.channels_last else x
+            pooled = x.mean((2, 3)) if self.shape == (1, 1) else F.adaptive_avg_pool2d(x, self.shape)
             return pooled.flatten(1)
         if self.kind == 2:
             return torch.cat((x.mean(1), x[:, 0]), 1)
         return x
+
+
+def _map_shape(spec: HeadSpec) -> tuple[int, int, int]:
+    """Channels, height, width of the map that the head is for."""
+    if len(spec.features) != 3:
+        raise HeadsError(f"a {spec.family} needs a map, not a value of shape {spec.features}")
+    first, second, third = spec.features
+    return (third, first, second) if spec.channels_last else (first, second, third)
 
 
 class PooledHead(nn.Module):
@@ -53,7 +67,7 @@ class PooledHead(nn.Module):
 
     def __init__(self, spec: HeadSpec) -> None:
         super().__init__()
-        self.flat = _Flat(spec.features, spec.grid)
+        self.flat = _Flat(spec)
         self.standardise = nn.BatchNorm1d(self.flat.size, affine=False)
         self.classify: nn.Module
         if spec.hidden:
@@ -73,9 +87,8 @@ class BranchHead(nn.Module):
 
     def __init__(self, spec: HeadSpec) -> None:
         super().__init__()
-        if len(spec.features) != 3:
-            raise HeadsError(f"a branch needs a map (C, H, W), not a value of shape {spec.features}")
-        channels = [spec.features[0], *(spec.width * 2 ** min(level, 1) for level in range(spec.depth))]
+        self.channels_last = spec.channels_last
+        channels = [_map_shape(spec)[0], *(spec.width * 2 ** min(level, 1) for level in range(spec.depth))]
         self.convolutions = nn.Sequential(
             *(
                 nn.Sequential(
@@ -87,13 +100,76 @@ class BranchHead(nn.Module):
         self.classify = nn.Linear(2 * channels[-1], spec.classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.convolutions(x)
+        x = self.convolutions(x.permute(0, 3, 1, 2) if self.channels_last else x)
         result: Tensor = self.classify(torch.cat((x.mean((2, 3)), x.amax((2, 3))), 1))
         return result
 
 
-def build_head(spec: HeadSpec) -> nn.Module:
-    """A head with fresh weights: features ``[N, *spec.features]`` to logits ``[N, spec.classes]``."""
+class SkimHead(nn.Module):
+    """Copies of the pieces of the model on ``spec.path``, one after another, on a map averaged by ``spec.stride``.
+
+    The copies are the model's own weights until they are trained. See :mod:`early_exit.skims`.
+    """
+
+    def __init__(self, spec: HeadSpec, traced: TracedModel) -> None:
+        super().__init__()
+        self.channels_last = spec.channels_last
+        self.stride = spec.stride
+        if spec.stride > 1:
+            _map_shape(spec)
+        try:
+            self.parts = nn.ModuleList(_copied(traced, start, stop) for start, stop in spec.path)
+            restored = traced.cut(spec.restore) if spec.restore else None
+        except CutError as error:
+            raise HeadsError(f"a skim on {spec.path} does not fit the model: {error}") from error
+        sizes = [_map_size(restored.shape, restored.layout == "hwc") if restored else None]
+        self.sizes = [sizes[0] if stop == spec.restore != "" else None for _, stop in spec.path]
+        self.restored_last = restored is not None and restored.layout == "hwc"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.values(x)[-1]
+
+    def values(self, x: Tensor) -> list[Tensor]:
+        """What comes out of every part, the logits last; each is to be the model's value where the next part starts."""
+        if self.stride > 1:
+            x = x.permute(0, 3, 1, 2) if self.channels_last else x
+            x = F.avg_pool2d(x, self.stride)
+            x = x.permute(0, 2, 3, 1) if self.channels_last else x
+        found = []
+        for part, size in zip(self.parts, self.sizes, strict=True):
+            x = part(x)
+            if size is not None:
+                x = x.permute(0, 3, 1, 2) if self.restored_last else x
+                x = F.interpolate(x, size=size, mode="nearest")
+                x = x.permute(0, 2, 3, 1) if self.restored_last else x
+            found.append(x)
+        return found
+
+
+def _copied(traced: TracedModel, start: str, stop: str) -> nn.Module:
+    """A piece of the model with float32 weights of its own."""
+    segments = traced.segments([start] if stop == END else [start, stop])
+    piece: nn.Module = copy.deepcopy(segments[1]).float().requires_grad_(True)
+    return piece
+
+
+def _map_size(shape: tuple[int, ...], channels_last: bool) -> tuple[int, int]:
+    return (shape[0], shape[1]) if channels_last else (shape[1], shape[2])
+
+
+def build_head(spec: HeadSpec, traced: TracedModel | None = None) -> nn.Module:
+    """A head to be trained: features ``[N, *spec.features]`` to logits ``[N, spec.classes]``, float32.
+
+    A skim is made of ``traced``, the others start with random weights. Raises :class:`HeadsError` for a spec that makes
+    no head for that model.
+
+    >>> build_head(HeadSpec(family="pooled", features=(64, 8, 8), classes=10))(torch.zeros(2, 64, 8, 8)).shape
+    torch.Size([2, 10])
+    """
+    if spec.family == "skim":
+        if traced is None or not spec.path:
+            raise HeadsError("a skim is made of a model's own layers: it needs the model, and a path through it")
+        return SkimHead(spec, traced)
     return PooledHead(spec) if spec.family == "pooled" else BranchHead(spec)
 
 
@@ -106,6 +182,10 @@ def fuse(head: nn.Module) -> nn.Module:
             assert isinstance(convolution, nn.Conv2d)
             assert isinstance(norm, nn.BatchNorm2d)
             block[0], block[1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
+    if isinstance(head, SkimHead):
+        for index, part in enumerate(head.parts):
+            assert isinstance(part, fx.GraphModule)
+            head.parts[index] = fuse_graph(part, inplace=True, no_trace=True)
     return head
 
 
@@ -150,7 +230,7 @@ def load_heads(manifest: Manifest, tensors: Mapping[str, Tensor], traced: Traced
             )
         if not exit_.temperature > 0 or not isfinite(exit_.temperature) or not isfinite(exit_.threshold):
             raise HeadsError(f"heads {manifest.version}: temperature and threshold at {exit_.cut!r} make no sense")
-        head = build_head(exit_.head)
+        head = build_head(exit_.head, traced)
         own = {name[len(exit_.cut) + 1 :]: t for name, t in tensors.items() if name.startswith(f"{exit_.cut}.")}
         broken = next((name for name, t in own.items() if t.is_floating_point() and not t.isfinite().all()), None)
         if broken:

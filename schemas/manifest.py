@@ -8,10 +8,12 @@ import msgspec
 class HeadSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is needed to build a head's module; its weights are ``<cut>.<parameter>`` in the tensor file."""
 
-    family: Literal["pooled", "branch"]
+    family: Literal["pooled", "branch", "skim"]
     features: tuple[int, ...]
-    """Shape of the value at the cut without the batch: (C, H, W), (T, D) for tokens, or (D,)."""
+    """Shape of the value at the cut without the batch: (C, H, W) or (H, W, C), (T, D) for tokens, or (D,)."""
     classes: int
+    channels_last: bool = False
+    """The value is a map with its channels on the last axis: (H, W, C)."""
     grid: int = 1
     """Pooled: the map is averaged to grid x grid."""
     hidden: int = 0
@@ -20,6 +22,12 @@ class HeadSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Branch: channels of its convolutions."""
     depth: int = 0
     """Branch: how many strided convolutions."""
+    path: tuple[tuple[str, str], ...] = ()
+    """Skim: the pieces of the model that it runs copies of, from cut to cut; an empty name is the model's end."""
+    stride: int = 1
+    """Skim: the map at the cut is averaged over stride x stride."""
+    restore: str = ""
+    """Skim: the cut at which its map is brought back to the model's size there, where later layers need that size."""
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,8 +2,9 @@
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
-from cache_training.frames import Frames
+from cache_training.frames import FrameBuffer, Frames
 from schemas.distillation import DistillationBatch, DistillationHeader
 
 
@@ -40,3 +41,11 @@ def record(
         np.arange(first_offset, first_offset + n), np.zeros(n, np.int64) if timestamp_ms is None else timestamp_ms,
         np.zeros(n, np.int64) if keys is None else keys,
     )  # fmt: skip
+
+
+def buffer_of(inputs: Tensor, logits: Tensor) -> FrameBuffer:
+    """A buffer with these frames, uint8 ``[N, C, H, W]``, and what the model answered."""
+    numbers = np.arange(len(inputs), dtype=np.uint64)
+    buffer = FrameBuffer(max(1, len(inputs)), "oldest")
+    buffer.add(Frames(inputs.numpy(), logits.numpy(), numbers, numbers))
+    return buffer
