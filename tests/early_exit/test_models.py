@@ -119,6 +119,22 @@ def test_auxiliary_classifiers_are_neither_needed_nor_counted(name: str, tmp_pat
     assert loaded[0].fingerprint == loaded[1].fingerprint
 
 
+def test_counters_of_batch_norms_may_be_missing_but_no_statistics(tmp_path: Path) -> None:
+    setup = "self.norm = nn.BatchNorm1d(4)"
+    forward = "return self.fc(self.norm(features))"
+    settings = Model(spec=write_model(tmp_path, forward, setup=setup), weights=str(tmp_path / "w.safetensors"))
+    whole = models.load(settings.model_copy(update={"weights": None}))
+    state = whole.module.state_dict()
+    state["norm.running_mean"] = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    del state["norm.num_batches_tracked"]
+    save_file(state, tmp_path / "w.safetensors")
+    assert models.load(settings).module.get_buffer("norm.running_mean").tolist() == [1.0, 2.0, 3.0, 4.0]
+    del state["norm.running_mean"]
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(ModelError, match=r"missing: norm\.running_mean\."):
+        models.load(settings)
+
+
 def test_reads_pt_files_with_the_wrappings_of_training_scripts(tiny_model: TinyModel, tmp_path: Path) -> None:
     state = load_file(tiny_model.folder / "tiny.safetensors")
     wrapped = {"epoch": 3, "state_dict": {f"module.{name}": value for name, value in state.items()}}

@@ -21,9 +21,18 @@ def test_lists_every_cut_for_people(tiny_model: TinyModel) -> None:
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
     first = next(line.split() for line in lines if "first " in line)
-    assert first[:3] == ["*", "first", "8×16×16"]
-    assert first[3] == "42.8%"
+    assert first[:4] == ["*", "first", "8×16×16", "chw"]
+    assert first[4] == "42.8%"
     assert "GFLOPs" in lines[-1]
+    assert any("flatten" in line for line in lines)
+
+
+def test_lists_the_proposed_ones_alone(tiny_model: TinyModel) -> None:
+    result = runner.invoke(app, ["cuts", *options(tiny_model), "--proposed"])
+    assert result.exit_code == 0, result.output
+    rows = [line.split() for line in result.output.splitlines() if "×" in line or "flatten" in line]
+    assert [row[:2] for row in rows] == [["*", "first"], ["*", "second"]]
+    assert "cuts, 2 of them proposed" in result.output
 
 
 def test_gives_scripts_the_same_as_json(tiny_model: TinyModel) -> None:
@@ -34,6 +43,7 @@ def test_gives_scripts_the_same_as_json(tiny_model: TinyModel) -> None:
     assert table["flops"] == 258096
     cuts = {cut["name"]: cut for cut in table["cuts"]}
     assert cuts["second"]["shape"] == [8, 8, 8]
+    assert cuts["second"]["layout"] == "chw"
     assert [name for name, cut in cuts.items() if cut["proposed"]] == ["first", "second"]
     assert all(0 < cut["time_share"] < 1 for cut in cuts.values())
 
@@ -50,6 +60,7 @@ def test_proposes_as_many_as_the_settings_allow(tiny_model: TinyModel, tmp_path:
     ("arguments", "message"),
     [
         (["--model", "torchvision:resnet19"], "did you mean resnet1"),
+        (["--model", "timm:resnet19"], "did you mean resnet1"),
         (["--model", "no/file.py:build"], "no Python file at no/file.py"),
         (["--model", "torchvision:resnet18", "--dtype", "float8"], "model.dtype"),
         (["--config", "none.toml"], "none.toml"),
