@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -51,11 +52,12 @@ def main() -> None:
     for name in options.model:
         traced, frames = _open(name, options.data, options.frames)
         heads = untrained(traced, frames)
+        table = _time_table(traced, next(iter(heads.values())), options.repeats)
         for batch in options.batch or _BATCHES:
             some = frames[: 24 if batch == 1 else max(batch, len(frames) // batch * batch)]
             print(f"\n{traced.classifier.name}, batches of {batch}\n")
             print("| | ms a frame | of the plain model |\n|---|---|---|")
-            for what, ms, share in measure(traced, heads, some, batch, options.repeats):
+            for what, ms, share in measure(traced, heads, table, some, batch, options.repeats):
                 print(f"| {what} | {ms:.3f} | {share:.1%} |", flush=True)
 
 
@@ -100,7 +102,7 @@ def untrained(traced: TracedModel, frames: Tensor) -> dict[str, CacheHeads]:
 
 
 def measure(
-    traced: TracedModel, heads: Mapping[str, CacheHeads], frames: Tensor, batch: int, repeats: int
+    traced: TracedModel, heads: Mapping[str, CacheHeads], table: TimeTable, frames: Tensor, batch: int, repeats: int
 ) -> list[tuple[str, float, float]]:
     """What was run, milliseconds a frame, and the share of the plain model's time."""
     runners: dict[str, Runner] = {
@@ -116,7 +118,8 @@ def measure(
         rows.append((what, latency.mean_ms / batch, 1 - latency.mean_saved))
     reference = rows[0][1]
     for what, version in heads.items():
-        ms = _expected(traced, version, frames, batch) / batch
+        left = Engine(traced, version).run(frames, np.zeros(len(frames), np.bool_)).exits
+        ms = expected_ms(table, _reached(version, left), batch) / batch
         rows.append((f"expected by the time table, {what}", ms, ms / reference))
     return rows
 
@@ -137,22 +140,27 @@ def _normalised(traced: TracedModel, batches: tuple[Tensor, ...]) -> Runner:
     return run
 
 
-def _expected(traced: TracedModel, heads: CacheHeads, frames: Tensor, batch: int) -> float:
-    """What a micro-batch should take by the pieces' own times, with the shares of frames that get to each."""
+def _time_table(traced: TracedModel, heads: CacheHeads, repeats: int) -> TimeTable:
+    """The pieces' own times, each measured with all frames."""
     exits = [exit_.cut for exit_ in heads.manifest.exits]
-    names = [f"to {cut}" for cut in exits] + ["to the end"]
-    segments = dict(zip(names, traced.segments(exits), strict=True))
-    batches = [size for size in (1, 2, 4, 8, 16, 32, 64) if size < 2 * batch]
+    segments = dict(zip(_names(exits), traced.segments(exits), strict=True))
     modules = dict(zip(exits, heads.modules, strict=True))
-    table = TimeTable(measure_times(segments, modules, traced.classifier.example, batches))
-    left = Engine(traced, heads).run(frames, np.zeros(len(frames), np.bool_)).exits
+    return TimeTable(measure_times(segments, modules, traced.classifier.example, (1, 2, 4, 8, 16, 32), repeats))
+
+
+def _reached(heads: CacheHeads, left: npt.NDArray[np.int16]) -> dict[str, float]:
+    """The share of frames that got to each piece; ``left`` is the exit of each, -1 for none."""
     reached = {}
-    for index, name in enumerate(names):
+    for index, name in enumerate(_names([exit_.cut for exit_ in heads.manifest.exits])):
         share = float(np.mean((left < 0) | (left >= index)))
         reached[name] = share
-        if index < len(exits):
-            reached[f"head {exits[index]}"] = share
-    return expected_ms(table, reached, batch)
+        if name != "to the end":
+            reached[name.replace("to ", "head ", 1)] = share
+    return reached
+
+
+def _names(exits: list[str]) -> list[str]:
+    return [f"to {cut}" for cut in exits] + ["to the end"]
 
 
 if __name__ == "__main__":
