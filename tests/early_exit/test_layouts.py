@@ -104,4 +104,4 @@ def test_torchvisions_models(name: str, expected: dict[str, str]) -> None:
     traced = cuts.trace(of_torchvision(name))
     assert {cut: traced.cut(cut).layout for cut in expected} == expected
     kinds = {"swin_t": {"hwc"}, "swin_v2_t": {"hwc"}, "vit_b_16": {"tokens"}}
-    assert {cut.layout for cut in traced.proposed} == kinds.get(name, {"chw"})
+    assert {cut.layout for cut in traced.proposed if cut.flops_share > 0.1} == kinds.get(name, {"chw"})

@@ -59,7 +59,7 @@ def test_the_chain_is_the_model_bit_for_bit(name: str, side: int, layouts: set[s
                 assert chain(traced, names, frames).equal(expected)
     assert len(every) >= 10
     assert len(proposed) >= 2
-    assert {cut.layout for cut in traced.proposed} == layouts
+    assert {cut.layout for cut in traced.proposed if cut.flops_share > 0.1} == layouts
 
 
 def test_preprocessing_and_classes_are_those_of_timms_configuration() -> None:
