@@ -16,8 +16,9 @@ from early_exit.models import Classifier
 from early_exit.tracing import Graph
 from schemas.prediction import FULL
 
-#: Proposed cuts lie between these shares of the model's FLOPs.
-_FIRST, _LAST = 0.1, 0.8
+#: Proposed cuts lie between these shares of the model's FLOPs; of at least so many one lies before them, since a skim of
+#: nearly the whole model wants next to nothing before it.
+_FIRST, _LAST, _WITH_EARLY = 0.1, 0.8, 4
 #: Proposed cuts lie at least this far apart, in shares of the model's FLOPs.
 _APART = 0.06
 #: How many shares of FLOPs off its target a cut may lie rather than one level deeper inside a block, or inside a leaf.
@@ -119,15 +120,19 @@ class TracedModel:
         return [_segment(self._graph, self._profile.static, start, stop) for start, stop in pairwise(bounds)]
 
     def _propose(self, count: int) -> tuple[Cut, ...]:
-        """Up to ``count`` cuts, about evenly spaced in FLOPs, after whole blocks."""
-        candidates = {
+        """Up to ``count`` cuts: one near the start, the others about evenly spaced in FLOPs, after whole blocks."""
+        depths = {
             cut: _depth(self._graph, self._places[cut.name].value)
             for cut in self.cuts
-            if _FIRST <= cut.flops_share <= _LAST and not self._places[cut.name].overwritten
+            if cut.flops_share <= _LAST and not self._places[cut.name].overwritten
         }
+        candidates = {cut: depth for cut, depth in depths.items() if cut.flops_share >= _FIRST}
         chosen: list[Cut] = []
-        for index in range(count):
-            target = _LAST * (index + 1) / count
+        if count >= _WITH_EARLY and (early := [cut for cut in depths if cut.flops_share < _FIRST]):
+            chosen.append(min(reversed(early), key=lambda cut: depths[cut]))
+        spread = count - len(chosen)
+        for index in range(spread):
+            target = _LAST * (index + 1) / spread
             free = [c for c in candidates if all(abs(c.flops_share - o.flops_share) >= _APART for o in chosen)]
             if free:
                 # of several at the same cost the last: what follows a block for free (pooling) makes the map smaller
