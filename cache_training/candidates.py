@@ -153,6 +153,7 @@ class Candidate:
             self.head.parameters(), lr=_LEARNING_RATE[spec.family], weight_decay=_WEIGHT_DECAY[spec.family]
         )
         self.steps = 0
+        self._restored_at = 0
         self._horizon = horizon
         #: Where a skim is told what the model has: cuts, and the shape of the skim's own value that stands for it.
         self.hints: tuple[tuple[str, tuple[int, ...]], ...] = self._hinted()
@@ -226,7 +227,7 @@ class Candidate:
 
     def _pace(self) -> float:
         """The learning rate's factor: a warm-up, then a half-power decay, or a cosine where the end is known."""
-        warm = min(1.0, self.steps / _WARM_UP_STEPS)
+        warm = min(1.0, (self.steps - self._restored_at) / _WARM_UP_STEPS)
         if self._horizon is None:
             return float(warm / (1 + self.steps / _HALF_POWER_STEPS) ** 0.5)
         return float(warm * 0.5 * (1 + math.cos(math.pi * min(1.0, self.steps / self._horizon))))
@@ -247,11 +248,16 @@ class Candidate:
         return result
 
     def state(self) -> dict[str, Tensor]:
-        """For a checkpoint: weights, averages and the optimizer's moments, all as tensors."""
+        """For a checkpoint: weights, averages and the optimizer's moments, all as tensors.
+
+        A skim's moments are twice as large as its millions of weights, and come back within a few hundred steps: they
+        are left out.
+        """
         tensors = {f"{self.name}|head|{key}": value for key, value in self.head.state_dict().items()}
         tensors |= {f"{self.name}|average|{key}": value for key, value in self.average.state_dict().items()}
         tensors[f"{self.name}|steps"] = torch.tensor(self.steps)
-        for index, moments in self.optimizer.state_dict()["state"].items():
+        kept = self.optimizer.state_dict()["state"] if self.spec.family != "skim" else {}
+        for index, moments in kept.items():
             tensors |= {f"{self.name}|optimizer|{index}|{key}": torch.as_tensor(v) for key, v in moments.items()}
         return {key: value.detach().clone().contiguous() for key, value in tensors.items()}
 
@@ -268,6 +274,7 @@ class Candidate:
                 moments.setdefault(int(index), {})[name] = value
         state = self.optimizer.state_dict()
         self.optimizer.load_state_dict({**state, "state": moments})
+        self._restored_at = 0 if moments else self.steps
 
 
 def _distance(value: Tensor, hint: Tensor) -> Tensor:
