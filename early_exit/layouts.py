@@ -58,17 +58,23 @@ def layouts(graph: Graph, values: Mapping[fx.Node, Any], static: frozenset[fx.No
                 rows.setdefault(anchor, 2)
     channels = _follow(weak | _follow(strong, moves), moves)
     rows = _follow(rows, moves)
-    return {node: _layout(len(shape), channels.get(node), rows.get(node)) for node, shape in shapes.items()}
+    frame = shapes[graph.input]
+    return {node: _layout(shape, channels.get(node), rows.get(node), frame) for node, shape in shapes.items()}
 
 
-def _layout(rank: int, channels: int | None, rows: int | None) -> Layout | None:
+def _layout(shape: tuple[int, ...], channels: int | None, rows: int | None, frame: tuple[int, ...]) -> Layout | None:
+    rank = len(shape)
     if rank == 2:
         return "vector"
     if rank == 3:
         return "tokens" if channels in (2, None) else None
     if rank == 4 and channels in (1, None):
         return "chw"
-    return "hwc" if rank == 4 and channels == 3 and rows == 1 else None
+    if rank == 4 and channels == 3:
+        # what was made of tokens again has lost its rows; windows × pixels do not have the frames' aspect
+        is_map = rows == 1 or (rows is None and shape[1] * frame[3] == shape[2] * frame[2])
+        return "hwc" if is_map else None
+    return None
 
 
 def _follow(anchors: Mapping[fx.Node, int], moves: _Moves) -> dict[fx.Node, int]:

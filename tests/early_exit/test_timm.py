@@ -66,8 +66,8 @@ def test_preprocessing_and_classes_are_those_of_timms_configuration() -> None:
     model = models.load(Model(spec="timm:test_resnet.r160_in1k"))
     assert model.name == "timm:test_resnet.r160_in1k"
     assert model.preprocessing.size == (160, 160)
-    assert model.preprocessing.resize == int(160 / 0.875)
-    assert model.preprocessing.interpolation == "bicubic"
+    assert model.preprocessing.resize == int(160 / 0.95)
+    assert model.preprocessing.mean == (0.5, 0.5, 0.5)
     assert len(model.classes) == 1000
     assert model.classes[0].startswith("tench")
 
