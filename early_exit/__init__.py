@@ -1,0 +1,23 @@
+"""The model side: where a model can be cut, the heads on its cuts, who leaves where, and the store of heads.
+
+In the order that a frame meets them: :mod:`models` builds the pretrained classifier, :mod:`preprocessing` fits a
+picture to it, :mod:`cuts` finds where it can be cut and cuts it, :mod:`heads` are what stands there, :mod:`policy`
+says who is audited, :mod:`engine` runs micro-batches, :mod:`drift` watches them, :mod:`store` keeps versions of heads.
+
+Examples here run on the demo's classifier, from the repository's root:
+
+>>> from early_exit import cuts, models
+>>> from early_exit.engine import Engine
+>>> from schemas.settings import Model
+>>> traced = cuts.trace(models.load(Model(spec="examples/fashion_mnist.py:build")))
+>>> [cut.name for cut in traced.proposed]
+['relu', 'layer1', 'layer2', 'layer3']
+
+``heads`` are one version of heads for it, with one exit, at ``layer2`` (:func:`early_exit.heads.load_heads` says how
+they are made), which has learnt nothing and lets every frame go:
+
+>>> heads.manifest.exits[0].cut
+'layer2'
+>>> Engine(traced, heads).exits
+('layer2',)
+"""

@@ -24,6 +24,13 @@ class Blobs:
     """Files under a folder of any ``fsspec`` URL, named by paths relative to it.
 
     Raises :class:`StoreError` for whatever goes wrong; only :meth:`read` tells by None that there is no such file.
+
+    >>> blobs = Blobs("memory://example", "model")
+    >>> blobs.put("LATEST", b"v1")
+    >>> blobs.create("attempts/1", b""), blobs.create("attempts/1", b"")
+    (True, False)
+    >>> blobs.list(), blobs.read("LATEST"), blobs.read("PIN")
+    (['LATEST', 'attempts'], b'v1', None)
     """
 
     def __init__(self, url: str, folder: str, options: dict[str, Any] | None = None) -> None:

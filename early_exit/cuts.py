@@ -16,8 +16,8 @@ from early_exit.models import Classifier
 from early_exit.tracing import Graph
 from schemas.prediction import FULL
 
-#: Proposed cuts lie between these shares of the model's FLOPs; of at least so many one lies before them, since a skim of
-#: nearly the whole model wants next to nothing before it.
+#: Proposed cuts lie between these shares of the model's FLOPs; of at least so many one lies before them, since a skim
+#: of nearly the whole model wants next to nothing before it.
 _FIRST, _LAST, _WITH_EARLY = 0.1, 0.8, 4
 #: Proposed cuts lie at least this far apart, in shares of the model's FLOPs.
 _APART = 0.06
@@ -47,7 +47,15 @@ class Cut:
 
 
 class TracedModel:
-    """A classifier and all places where it can be cut, in order. ``flops`` are the whole model's, per frame."""
+    """A classifier and all places where it can be cut, in order. ``flops`` are the whole model's, per frame.
+
+    ``proposed`` are the cuts that are worth trying heads at. Made by :func:`trace`.
+
+    >>> [cut.name for cut in traced.proposed]
+    ['relu', 'layer1', 'layer2', 'layer3']
+    >>> [cut.name for cut in traced.blocks]
+    ['layer1.0', 'layer1', 'layer2.0', 'layer2', 'layer3.0', 'layer3', 'layer4.0', 'layer4']
+    """
 
     def __init__(self, classifier: Classifier, graph: Graph, profile: Profile, max_proposed: int) -> None:
         self.classifier = classifier
@@ -95,7 +103,11 @@ class TracedModel:
         return max(shares) - min(shares)
 
     def cut(self, name: str) -> Cut:
-        """The cut of that name. Raises :class:`CutError`."""
+        """The cut of that name. Raises :class:`CutError`.
+
+        >>> traced.cut("layer2").shape, traced.cut("layer2").layout
+        ((64, 14, 14), 'chw')
+        """
         for cut in self.cuts:
             if cut.name == name:
                 return cut
@@ -110,7 +122,13 @@ class TracedModel:
         """The model cut at ``names``, which must be in the model's order: one module more than there are names.
 
         Each takes what the one before returned, the first the normalised frames; the last returns the logits. They
-        share the classifier's weights, and none changes what it was given. Raises :class:`CutError`.
+        share the classifier's weights, and none changes what it was given. In eager mode their chain gives the model's
+        own logits, bit for bit. Raises :class:`CutError`.
+
+        >>> first, last = traced.segments(["layer2"])
+        >>> frames = traced.classifier.example(2)
+        >>> torch.equal(last(first(frames)), traced.classifier.module(frames))
+        True
         """
         order = [cut.name for cut in self.cuts]
         positions = [order.index(self.cut(name).name) for name in names]
@@ -141,7 +159,15 @@ class TracedModel:
 
 
 def trace(classifier: Classifier, max_proposed: int = 4) -> TracedModel:
-    """Finds where ``classifier`` can be cut. Raises :class:`CutError`."""
+    """Finds where ``classifier`` can be cut: after each operation (of ``torch.fx``) that leaves one value alive.
+
+    At most ``max_proposed`` of the cuts are proposed for heads. Raises :class:`CutError` where tracing fails, with the
+    module and what to do, or where the traced graph answers otherwise than the model.
+
+    >>> cuts = trace(traced.classifier, max_proposed=2)
+    >>> len(cuts.cuts), [cut.name for cut in cuts.proposed]
+    (21, ['layer2.0', 'layer3'])
+    """
     try:
         graph = tracing.trace(classifier.module)
     except tracing.TraceFailure as error:

@@ -76,7 +76,14 @@ class DriftDetector:
         return self.alarmed
 
     def state(self) -> dict[str, float | list[float]]:
-        """What :meth:`restore` takes, as JSON holds it."""
+        """What :meth:`restore` takes, as JSON holds it.
+
+        >>> one, other = DriftDetector(0.01, 0.01), DriftDetector(0.01, 0.01)
+        >>> _ = one.update(True)
+        >>> other.restore(one.state())
+        >>> other.disagreements, other.evidence == one.evidence
+        (1, True)
+        """
         return {
             "budget": self.budget,
             "audits": self.audits,

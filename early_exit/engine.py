@@ -42,6 +42,14 @@ class Engine:
 
     In ``shadow`` mode every frame runs the full path and is answered by the model; what the exits would have said is
     in ``live_exit`` and ``live_label``. An engine never changes: new heads get a new engine.
+
+    Raises :class:`early_exit.cuts.CutError` where the heads' cuts are not the model's. Heads of
+    :func:`early_exit.heads.load_heads` fit.
+
+    >>> frames = torch.zeros(3, 1, 28, 28, dtype=torch.uint8)
+    >>> answers = Engine(traced, heads).run(frames, audits=np.array([False, True, False]))
+    >>> answers.exits.tolist(), answers.full_rows.tolist(), answers.live_exit.tolist()
+    ([0, -1, 0], [1], [0])
     """
 
     def __init__(
@@ -69,7 +77,14 @@ class Engine:
         self._times: defaultdict[str, dict[int, tuple[float, float]]] = defaultdict(dict)
 
     def run(self, frames: Tensor, audits: npt.NDArray[np.bool_]) -> Answers:
-        """Answers ``frames``, uint8 ``[N, C, h, w]`` of :meth:`Preprocessing.fit`; ``audits`` bool ``[N]``."""
+        """Answers ``frames``, uint8 ``[N, C, h, w]`` of :meth:`Preprocessing.fit`; ``audits`` bool ``[N]``.
+
+        An audited frame runs the full path, and its answer is the full model's.
+
+        >>> answers = Engine(traced).run(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), audits=np.zeros(2, np.bool_))
+        >>> answers.exits.tolist(), answers.logits.shape
+        ([-1, -1], (2, 10))
+        """
         with torch.inference_mode():
             return self._run(frames, audits)
 
@@ -123,7 +138,14 @@ class Engine:
         )
 
     def score(self, frames: Tensor) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Every exit's score and label for every frame, ``[N, exits]`` each: what thresholds are judged on."""
+        """Every exit's score and label for every frame, ``[N, exits]`` each: what thresholds are judged on.
+
+        A score is the largest probability of the exit's head, in (0, 1].
+
+        >>> scores, labels = Engine(traced, heads).score(torch.zeros(2, 1, 28, 28, dtype=torch.uint8))
+        >>> scores.shape, scores.dtype, labels.dtype
+        ((2, 1), dtype('float32'), dtype('int64'))
+        """
         scores, labels = [], []
         with torch.inference_mode():
             x = self._enter(frames)
@@ -151,7 +173,12 @@ class Engine:
         """Running means of the times of segments and heads: name to frames to ms, for :class:`TimeTable`.
 
         Up to 64 numbers of frames would be too many to send along, so those up to the same power of two are taken
-        together, under their mean.
+        together, under their mean. Empty on devices other than the CPU.
+
+        >>> engine = Engine(traced, heads)
+        >>> _ = engine.run(torch.zeros(3, 1, 28, 28, dtype=torch.uint8), audits=np.ones(3, np.bool_))
+        >>> {piece: list(by_frames) for piece, by_frames in engine.segment_ms().items()}
+        {'to layer2': [3], 'head layer2': [3], 'to the end': [3]}
         """
         return {name: {round(n): ms for n, ms in means.values()} for name, means in self._times.items()}
 

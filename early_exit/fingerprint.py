@@ -21,6 +21,9 @@ def fingerprint(module: nn.Module, preprocessing: Preprocessing) -> str:
 
     The architecture is the traced graph with the settings of the modules in it. Weights that the graph does not use
     (auxiliary classifiers, say) do not count. A model that cannot be traced is described by its printed form.
+
+    >>> fingerprint(traced.classifier.module, traced.classifier.preprocessing)[:12]
+    'eb575f920e07'
     """
     digest = hashlib.sha256()
     try:

@@ -63,7 +63,11 @@ def _map_shape(spec: HeadSpec) -> tuple[int, int, int]:
 
 
 class PooledHead(nn.Module):
-    """Pool, standardise, classify; ``spec.hidden`` > 0 puts one hidden layer in between."""
+    """Pool, standardise, classify; ``spec.hidden`` > 0 puts one hidden layer in between.
+
+    Takes maps, tokens or vectors, ``[N, *spec.features]``; gives logits ``[N, spec.classes]``. Standardising is batch
+    normalisation (Ioffe, Szegedy 2015) without a scale or shift of its own.
+    """
 
     def __init__(self, spec: HeadSpec) -> None:
         super().__init__()
@@ -83,7 +87,11 @@ class PooledHead(nn.Module):
 
 
 class BranchHead(nn.Module):
-    """``spec.depth`` convolutions of stride 2 on the map, ``spec.width`` channels, then twice that; pooled; linear."""
+    """``spec.depth`` convolutions of stride 2 on the map, ``spec.width`` channels, then twice that; pooled; linear.
+
+    Takes maps, ``[N, *spec.features]``; gives logits ``[N, spec.classes]``. Branches with convolutions of their own are
+    as in Teerapittayanon, McDanel, Kung 2016, "BranchyNet".
+    """
 
     def __init__(self, spec: HeadSpec) -> None:
         super().__init__()
@@ -108,7 +116,9 @@ class BranchHead(nn.Module):
 class SkimHead(nn.Module):
     """Copies of the pieces of the model on ``spec.path``, one after another, on a map averaged by ``spec.stride``.
 
-    The copies are the model's own weights until they are trained. See :mod:`early_exit.skims`.
+    Takes the value at a cut, ``[N, *spec.features]``; gives logits ``[N, spec.classes]``. The copies are the model's
+    own weights until they are trained. See :mod:`early_exit.skims`. Raises :class:`HeadsError` for a path that is not
+    in the model.
     """
 
     def __init__(self, spec: HeadSpec, traced: TracedModel) -> None:
@@ -174,7 +184,16 @@ def build_head(spec: HeadSpec, traced: TracedModel | None = None) -> nn.Module:
 
 
 def fuse(head: nn.Module) -> nn.Module:
-    """The same head for serving, each batch norm folded into its convolution; ``head`` must be in eval mode."""
+    """The same head for serving, each batch norm folded into its convolution; ``head`` must be in eval mode.
+
+    ``head`` itself is changed, and must not be trained any more.
+
+    >>> spec = HeadSpec(family="branch", features=(8, 7, 7), classes=4, width=6, depth=1)
+    >>> head, maps = build_head(spec).eval(), torch.rand(2, 8, 7, 7)
+    >>> before = head(maps)
+    >>> torch.allclose(fuse(head)(maps), before, atol=1e-5)
+    True
+    """
     if isinstance(head, BranchHead):
         for block in head.convolutions:
             assert isinstance(block, nn.Sequential)
@@ -198,7 +217,11 @@ class CacheHeads:
 
 
 def tensor_names(cut: str, head: nn.Module) -> dict[str, Tensor]:
-    """A head's tensors under their names in ``heads.safetensors``: ``<cut>.<parameter>``."""
+    """A head's tensors under their names in ``heads.safetensors``: ``<cut>.<parameter>``.
+
+    >>> sorted(tensor_names("fc", nn.Linear(4, 2)))
+    ['fc.bias', 'fc.weight']
+    """
     return {f"{cut}.{name}": value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
 
 
@@ -207,6 +230,16 @@ def load_heads(manifest: Manifest, tensors: Mapping[str, Tensor], traced: Traced
 
     Raises :class:`HeadsError` where they belong to another model, name an unknown cut, or a tensor is missing, has
     another shape, or is not finite.
+
+    >>> from schemas.manifest import Exit
+    >>> spec = HeadSpec(family="pooled", features=traced.cut("layer2").shape, classes=10)
+    >>> exit_ = Exit(cut="layer2", head=spec, temperature=1.0, threshold=0.9, flops_share=0.5, time_share=0.5)
+    >>> manifest = Manifest(
+    ...     version="v1", model=traced.classifier.fingerprint, model_name="tiny", created="2026-01-01T00:00:00Z",
+    ...     reason="first", predecessor=None, exits=(exit_,), audit_rate=0.1, certificate=None, expected=None)
+    >>> heads = load_heads(manifest, tensor_names("layer2", build_head(spec)), traced)
+    >>> heads.modules[0](torch.zeros(2, 64, 14, 14)).shape
+    torch.Size([2, 10])
     """
     fingerprint = traced.classifier.fingerprint
     shapes = {cut.name: tuple(cut.shape) for cut in traced.cuts}

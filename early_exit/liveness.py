@@ -76,7 +76,16 @@ class _Interpreter(fx.Interpreter):
 
 
 def profile(graph: Graph, example: Tensor) -> Profile:
-    """The places of ``graph`` for frames like ``example`` (``[N, C, H, W]``)."""
+    """The places of ``graph`` for frames like ``example`` (``[N, C, H, W]``).
+
+    Raises what an operation raises whose result has no shape that can be told beforehand.
+
+    >>> from torch import nn
+    >>> from early_exit.tracing import trace
+    >>> graph = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 6 * 6, 2)))
+    >>> [(place.shape, place.layout) for place in profile(graph, torch.zeros(1, 3, 8, 8)).places]
+    [((8, 6, 6), 'chw'), ((8, 6, 6), 'chw'), ((288,), 'vector')]
+    """
     small, large = (_run(graph, example, batch) for batch in _BATCHES)
     static = _static(graph)
     kinds = layouts(graph, small.values, static)

@@ -50,6 +50,10 @@ def read(path: Path, default: Preprocessing | None = None) -> Metadata:
     """The TOML file at ``path``; preprocessing that it does not mention is ``default``'s.
 
     Raises :class:`MetadataError`.
+
+    >>> known = read(Path("examples/fashion_mnist.toml"))
+    >>> known.name, known.preprocessing.size, known.classes[:2]
+    ('fashion-mnist', (28, 28), ('t-shirt', 'trouser'))
     """
     try:
         file = _File.model_validate(tomllib.loads(path.read_text("utf-8")))
@@ -95,7 +99,13 @@ def _preprocessing(file: _File, path: Path, default: Preprocessing | None) -> Pr
 
 
 def of_torchvision(weights: Any) -> Metadata:
-    """What an entry of a torchvision weights enumeration says about preprocessing and classes."""
+    """What an entry of a torchvision weights enumeration says about preprocessing and classes.
+
+    >>> from torchvision.models import ResNet18_Weights
+    >>> known = of_torchvision(ResNet18_Weights.DEFAULT)
+    >>> known.preprocessing.size, known.preprocessing.resize, len(known.classes)
+    ((224, 224), 256, 1000)
+    """
     preset = weights.transforms()
     size = tuple(preset.crop_size) * (2 if len(preset.crop_size) == 1 else 1)
     resize = preset.resize_size[0] if len(preset.resize_size) == 1 else None
@@ -110,7 +120,10 @@ def of_torchvision(weights: Any) -> Metadata:
 
 
 def of_timm(config: Mapping[str, Any]) -> Metadata:
-    """What a model's ``pretrained_cfg`` in timm says about preprocessing and classes."""
+    """What a model's ``pretrained_cfg`` in timm says about preprocessing and classes.
+
+    Raises ``ImportError`` where timm is not installed.
+    """
     from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
 
     data = resolve_data_config({}, pretrained_cfg=dict(config))

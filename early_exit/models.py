@@ -52,14 +52,25 @@ class Classifier:
     dtype: torch.dtype
 
     def example(self, frames: int = 1) -> Tensor:
-        """Random frames as the module wants them, always the same ones: ``[frames, channels, height, width]``."""
+        """Random frames as the module wants them, always the same ones: ``[frames, channels, height, width]``.
+
+        >>> traced.classifier.example(2).shape
+        torch.Size([2, 1, 28, 28])
+        """
         shape = (frames, self.preprocessing.channels, *self.preprocessing.size)
         pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         return self.preprocessing.normalise(pixels.to(self.device), self.dtype)
 
 
 class PickLogits(nn.Module):
-    """A model that returns several things, reduced to its logits."""
+    """A model that returns several things, reduced to its logits: what it has under ``key``, or as that attribute.
+
+    >>> class Two(nn.Module):
+    ...     def forward(self, frames: Tensor) -> dict[str, Tensor]:
+    ...         return {"features": frames, "logits": frames[:, :2]}
+    >>> PickLogits(Two(), "logits", attribute=False)(torch.zeros(1, 5)).shape
+    torch.Size([1, 2])
+    """
 
     def __init__(self, model: nn.Module, key: str | int, attribute: bool) -> None:
         super().__init__()
@@ -77,7 +88,15 @@ class PickLogits(nn.Module):
 
 
 def load(settings: settings_schema.Model) -> Classifier:
-    """The model that the settings describe. Raises :class:`ModelError`."""
+    """The model that the settings describe. Raises :class:`ModelError`.
+
+    >>> classifier = load(settings_schema.Model(spec="examples/fashion_mnist.py:build"))
+    >>> classifier.name, classifier.classes[:2], classifier.fingerprint[:12]
+    ('fashion-mnist', ('t-shirt', 'trouser'), 'eb575f920e07')
+    >>> logits = classifier.module(classifier.preprocessing.normalise(torch.zeros(1, 1, 28, 28, dtype=torch.uint8)))
+    >>> logits.shape
+    torch.Size([1, 10])
+    """
     device, dtype = _device(settings.device), _dtype(settings.dtype)
     try:
         if settings.spec.startswith(TORCHVISION):

@@ -20,6 +20,11 @@ class Preprocessing:
     ``resize`` is the length that the shorter side gets before the centre crop to ``size``; None resizes straight to
     ``size``. ``mean`` and ``std`` refer to values in [0, 1]: one of each for a grey model, three for RGB.
     Raises ``ValueError`` for values that make no sense.
+
+    >>> preprocessing = Preprocessing(size=(224, 224), mean=(0.5,) * 3, std=(0.25,) * 3, resize=256)
+    >>> frame = preprocessing.fit(torch.zeros(1, 480, 640, dtype=torch.uint8))
+    >>> frame.shape, preprocessing.normalise(frame[None])[0, :, 0, 0]
+    (torch.Size([3, 224, 224]), tensor([-2., -2., -2.]))
     """
 
     size: tuple[int, int]

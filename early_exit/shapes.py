@@ -17,6 +17,9 @@ def on_shapes(call: Callable[[Tensor], Any], example: Tensor) -> None:
     """Calls ``call`` with a stand-in for ``example`` that has a shape but no values, which costs next to nothing.
 
     Where the values are asked for, calls again with ``example`` itself.
+
+    >>> on_shapes(lambda frames: print(tuple((frames @ frames.T).shape)), torch.zeros(50_000, 8))
+    (50000, 50000)
     """
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # its fused kernel is one that the FLOP counter does not know

@@ -37,10 +37,7 @@ def skim_path(traced: TracedModel, cut: str, keep: int = 0, keep_here: int = 0) 
     a piece of its own after it, so that a skim can be taught the model's value there. Raises
     :class:`early_exit.cuts.CutError` for an unknown cut.
 
-    >>> from early_exit import cuts, models
-    >>> from schemas.settings import Model
-    >>> resnet = cuts.trace(models.load(Model(spec="torchvision:resnet18")))
-    >>> skim_path(resnet, "layer2")
+    >>> skim_path(traced, "layer2")
     (('layer2', 'layer3.0'), ('layer3', 'layer4.0'), ('layer4', 'flatten'), ('flatten', ''))
     """
     kept: list[_Interval] = []
@@ -71,7 +68,11 @@ def _before_the_last_vector(traced: TracedModel, path: list[tuple[str, str]]) ->
 
 
 def path_flops_share(traced: TracedModel, path: Path) -> float:
-    """What the pieces cost at full resolution, as a share of the model's FLOPs."""
+    """What the pieces cost at full resolution, as a share of the model's FLOPs. ``KeyError`` for an unknown cut.
+
+    >>> round(path_flops_share(traced, skim_path(traced, "layer2")), 2)
+    0.23
+    """
     share = {one.name: one.flops_share for one in traced.cuts} | {END: 1.0}
     return sum(share[stop] - share[start] for start, stop in path)
 

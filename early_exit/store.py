@@ -43,7 +43,11 @@ class Live:
 
 
 def model_folder(name: str, fingerprint: str) -> str:
-    """The folder of a model's heads: readable, and its own whatever the model is called."""
+    """The folder of a model's heads: readable, and its own whatever the model is called.
+
+    >>> model_folder("torchvision:resnet18", "3f9a" * 16)
+    'torchvision-resnet18-3f9a3f9a3f9a'
+    """
     readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[:60] or "model"
     return f"{readable}-{fingerprint[:12]}"
 
@@ -53,14 +57,30 @@ def _now() -> datetime:
 
 
 def open_store(settings: Store, name: str, fingerprint: str) -> "HeadStore":
-    """The store of the heads of the model of that name and fingerprint, where the settings say."""
+    """The store of the heads of the model of that name and fingerprint, where the settings say.
+
+    Raises :class:`StoreError` for a URL that no file system is known for.
+
+    >>> open_store(Store(url="memory://heads"), "fashion-mnist", "3f9a" * 16).url
+    'memory://heads/fashion-mnist-3f9a3f9a3f9a'
+    """
     return HeadStore(settings.url, model_folder(name, fingerprint), settings.options, settings.keep_last)
 
 
 class HeadStore:
     """Versions of one model's heads under ``url``, any ``fsspec`` URL, in ``folder`` (see :func:`model_folder`).
 
-    Every method raises :class:`StoreError` where the store cannot be reached, read or written.
+    Every method raises :class:`StoreError` where the store cannot be reached, read or written, and where it has no
+    such version. ``keep_last`` versions are kept, 2 at least.
+
+    >>> from early_exit.heads import tensor_names
+    >>> store = HeadStore("memory://example", "fashion-mnist-eb575f920e07")
+    >>> _ = store.publish(heads.manifest, tensor_names("layer2", heads.modules[0]))
+    >>> store.live()
+    Live(version='v1', closed=False, pinned=False)
+    >>> store.close("looks odd")
+    >>> store.live()
+    Live(version=None, closed=True, pinned=True)
     """
 
     def __init__(
@@ -186,7 +206,12 @@ class HeadStore:
         return version
 
     def claim_attempt(self) -> int:
-        """Takes the next number of an attempt to certify, from 1; no other caller ever gets the same."""
+        """Takes the next number of an attempt to certify, from 1; no other caller ever gets the same.
+
+        >>> store = HeadStore("memory://example", "attempts-are-counted")
+        >>> store.claim_attempt(), store.claim_attempt(), store.attempts()
+        (1, 2, 2)
+        """
         number = self.attempts() + 1
         while not self._blobs.create(f"{ATTEMPTS}/{number}", self._now().isoformat().encode()):
             number += 1

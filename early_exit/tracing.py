@@ -84,6 +84,10 @@ def trace(module: nn.Module) -> Graph:
 
     A block that cannot be traced (control flow that depends on values, say) is taken as one operation. Raises
     :class:`TraceFailure` where that leaves nothing to trace.
+
+    >>> graph = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()))
+    >>> [str(node) for node in graph.nodes]
+    ['input_1', '_0', '_1', 'output']
     """
     opaque: frozenset[str] = frozenset()
     while True:

@@ -21,7 +21,10 @@ class ModelError(ValueError):
 
 
 def weights_file(settings: settings_schema.Model, known: Metadata, entries: tuple[str, ...]) -> Path | None:
-    """The file that the settings name, else the metadata; ``entries`` are what it may be called instead of a file."""
+    """The file that the settings name, else the metadata; ``entries`` are what it may be called instead of a file.
+
+    None where neither names one. Raises :class:`ModelError` for a file that is not there.
+    """
     if settings.weights is None:
         if known.weights is not None and not known.weights.is_file():
             raise ModelError(f"no weights at {known.weights}, which the metadata file names")
@@ -39,6 +42,10 @@ def load_weights(module: nn.Module, path: Path) -> None:
     A checkpoint that keeps the state dict under ``state_dict`` or ``model`` is understood, and the ``module.`` that
     data-parallel training puts before every name. What only training uses (auxiliary classifiers, the counters of
     batch norms) may be missing. Raises :class:`ModelError`.
+
+    >>> from examples.fashion_mnist import build
+    >>> module = build()
+    >>> load_weights(module, Path("examples/fashion_mnist.safetensors"))
     """
     try:
         state: Any = (
