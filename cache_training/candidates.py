@@ -24,7 +24,7 @@ _KEPT = range(5)
 _STRIDES = (2, 1)
 _TEMPERATURE = 2.0
 #: A skim starts from weights that know something, the others from nothing.
-_LEARNING_RATE = {"pooled": 3e-3, "branch": 6e-3, "skim": 1.5e-3}
+_LEARNING_RATE = {"pooled": 3e-3, "branch": 6e-3, "skim": 4e-3}
 _WEIGHT_DECAY = {"pooled": 0.02, "branch": 0.1, "skim": 0.05}
 #: Weight of what a skim shall have inside, beside the answers; and how many deviations a difference counts at most.
 _HINTS, _LARGEST_DIFFERENCE = 2.0, 5.0
