@@ -36,6 +36,7 @@ from benchmarks.paper_rows import (
     sweep,
     within_disagreement,
 )
+from early_exit.memory import keep_freed_memory
 
 METHODS = ("paper", "layercache")
 #: How learning is followed: the parts of the learning half that are learnt from, besides all of it.
@@ -201,15 +202,17 @@ def main() -> None:
     parser.add_argument("--method", action="append", choices=METHODS, help="default: both")
     parser.add_argument("--seeds", default=None, help="default: 1,2,3,4,5; with --quick 1")
     parser.add_argument("--quick", action="store_true", help="a quick look: fewer frames, one seed")
+    parser.add_argument("--no-parts", action="store_true", help="do not follow what less frames would have taught")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="for learning; times: one")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as worker and trainer do
     plan = Plan(
         backbones=tuple(options.backbone or BACKBONES),
         methods=tuple(options.method or METHODS),
         seeds=tuple(map(int, (options.seeds or ("1" if options.quick else "1,2,3,4,5")).split(","))),
-        parts=not options.quick,
+        parts=not options.quick and not options.no_parts,
         quick=options.quick,
         data=options.data,
         work=options.out / ".paper" / ("quick" if options.quick else "full"),

@@ -51,19 +51,19 @@ class Recipe:
 #: 512, 512, 256 and 256 throughout, on raw maps; pooled maps and narrower heads save more here, their own cost counted.
 RECIPES: dict[str, tuple[Recipe, ...]] = {
     "resnet18": (
-        Recipe("maxpool", pool=4, hidden=256),
-        Recipe("layer1", pool=4, hidden=256),
-        Recipe("layer2", pool=4, hidden=256),
-        Recipe("layer3", pool=2, hidden=256),
+        Recipe("maxpool", pool=8, hidden=512, learning_rate=0.03, epochs=30, weight_decay=1e-2),
+        Recipe("layer1", pool=8, hidden=512, learning_rate=0.03),
+        Recipe("layer2", pool=4, hidden=512, learning_rate=0.03, epochs=30),
+        Recipe("layer3", pool=2, hidden=128, learning_rate=0.03, epochs=30),
     ),
     "resnet56": (
-        Recipe("relu", pool=4, hidden=128),
-        Recipe("layer1", pool=4, hidden=128),
+        Recipe("relu", pool=4, hidden=128, weight_decay=1e-2),
+        Recipe("layer1", pool=4, hidden=64, weight_decay=1e-2),
         Recipe("layer2", pool=4, hidden=128),
     ),
     "resnet20": (
-        Recipe("relu", pool=4, hidden=128),
-        Recipe("layer1", pool=4, hidden=128),
+        Recipe("relu", pool=4, hidden=64, weight_decay=1e-2),
+        Recipe("layer1", pool=4, hidden=128, weight_decay=1e-2),
         Recipe("layer2", pool=4, hidden=128),
     ),
     "mobilefacenet": (

@@ -25,10 +25,10 @@ from benchmarks.paper_rows import Outcome, Truth, choose, sweep
 #: Tried one after the other, each time keeping what saves most.
 _CHOICES: dict[str, tuple[float, ...]] = {
     "pool": (1, 2, 4, 8),
+    "learning_rate": (0.01, 0.03),
+    "hidden": (64, 128, 512),
+    "epochs": (10, 30),
     "weight_decay": (1e-4, 1e-2),
-    "learning_rate": (0.003, 0.01, 0.03, 0.1),
-    "hidden": (64, 128, 256, 512),
-    "epochs": (10, 20, 60),
 }
 
 
