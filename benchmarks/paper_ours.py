@@ -54,9 +54,9 @@ class Plan:
 
 PLANS = {
     "resnet18": Plan({"relu": (2, 0, 1), "layer1": (2, 0, 0), "layer2": (2, 0, 0), "layer3": (2, 0, 0)}, 900),
-    "resnet56": Plan({"relu": (2, 3, 3), "layer1.5": (2, 4, 0), "layer2.3": (2, 4, 0)}, 1200),
-    "resnet20": Plan({"relu": (2, 1, 1), "layer1": (2, 1, 0), "layer2": (2, 1, 0)}, 1200),
-    "mobilefacenet": Plan({"dw_conv1": (2, 0, 0), "blocks.1": (2, 0, 0), "blocks.6": (2, 0, 0)}, 1200),
+    "resnet56": Plan({"relu": (2, 3, 3), "layer1.5": (2, 4, 0), "layer2.3": (2, 4, 0)}, 1000),
+    "resnet20": Plan({"relu": (2, 1, 1), "layer1": (2, 1, 0), "layer2": (2, 1, 0)}, 1500),
+    "mobilefacenet": Plan({"dw_conv1": (2, 0, 0), "blocks.1": (2, 0, 0), "blocks.6": (2, 0, 0)}, 700),
 }
 
 
