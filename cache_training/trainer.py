@@ -56,8 +56,14 @@ class Progress:
 class OnlineTrainer:
     """Learns from records, chooses exits, certifies and publishes them; single-threaded, driven by :meth:`work`.
 
-    >>> trainer = OnlineTrainer(traced, store, promise, settings)      # doctest: +SKIP
-    >>> trainer.ingest(batch); trainer.work()                          # doctest: +SKIP
+    Give it records by :meth:`ingest`, and time by :meth:`work`; without records there is nothing to do:
+
+    >>> from early_exit.cuts import trace
+    >>> settings = TrainerSettings(ring_mb=8, replay_mb=8)
+    >>> one_cut = trace(traced.classifier, max_proposed=1)
+    >>> trainer = OnlineTrainer(one_cut, HeadStore("memory://trainer", "fashion-mnist"), Promise(), settings)
+    >>> trainer.work(seconds=60), trainer.progress().audits
+    (60, 0)
     """
 
     def __init__(
