@@ -21,8 +21,13 @@ _AHEAD = 2
 class OfflineWorker:
     """Answers pictures as a worker would, audits and distillation records included.
 
-    >>> with OfflineWorker(traced, settings.worker) as worker:          # doctest: +SKIP
-    ...     predictions = worker.answer(engine, [(jpeg_bytes, "image/jpeg")])
+    >>> from zipfile import ZipFile
+    >>> with ZipFile("examples/fashion-mnist-frames.zip") as pictures:
+    ...     dress = pictures.read("00002-dress.webp")
+    >>> with OfflineWorker(traced, Worker()) as worker:
+    ...     [prediction] = worker.answer(Engine(traced), [(dress, "image/webp")])
+    >>> b'"class_name":"dress"' in prediction
+    True
     """
 
     def __init__(self, traced: TracedModel, settings: Worker, max_record_bytes: int = 5_000_000) -> None:
