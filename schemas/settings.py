@@ -50,17 +50,18 @@ class Model(_Section):
 
     spec: str = Field(
         "torchvision:resnet18",
-        description="`torchvision:NAME`, or `path/to/file.py:FUNCTION`, any function that returns an nn.Module.",
+        description="`torchvision:NAME`, `timm:NAME`, or `path/to/file.py:FUNCTION`, any function that returns an "
+        "nn.Module.",
     )
     weights: str | None = Field(
         None,
-        description="A .safetensors or .pt file of the state dict, or for torchvision the name of a weights entry, "
-        "DEFAULT for the best. Without it the model is served as it was built.",
+        description="A .safetensors or .pt file of the state dict, or for torchvision and timm the name of a weights "
+        "entry, DEFAULT for the best. Without it the model is served as it was built.",
     )
     metadata: Path | None = Field(
         None,
-        description="TOML with size, mean, std and classes. By default what torchvision's weights say, or the file "
-        "beside the model's that has its name and ends in .toml.",
+        description="TOML with size, mean, std and classes. By default what torchvision's or timm's weights say, or "
+        "the file beside the model's that has its name and ends in .toml.",
     )
     device: str = Field("cpu", description="Where to run it: cpu, cuda, cuda:1, mps.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Of weights and maps.")
