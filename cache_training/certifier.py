@@ -18,6 +18,7 @@ from cache_training.classes import Grouping, fewest_frames, grouped, worst_class
 from cache_training.dealing import one_per_block
 from cache_training.frames import Frames, together
 from cache_training.published import Published
+from cache_training.times import BatchTimes
 from early_exit.policy import cascade
 from schemas.manifest import Certificate, Expected, Manifest
 from schemas.settings import Promise
@@ -67,8 +68,12 @@ class Certifier:
         min_audit_rate: float,
         make_durable: Callable[[], None] = lambda: None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        times: BatchTimes | None = None,
     ) -> None:
-        """``make_durable`` must save that a window was used up; nobody looks at it before."""
+        """``make_durable`` must save that a window was used up; nobody looks at it before.
+
+        ``times`` judge what exits save; without them it is ``cut_costs``, the same for every frame.
+        """
         self._model = model
         self._published = published
         self._intake = intake
@@ -77,6 +82,7 @@ class Certifier:
         self._min_audit_rate = min_audit_rate
         self._make_durable = make_durable
         self._now = now
+        self._times = times
         self._said_waiting = 0.0  # for attempts of this error
 
     @property
@@ -113,7 +119,7 @@ class Certifier:
         wanted = _LATER_TOLERANCE if live else _FIRST_TOLERANCE
         if tolerated < wanted * self._promise.max_disagreement or not self._classes_suffice(frames, error, wanted):
             return False
-        choice = choose(scored, self._cut_costs, _AIM * tolerated)
+        choice = choose(scored, self._cut_costs, _AIM * tolerated, self._times)
         if choice is None or choice.time_saved <= max(live * _WORTHWHILE, live + _AT_LEAST):
             return False
         self._attempt(choice)
@@ -200,9 +206,9 @@ class Certifier:
 
         Every setting up to the boldest has passed, so that any of them may be taken.
         """
-        most = versions.expected(choice, settings.exits[boldest.index], self._cut_costs).time_saved
+        most = versions.expected(choice, settings.exits[boldest.index], self._cut_costs, self._times).time_saved
         for index in range(boldest.index + 1):
-            expectation = versions.expected(choice, settings.exits[index], self._cut_costs)
+            expectation = versions.expected(choice, settings.exits[index], self._cut_costs, self._times)
             if expectation.time_saved >= _NEARLY * most:
                 break
         return verdict_of(index, settings.wrong[index], self._promise.max_disagreement, error), expectation

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from cache_training.candidates import Candidate, Costs
-from early_exit.policy import cascade
+from cache_training.times import BatchTimes
 
 #: The family of settings, from the safest to the boldest: a frame may leave where the calibrated doubt, 1 - score, is
 #: at most this. One number for all exits: at the best split of a budget each exit stops at the same marginal risk.
@@ -50,21 +51,29 @@ def calibrated(candidate: Candidate, logits: Floats, labels: npt.NDArray[np.int6
     return Scored(candidate, float(best), chances.max(1).astype(np.float32), chances.argmax(1) != labels)
 
 
-def choose(scored: Sequence[Scored], cut_costs: dict[str, Costs], risk: float) -> Choice | None:
-    """The subset of exits, one head a cut, that saves the most time at an estimated risk of at most ``risk``."""
-    cuts = list(cut_costs)
-    best_at: dict[str, Scored] = {}
-    for cut in cuts:
-        here = [one for one in scored if one.candidate.cut == cut]
-        if here:
-            best_at[cut] = max(here, key=lambda one: _saving((one,), cut_costs, risk)[0])
-    options = [best_at[cut] for cut in cuts if cut in best_at]
+def choose(
+    scored: Sequence[Scored], cut_costs: dict[str, Costs], risk: float, times: BatchTimes | None = None
+) -> Choice | None:
+    """The subset of exits, one head a cut, that saves the most time at an estimated risk of at most ``risk``.
+
+    Time is that of a micro-batch that shrinks, by ``times``; without it every frame pays the same for what it passes.
+    All of ``scored`` must be on the same tuning audits.
+    """
+    judged = [(*_saving((leaving,), cut_costs, risk, times), leaving) for leaving in map(_Leaving.of, scored)]
+    options: list[_Leaving] = []
     best: Choice | None = None
-    for size in range(1, len(options) + 1):
-        for subset in combinations(options, size):
-            time_saved, doubt = _saving(subset, cut_costs, risk)
+    for cut in cut_costs:
+        here = [one for one in judged if one[2].scored.candidate.cut == cut]
+        if here:
+            time_saved, doubt, leaving = max(here, key=lambda one: one[0])
+            options.append(leaving)
             if time_saved > (best.time_saved if best else 0.0):
-                best = Choice(subset, time_saved, doubt)
+                best = Choice((leaving.scored,), time_saved, doubt)
+    for size in range(2, len(options) + 1):
+        for subset in combinations(options, size):
+            time_saved, doubt = _saving(subset, cut_costs, risk, times)
+            if time_saved > (best.time_saved if best else 0.0):
+                best = Choice(tuple(leaving.scored for leaving in subset), time_saved, doubt)
     return best
 
 
@@ -75,25 +84,61 @@ def shares(exits: npt.NDArray[np.int32], cut_costs: Sequence[float], head_costs:
     return float(costs[exits].mean())
 
 
-def _saving(subset: Sequence[Scored], cut_costs: dict[str, Costs], risk: float) -> tuple[float, float]:
-    """Time saved and doubt of the boldest setting that fits; (0, 0) where none does."""
-    scores = np.stack([one.scores for one in subset], 1)
-    wrong = np.stack([one.wrong for one in subset], 1)
-    reach = [cut_costs[one.candidate.cut].time for one in subset]
-    heads = [one.candidate.costs.time for one in subset]
-    best = (0.0, 0.0)
-    for doubt in DOUBTS:
-        exits = cascade(scores, np.full(len(subset), 1 - doubt, np.float32))
-        left = np.flatnonzero(exits >= 0)
-        doubts = 1 - scores[left, exits[left]]
-        frames = len(scores)
-        estimate = (wrong[left, exits[left]].sum() + _PRIOR_FRAMES * doubts.sum() / frames) / (frames + _PRIOR_FRAMES)
-        if estimate > risk:
-            break
-        saved = 1 - shares(exits, reach, heads)
-        if saved > best[0]:
-            best = (saved, float(doubt))
-    return best
+@dataclass(frozen=True)
+class _Leaving:
+    """When N tuning frames leave at an exit, were it the only one, and what that risks."""
+
+    scored: Scored
+    opens: npt.NDArray[np.intp]
+    """``[N]``: the first setting of :data:`DOUBTS` at which the frame may leave; ``len(DOUBTS)``: it never may."""
+    risk: Floats
+    """``[N]``: 1 for a wrong answer, and a share of its doubt."""
+
+    @classmethod
+    def of(cls, scored: Scored) -> Self:
+        """For one candidate."""
+        # Both ends as float32, as in :func:`early_exit.policy.cascade`; negated, since thresholds fall with doubt.
+        opens = np.searchsorted((DOUBTS - 1).astype(np.float32), -scored.scores)
+        doubts = (1 - scored.scores).astype(np.float64)
+        return cls(scored, opens, scored.wrong + _PRIOR_FRAMES / len(doubts) * doubts)
+
+
+def _saving(
+    subset: Sequence[_Leaving], cut_costs: dict[str, Costs], risk: float, times: BatchTimes | None
+) -> tuple[float, float]:
+    """Time saved and doubt of the setting that saves most up to the boldest that fits; (0, 0) where none does."""
+    frames = len(subset[0].opens)
+    left, risks = np.empty((len(DOUBTS), len(subset) + 1)), np.zeros(len(DOUBTS))
+    taken = np.full(frames, len(DOUBTS))  # by an earlier exit, from this setting on
+    for number, one in enumerate(subset):
+        here = one.opens < taken
+        opens, closes = one.opens[here], taken[here]
+        left[:, number] = _by_setting(opens, closes) / frames
+        risks += _by_setting(opens, closes, one.risk[here])
+        taken = np.minimum(taken, one.opens)
+    left[:, -1] = 1 - left[:, :-1].sum(1)
+    fits = np.logical_and.accumulate(risks / (frames + _PRIOR_FRAMES) <= risk)
+    candidates = [one.scored.candidate for one in subset]
+    spent = times.share(candidates, left) if times else left @ _costs_of_leaving(candidates, cut_costs)
+    saved = np.where(fits, 1 - spent, 0.0)
+    best = int(saved.argmax())
+    return (float(saved[best]), float(DOUBTS[best])) if saved[best] > 0 else (0.0, 0.0)
+
+
+def _by_setting(
+    opens: npt.NDArray[np.intp], closes: npt.NDArray[np.intp], weights: Floats | None = None
+) -> npt.NDArray[np.float64 | np.intp]:
+    """``[settings]``: how many frames, or how much of ``weights``, lie within [opens, closes) at every setting."""
+    size = len(DOUBTS) + 1
+    changes = np.bincount(opens, weights, size) - np.bincount(closes, weights, size)
+    within: npt.NDArray[np.float64 | np.intp] = changes.cumsum()[:-1]
+    return within
+
+
+def _costs_of_leaving(exits: Sequence[Candidate], cut_costs: dict[str, Costs]) -> Floats:
+    """``[exits + 1]``: time of a frame that leaves at each exit and, last, nowhere."""
+    passed = np.cumsum([one.costs.time for one in exits])
+    return np.append([cut_costs[one.cut].time for one in exits] + passed, 1 + passed[-1])
 
 
 def _softmax(logits: Floats) -> Floats:

@@ -8,17 +8,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cache_training.candidates import TIMING_BATCH, TIMING_REPEATS, Candidate, Costs, propose_heads
+from cache_training.candidates import TIMING_BATCH, Candidate, Costs, propose_heads
 from cache_training.frames import FrameBuffer, Frames, together
 from cache_training.ring import FeatureRing
+from cache_training.times import BatchTimes
 from cache_training.views import views
-from early_exit.costs import chain_ms
+from early_exit.costs import TimeTable, chain_ms, measure_ms, measure_times
 from early_exit.cuts import TracedModel
+from early_exit.heads import fuse
 from early_exit.layouts import Layout
 from schemas.manifest import HeadSpec
 
 _PASS_FRAMES = 64
 _STEP_FRAMES = 128
+#: Batches that a model's pieces are timed with; all together about as many frames as ``TIMING_REPEATS`` large ones.
+_TIMED_BATCHES, _TIMED_REPEATS = (1, 4, 8, TIMING_BATCH), 7
 #: How often a view is learnt from before it is old: more passes cost the teacher's time, fewer make heads overfit.
 _USES_OF_A_VIEW = 5
 #: Share of learning audits in what is taught, the stream as it is; the rest are misses, its hard side.
@@ -67,16 +71,17 @@ class Teacher:
             self._quick = half if times[1] < times[0] else self._segments
         return self._quick
 
-    def costs(self) -> dict[str, Costs]:
-        """What it costs to reach each cut; time as measured now, for a batch of 32."""
-        preprocessing = self.traced.classifier.preprocessing
-        frames = torch.zeros(TIMING_BATCH, preprocessing.channels, *preprocessing.size, dtype=torch.uint8)
-        x = preprocessing.normalise(frames.to(self.traced.classifier.device), self.traced.classifier.dtype)
-        x = x.contiguous(memory_format=torch.channels_last)
-        spent = list(accumulate(chain_ms(self._segments, x, TIMING_REPEATS)))
-        self.total_ms = spent[-1]
+    def times(self) -> dict[str, dict[int, float]]:
+        """Milliseconds of ``to <cut>`` and ``to the end`` by size of the micro-batch, measured now."""
+        names = [f"to {cut}" for cut in (*self.cuts, "the end")]
+        segments = dict(zip(names, self._segments, strict=True))
+        return measure_times(segments, {}, self.traced.classifier.example, _TIMED_BATCHES, _TIMED_REPEATS)
+
+    def costs(self, times: Mapping[str, Mapping[int, float]]) -> dict[str, Costs]:
+        """What it costs to reach each cut, by what :meth:`times` gave for the largest batch."""
+        spent = list(accumulate(by_batch[TIMING_BATCH] for by_batch in times.values()))
         return {
-            cut: Costs(self.traced.cut(cut).flops_share, time / self.total_ms)
+            cut: Costs(self.traced.cut(cut).flops_share, time / spent[-1])
             for cut, time in zip(self.cuts, spent, strict=False)
         }
 
@@ -103,10 +108,14 @@ class Learner:
         ]
         wanted = {*cuts, *(cut for one in self.candidates for cut, _ in one.hints)}
         self.teacher = Teacher(traced, [cut.name for cut in traced.cuts if cut.name in wanted])
-        costs = self.teacher.costs()
+        times = self.teacher.times()
+        costs = self.teacher.costs(times)
         self.cut_costs = {cut: costs[cut] for cut in cuts}
         for candidate in self.candidates:
-            candidate.measure(traced.flops, self.teacher.total_ms)
+            candidate.measure(traced.flops, sum(by_batch[TIMING_BATCH] for by_batch in times.values()))
+        heads_times = {f"head {candidate.name}": _head_times(candidate) for candidate in self.candidates}
+        #: Of the model with each of the candidates.
+        self.times = BatchTimes(TimeTable(times | heads_times), TIMING_BATCH)
         shapes = {cut: traced.cut(cut).shape for cut in cuts}
         hints = {_hint_name(*hint): hint[1] for candidate in self.candidates for hint in candidate.hints}
         classes = len(traced.classifier.classes)
@@ -167,6 +176,18 @@ class Learner:
     def tuning_logits(self, candidate: Candidate, rows: Tensor) -> Tensor:
         """``[len(rows), classes]``: a candidate's answers to tuning audits."""
         return torch.cat([candidate.logits(self.tuning.at(candidate.cut, part)) for part in rows.split(256)])
+
+
+def _head_times(candidate: Candidate) -> dict[int, float]:
+    """Milliseconds of a candidate's head, as it would be served, by size of the micro-batch."""
+    served = fuse(copy.deepcopy(candidate.average))
+    times = {}
+    for batch in _TIMED_BATCHES:
+        example = torch.zeros(batch, *candidate.spec.features)
+        if example.ndim == 4:
+            example = example.contiguous(memory_format=torch.channels_last)
+        times[batch] = measure_ms(served, example, _TIMED_REPEATS)
+    return times
 
 
 def _hint_name(cut: str, shape: tuple[int, ...]) -> str:

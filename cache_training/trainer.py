@@ -92,6 +92,7 @@ class OnlineTrainer:
             settings.min_audit_rate,
             make_durable,
             now,
+            self.learner.times,
         )
         self._make_durable = make_durable
         self._clock = clock
@@ -114,6 +115,7 @@ class OnlineTrainer:
             return False
         if batch.logits.shape[1] != len(classifier.classes):
             return False
+        self.learner.times.hear(batch.header.segment_ms)
         if self.published.watch(batch, self.intake.take(batch)):
             self._close()
         return True
@@ -195,7 +197,7 @@ class OnlineTrainer:
             return
         scored = self._scored_candidates()
         budget = self.published.promise.max_disagreement
-        self._note_progress(choose(scored, self.learner.cut_costs, 0.5 * budget))
+        self._note_progress(choose(scored, self.learner.cut_costs, 0.5 * budget, self.learner.times))
         self.certifier.consider(scored)
 
     def _scored_candidates(self) -> list[Scored]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cache_training.candidates import Costs
 from cache_training.choosing import DOUBTS, Choice, shares
+from cache_training.times import BatchTimes
 from early_exit.heads import tensor_names
 from schemas.manifest import Certificate, Exit, Expected, Manifest
 
@@ -101,14 +102,23 @@ def _audit_rate(live: Manifest | None, choice: Choice | None, least: float) -> f
     return max(least, live.audit_rate / _AUDIT_RATE_STEP if live and live.exits else _OPENING_AUDIT_RATE)
 
 
-def expected(choice: Choice, exits: npt.NDArray[np.int32], cut_costs: dict[str, Costs]) -> Expected:
-    """What the choice would do on a stream whose frames left at ``exits`` (int32 ``[N]``, -1: nowhere)."""
+def expected(
+    choice: Choice, exits: npt.NDArray[np.int32], cut_costs: dict[str, Costs], times: BatchTimes | None = None
+) -> Expected:
+    """What the choice would do on a stream whose frames left at ``exits`` (int32 ``[N]``, -1: nowhere).
+
+    Time is that of a micro-batch that shrinks, by ``times``; without it every frame pays the same for what it passes.
+    """
     reach = [cut_costs[one.candidate.cut] for one in choice.exits]
     heads = [one.candidate.costs for one in choice.exits]
+    spent = shares(exits, [cost.time for cost in reach], [cost.time for cost in heads])
+    if times:
+        left = np.bincount(np.where(exits < 0, len(reach), exits), minlength=len(reach) + 1) / len(exits)
+        spent = float(times.share([one.candidate for one in choice.exits], left))
     return Expected(
         hit_rate=float((exits >= 0).mean()),
         flops_saved=1 - shares(exits, [cost.flops for cost in reach], [cost.flops for cost in heads]),
-        time_saved=1 - shares(exits, [cost.time for cost in reach], [cost.time for cost in heads]),
+        time_saved=1 - spent,
     )
 
 

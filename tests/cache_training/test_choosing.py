@@ -1,10 +1,18 @@
 """Exits are chosen by the measured time that they save, and thresholds by the risk that they may take."""
 
+from collections.abc import Sequence
+from itertools import chain, combinations, product
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cache_training.candidates import Candidate, Costs
-from cache_training.choosing import calibrated, choose, shares
+from cache_training.choosing import DOUBTS, Scored, calibrated, choose, shares
+from cache_training.times import BatchTimes
+from early_exit.costs import TimeTable
+from early_exit.policy import cascade
 from schemas.manifest import HeadSpec
 
 
@@ -69,3 +77,72 @@ def test_temperature_makes_overconfident_scores_honest() -> None:
     scored = calibrated(candidate("c", "early", 0.0), logits(labels, wrong, np.ones(4000, np.bool_)), labels)
     assert scored.temperature > 2
     assert scored.scores.mean() == pytest.approx(0.8, abs=0.08)
+
+
+def saving(subset: Sequence[Scored], costs: dict[str, Costs], risk: float) -> tuple[float, float]:
+    """Time saved and doubt of the best setting: every setting run as the engine would, and costs frame by frame."""
+    scores, wrong = (np.stack([getattr(one, name) for one in subset], 1) for name in ("scores", "wrong"))
+    reach, heads = [costs[one.candidate.cut].time for one in subset], [one.candidate.costs.time for one in subset]
+    best = (0.0, 0.0)
+    for doubt in DOUBTS:
+        exits = cascade(scores, np.full(len(subset), 1 - doubt, np.float32))
+        gone = np.flatnonzero(exits >= 0)
+        doubts = (1 - scores[gone, exits[gone]]).astype(np.float64)
+        # As if 200 frames more had been seen, which are wrong as often as the scores say.
+        if (wrong[gone, exits[gone]].sum() + 200 * doubts.sum() / len(scores)) / (len(scores) + 200) > risk:
+            break
+        best = max(best, (1 - shares(exits, reach, heads), doubt), key=lambda one: round(one[0], 12))
+    return best
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 300), st.integers(1, 3), st.integers(1, 2), st.floats(1e-4, 0.3))
+def test_no_subset_at_any_setting_saves_more_than_the_choice(
+    seed: int, frames: int, cuts: int, heads: int, risk: float
+) -> None:
+    random = np.random.default_rng(seed)
+    costs = {f"cut {at}": Costs(time, time) for at, time in enumerate(np.sort(random.uniform(0.05, 0.9, cuts)))}
+    scored = []
+    for cut, head in product(costs, range(heads)):
+        doubts = random.beta(0.3, random.uniform(0.5, 4), frames)
+        wrong = random.random(frames) < doubts * random.uniform(0, 2)
+        one = candidate(f"{cut}/{head}", cut, random.uniform(0, 0.1))
+        scored.append(Scored(one, 1.0, (1 - doubts).astype(np.float32), wrong))
+    best_at = [
+        max((one for one in scored if one.candidate.cut == cut), key=lambda one: saving((one,), costs, risk)[0])
+        for cut in costs
+    ]
+    subsets = chain.from_iterable(combinations(best_at, size) for size in range(1, cuts + 1))
+    most, doubt, subset = max(
+        ((*saving(subset, costs, risk), subset) for subset in subsets), key=lambda one: round(one[0], 12)
+    )
+    choice = choose(scored, costs, risk)
+    if most == 0:
+        assert choice is None
+    else:
+        assert choice is not None
+        assert [one.candidate.name for one in choice.exits] == [one.candidate.name for one in subset]
+        assert choice.doubt == doubt
+        assert choice.time_saved == pytest.approx(most, abs=1e-12)
+
+
+def test_a_piece_that_costs_the_same_for_few_frames_changes_the_choice() -> None:
+    """By shares of frames two exits pay; where a call costs the same for 1 frame as for 8, only the last one does."""
+    never = np.zeros(1000, np.bool_)
+    early, late = (
+        Scored(one, 1.0, np.where(np.arange(1000) < sure, 0.999, 0.5).astype(np.float32), never)
+        for one, sure in ((candidate("e", "early", 0.01), 600), (candidate("l", "late", 0.05), 800))
+    )
+    pieces = {"to early": 20.0, "to late": 40.0, "to the end": 40.0, "head e": 1.0, "head l": 5.0}
+    spread = BatchTimes(TimeTable({piece: {1: ms / 8, 8: ms} for piece, ms in pieces.items()}), batch=8)
+    fixed = BatchTimes(TimeTable({piece: {1: ms, 8: ms} for piece, ms in pieces.items()}), batch=8)
+    by_frames, by_spread, by_fixed = (choose([early, late], REACH, 0.005, times) for times in (None, spread, fixed))
+    assert by_frames is not None
+    assert by_spread is not None
+    assert [one.candidate.name for one in by_frames.exits] == ["e", "l"]
+    assert [one.candidate.name for one in by_spread.exits] == ["e", "l"]
+    assert by_spread.time_saved == pytest.approx(by_frames.time_saved)
+    # At late all 8 frames are gone with a chance of 0.8 ** 8, else the rest costs its 40 however few are left.
+    assert by_fixed is not None
+    assert [one.candidate.name for one in by_fixed.exits] == ["l"]
+    assert by_fixed.time_saved == pytest.approx(1 - (0.65 + 0.4 * (1 - 0.8**8)), abs=1e-3)
