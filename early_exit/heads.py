@@ -47,11 +47,19 @@ class _Flat(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.kind == 3:
             x = x.permute(0, 3, 1, 2) if self.channels_last else x
-            pooled = x.mean((2, 3)) if self.shape == (1, 1) else F.adaptive_avg_pool2d(x, self.shape)
-            return pooled.flatten(1)
+            return self._pooled(x).flatten(1)
         if self.kind == 2:
             return torch.cat((x.mean(1), x[:, 0]), 1)
         return x
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        """The map averaged to the grid, by the quickest operation that gives just that."""
+        height, width = x.shape[2] // self.shape[0], x.shape[3] // self.shape[1]
+        if self.shape == (1, 1):
+            return x.mean((2, 3))
+        if (height * self.shape[0], width * self.shape[1]) == tuple(x.shape[2:]):
+            return F.avg_pool2d(x, (height, width))
+        return F.adaptive_avg_pool2d(x, self.shape)
 
 
 def _map_shape(spec: HeadSpec) -> tuple[int, int, int]:

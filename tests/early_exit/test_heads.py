@@ -7,7 +7,7 @@ from torch import Tensor
 
 from early_exit import cuts, models
 from early_exit.cuts import TracedModel
-from early_exit.heads import HeadsError, build_head, fuse, load_heads, tensor_names
+from early_exit.heads import HeadsError, PooledHead, build_head, fuse, load_heads, tensor_names
 from schemas.manifest import Exit, HeadSpec, Manifest
 from tests.support.tiny_model import TinyModel
 
@@ -24,6 +24,18 @@ SPECS = [
 def test_a_head_answers_every_kind_of_value(spec: HeadSpec) -> None:
     head = build_head(spec).eval()
     assert head(torch.rand(3, *spec.features)).shape == (3, 4)
+
+
+@pytest.mark.parametrize("size", [(6, 10), (7, 5), (3, 8), (2, 2), (1, 4)], ids=str)
+def test_a_map_is_averaged_to_the_grid_whether_that_divides_it_or_not(size: tuple[int, int]) -> None:
+    grid = min(2, size[0]), min(2, size[1])
+    maps = torch.rand(3, 4, *size)
+    wanted = torch.nn.functional.adaptive_avg_pool2d(maps, grid).flatten(1)
+    for last in (False, True):
+        shape = (*size, 4) if last else (4, *size)
+        head = build_head(HeadSpec(family="pooled", features=shape, classes=2, grid=2, channels_last=last))
+        assert isinstance(head, PooledHead)
+        torch.testing.assert_close(head.flat(maps.permute(0, 2, 3, 1) if last else maps), wanted)
 
 
 def test_no_head_fits_a_video() -> None:
