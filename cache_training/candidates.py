@@ -19,6 +19,8 @@ from schemas.manifest import HeadSpec
 
 #: A branch may cost this share of the model's FLOPs at most, and a skim this one: every frame that gets there pays it.
 _BRANCH_SHARE, _SKIM_SHARE = 0.025, 0.12
+#: Of what is left of the model after the cut: a skim must leave something to save.
+_SKIM_OF_REST = 0.2
 #: Blocks that keep their value's shape, of each run of them, that a skim may keep.
 _KEPT = range(5)
 _STRIDES = (2, 1)
@@ -64,17 +66,17 @@ def _branch(cut: Cut, classes: int, model_flops: int) -> list[HeadSpec]:
 def _skim(cut: Cut, traced: TracedModel) -> list[HeadSpec]:
     """The skim that keeps the most of the model within its share of FLOPs."""
     best: HeadSpec | None = None
-    most = 0.0
+    most, limit = 0.0, min(_SKIM_SHARE, _SKIM_OF_REST * (1 - cut.flops_share))
     for stride in _STRIDES if len(cut.shape) == 3 else (1,):
         for keep, keep_here in product(_KEPT, _KEPT):
             share = path_flops_share(traced, skim_path(traced, cut.name, keep, keep_here))
-            if not most < share <= _SKIM_SHARE * stride**2:
+            if not most < share <= limit * stride**2:
                 continue
             try:
                 spec = fitted_skim(cut, traced, stride, keep, keep_here)
             except HeadsError:
                 continue
-            if head_flops(spec, traced) <= _SKIM_SHARE * traced.flops:
+            if head_flops(spec, traced) <= limit * traced.flops:
                 best, most = spec, share
     return [best] if best else []
 

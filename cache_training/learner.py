@@ -21,6 +21,7 @@ from schemas.manifest import HeadSpec
 
 _PASS_FRAMES = 64
 _STEP_FRAMES = 128
+_SKIMS_AT_A_TIME = 1
 #: Batches that a model's pieces are timed with; all together about as many frames as ``TIMING_REPEATS`` large ones.
 _TIMED_BATCHES, _TIMED_REPEATS = (1, 4, 8, TIMING_BATCH), 7
 #: How often a view is learnt from before it is old: more passes cost the teacher's time, fewer make heads overfit.
@@ -125,6 +126,9 @@ class Learner:
         self.disagreeing_passes = 0
         self._generator = torch.Generator().manual_seed(seed)
         self._uses = 0
+        self._together = horizon is not None
+        self._worths: Mapping[str, float] = {}
+        self._turn = 0
 
     def keep_for_tuning(self, frames: Frames) -> None:
         """Takes in tuning audits: the maps are the teacher's, the logits those that the worker sent."""
@@ -149,14 +153,33 @@ class Learner:
             self._uses += _USES_OF_A_VIEW * len(seen)
         rows = self.ring.sample(_STEP_FRAMES, self._generator)
         teacher = self.ring.logits(rows)
+        learning = self._learning_now()
         for cut in self.cuts:
-            maps = self.ring.at(cut, rows)
-            for candidate in self.candidates:
-                if candidate.cut == cut:
-                    hints = [self.ring.at(_hint_name(*hint), rows) for hint in candidate.hints]
-                    candidate.step(maps, teacher, hints)
+            here = [candidate for candidate in learning if candidate.cut == cut]
+            maps = self.ring.at(cut, rows) if here else teacher
+            for candidate in here:
+                hints = [self.ring.at(_hint_name(*hint), rows) for hint in candidate.hints]
+                candidate.step(maps, teacher, hints)
         self._uses -= _STEP_FRAMES
         return True
+
+    def focus(self, worths: Mapping[str, float]) -> None:
+        """Says what each candidate would save by now (by name): the best skim learns at every step from now on."""
+        self._worths = worths
+
+    def _learning_now(self) -> list[Candidate]:
+        """Who takes this step. Small heads always do; a step of a skim costs as much as those of all small heads.
+
+        So with many skims two learn at a time: the one that saves most, and in turn one of the others.
+        """
+        skims = [one for one in self.candidates if one.spec.family == "skim"]
+        if self._together or len(skims) <= _SKIMS_AT_A_TIME:
+            return self.candidates
+        self._turn += 1
+        skims.sort(key=lambda one: -self._worths.get(one.name, 0.0))
+        waiting = skims[_SKIMS_AT_A_TIME:]
+        resting = [one for one in waiting if one is not waiting[self._turn % len(waiting)]]
+        return [one for one in self.candidates if one not in resting]
 
     def _remember(self, maps: dict[str, Tensor], logits: Tensor) -> None:
         """Puts a teacher's pass into the ring, hints as small as the skims' own values are."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cache_training.audits import Intake, Windows
 from cache_training.certifier import Certifier
-from cache_training.choosing import Choice, Scored, calibrated, choose
+from cache_training.choosing import Choice, Scored, calibrated, choose, worths
 from cache_training.frames import Frames
 from cache_training.learner import Learner
 from cache_training.published import Published
@@ -134,7 +134,7 @@ class OnlineTrainer:
         if self._clock() >= self._next_choice:
             started = self._clock()
             self._choose()
-            self._next_choice = self._clock() + max(2.0, 3 * (self._clock() - started))
+            self._next_choice = self._clock() + max(2.0, 4 * (self._clock() - started))
         spent = self._clock() - began
         # Heads that have stopped improving deserve less and less of the machine.
         return spent * min(20.0, 0.5 * max(0, self._rounds_without_gain - _PATIENCE)) if learnt else seconds
@@ -198,6 +198,7 @@ class OnlineTrainer:
         scored = self._scored_candidates()
         budget = self.published.promise.max_disagreement
         self._note_progress(choose(scored, self.learner.cut_costs, 0.5 * budget, self.learner.times))
+        self.learner.focus(worths(scored, self.learner.cut_costs, 0.5 * budget, self.learner.times))
         self.certifier.consider(scored)
 
     def _scored_candidates(self) -> list[Scored]:
