@@ -57,7 +57,8 @@ def _timm(spec: str) -> ModuleType:
         import timm
     except ImportError as error:
         raise ModelError(f"{spec} needs timm, which is not installed here: pip install timm") from error
-    return timm
+    found: ModuleType = timm
+    return found
 
 
 def _tags(timm: ModuleType, architecture: str) -> list[str]:

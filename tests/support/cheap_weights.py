@@ -23,7 +23,7 @@ class _SkipInitialising(TorchDispatchMode):
 
 def build(builder: Callable[[], nn.Module]) -> nn.Module:
     """What ``builder`` returns, in eval mode, its weights and buffers replaced by :func:`fill`'s."""
-    with _SkipInitialising():
+    with _SkipInitialising():  # type: ignore[no-untyped-call]
         module = builder()
     fill(module)
     return module.eval().requires_grad_(False)
