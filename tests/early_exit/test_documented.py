@@ -35,7 +35,9 @@ def public(module_name: str) -> Iterator[tuple[str, object]]:
 
 def members(one: object) -> Iterator[tuple[str, object]]:
     """The methods and properties that a class itself defines for others; ``forward`` is described by its class."""
-    for name, member in vars(one).items() if inspect.isclass(one) else ():
+    if not isinstance(one, type):
+        return
+    for name, member in vars(one).items():
         hidden = name.startswith("_") or (issubclass(one, nn.Module) and name in ("forward", "extra_repr"))
         if not hidden and (inspect.isfunction(member) or isinstance(member, property)):
             yield name, member
