@@ -17,15 +17,16 @@ BIN := $(VENV)/bin
 # Several processes share the machine: threads of torch that wait for each other cost more than they bring.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint types check format bench-paper clean
+.PHONY: demo test slow lint types check format bench-paper clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    the demo: broker, worker, trainer and publisher here, about three minutes; leaves demo-report/"
 	@echo "make test    unit and integration tests; no Docker and no service needed"
+	@echo "make slow    the tests that make test leaves out: the largest models"
 	@echo "make lint    ruff"
 	@echo "make types   mypy --strict"
-	@echo "make check   lint, types and test"
+	@echo "make check   lint, types and all tests"
 	@echo "make format  lets ruff rewrite what it can"
 	@echo "make bench-paper    tables and plots of the paper's tasks, its method and ours; BENCH_ARGS=--quick: 45 minutes"
 	@echo "make clean   removes .venv and everything made here"
@@ -34,7 +35,10 @@ demo: $(VENV)/.demo
 	$(BIN)/layercache demo $(DEMO_ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -43,7 +47,7 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy --strict
 
-check: lint types test
+check: lint types test slow
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
