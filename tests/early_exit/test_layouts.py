@@ -93,10 +93,10 @@ class Pooled(nn.Module):
     ("name", "expected"),
     [
         ("resnet18", {"conv1": "chw", "layer1.0": "chw", "layer4": "chw", "flatten": "vector"}),
-        ("convnext_tiny", {"features.0": "chw", "features.1.0": "chw", "features.2.0": "chw", "features.7.2": "chw"}),
+        ("convnext_tiny", {"features.0": "chw", "features.1.0": "chw", "features.2.0": "chw", "features": "chw"}),
         ("swin_t", {"features.0.0": "chw", "features.0": "hwc", "features.1.0": "hwc", "permute": "chw"}),
         ("swin_v2_t", {"features.0": "hwc", "features.3": "hwc", "features.5.2": "hwc", "norm": "hwc"}),
-        ("vit_b_16", {"conv_proj": "chw", "encoder.layers.encoder_layer_0": "tokens", "encoder.ln": "tokens"}),
+        ("vit_b_16", {"conv_proj": "chw", "encoder.layers.encoder_layer_0": "tokens", "encoder": "tokens"}),
         ("maxvit_t", {"stem": "chw", "blocks.0": "chw", "blocks.1.layers.0": "chw", "blocks.3": "chw"}),
     ],
 )
