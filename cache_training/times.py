@@ -32,7 +32,7 @@ class BatchTimes:
     >>> times = BatchTimes(table, batch=8)
     >>> left = np.array([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]])
     >>> [round(share, 3) for share in times.share([exit_], left).tolist()]
-    [1.02, 0.693, 0.22]
+    [1.02, 0.705, 0.22]
     """
 
     def __init__(self, table: TimeTable, batch: int) -> None:
