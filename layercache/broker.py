@@ -35,8 +35,11 @@ class BrokerError(RuntimeError):
 class EmbeddedBroker:
     """A broker on a free port of this machine, for as long as the ``with`` block runs.
 
-    >>> with EmbeddedBroker() as broker:          # doctest: +SKIP
+    >>> from schemas.settings import load
+    >>> with EmbeddedBroker() as broker:
     ...     settings = load(overrides={"kafka": {"bootstrap_servers": broker.bootstrap_servers}})
+    >>> settings.kafka.bootstrap_servers == broker.bootstrap_servers
+    True
 
     ``port`` 0 takes any free one; ``launcher`` is put before the broker's command. Raises :class:`BrokerError` where
     the broker ends before it answers.
