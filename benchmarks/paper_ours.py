@@ -20,7 +20,8 @@ from benchmarks.paper_data import Budget, Rows, Task
 from benchmarks.paper_rows import DISAGREEMENTS, Exit, Outcome, Thresholds
 from cache_training import versions
 from cache_training.candidates import fitted_skim
-from cache_training.certificate import certify
+from cache_training.certificate import allowed, certify
+from cache_training.certifier import AIM
 from cache_training.choosing import DOUBTS, Choice, Scored, calibrated, choose
 from cache_training.frames import FrameBuffer, Frames
 from cache_training.learner import Learner
@@ -74,8 +75,10 @@ def learn(task: Task, seed: int, budget: Budget) -> Outcome:
     paper_day = datetime(2022, 9, 18, tzinfo=UTC)
     manifest, tensors = versions.draft(task.traced.classifier, None, everything, learner.cut_costs, 0.0, paper_day)
     engine = _engine(task, manifest, tensors, (_CLOSED,) * len(scored))
-    chosen = {budget: choose(scored, learner.cut_costs, budget) for budget in DISAGREEMENTS}
-    families = {budget: _family(scored, choice) for budget, choice in chosen.items()}
+    families = {
+        budget: _family(scored, choose(scored, learner.cut_costs, _aim(budget, len(certification))))
+        for budget in DISAGREEMENTS
+    }
     scores, labels = _scores(engine, task, task.evaluation(seed))
     return Outcome(
         exits=tuple(
@@ -88,6 +91,11 @@ def learn(task: Task, seed: int, budget: Budget) -> Outcome:
         engine=lambda thresholds: _engine(task, manifest, tensors, thresholds),
         certified=_certified(engine, task, full, certification, families),
     )
+
+
+def _aim(budget: float, frames: int) -> float:
+    """The risk for which exits are chosen: somewhat less than what ``frames`` certify, as the trainer does."""
+    return AIM * max(0, allowed(frames, budget, _ERROR)) / frames or budget
 
 
 def _family(scored: Sequence[Scored], choice: Choice | None) -> list[Thresholds]:

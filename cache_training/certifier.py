@@ -31,7 +31,7 @@ _FIRST_TOLERANCE, _LATER_TOLERANCE = 0.2, 0.5
 #: A later attempt must promise to save this much more time than the live version does: relative, and of the whole.
 _WORTHWHILE, _AT_LEAST = 1.05, 0.05
 #: Share of the tolerated risk that tuning aims at: beyond it an attempt tends to fail.
-_AIM = 0.8
+AIM = 0.8
 #: Of what the boldest certified setting saves.
 _NEARLY = 0.96
 
@@ -119,7 +119,7 @@ class Certifier:
         wanted = _LATER_TOLERANCE if live else _FIRST_TOLERANCE
         if tolerated < wanted * self._promise.max_disagreement or not self._classes_suffice(frames, error, wanted):
             return False
-        choice = choose(scored, self._cut_costs, _AIM * tolerated, self._times)
+        choice = choose(scored, self._cut_costs, AIM * tolerated, self._times)
         if choice is None or choice.time_saved <= max(live * _WORTHWHILE, live + _AT_LEAST):
             return False
         self._attempt(choice)
