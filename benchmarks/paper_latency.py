@@ -1,7 +1,6 @@
 """Wall time of early-exit models beside the plain model's, on the same frames, in turns."""
 
 from collections.abc import Callable, Mapping
-from time import perf_counter
 
 import msgspec
 import numpy as np
@@ -9,6 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from early_exit.costs import fair_clock
 from early_exit.engine import Engine
 from early_exit.models import Classifier
 
@@ -56,13 +56,15 @@ def race(
     frames: Tensor,
     batch: int,
     repeats: int = 3,
-    clock: Callable[[], float] = perf_counter,
+    clock: Callable[[], float] | None = None,
 ) -> dict[str, Milliseconds]:
     """Milliseconds of every batch by runner: the fastest of ``repeats``.
 
     The runners take turns batch by batch, each time another one first, so that what else the machine does meets all
-    alike; and whatever that is, it only ever makes a batch slower.
+    alike; and whatever that is, it only ever makes a batch slower. By default time is the processor's where one thread
+    does the work: on a busy machine a long batch is interrupted more surely than a short one.
     """
+    clock = clock or fair_clock(frames.device)
     names, batches = list(runners), [part for part in frames.split(batch) if len(part) == batch]
     times = {name: np.full(len(batches), np.inf) for name in names}
     for name in names:

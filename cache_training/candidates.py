@@ -14,13 +14,16 @@ from torch.nn import functional as F
 from early_exit.costs import count_flops, measure_ms
 from early_exit.cuts import Cut, TracedModel
 from early_exit.heads import HeadsError, SkimHead, build_head, fuse
-from early_exit.skims import path_flops_share, skim_path
+from early_exit.layouts import Layout
+from early_exit.skims import path_flops_share, path_weights, skim_path
 from schemas.manifest import HeadSpec
 
 #: A branch may cost this share of the model's FLOPs at most, and a skim this one: every frame that gets there pays it.
 _BRANCH_SHARE, _SKIM_SHARE = 0.025, 0.12
 #: Of what is left of the model after the cut: a skim must leave something to save.
 _SKIM_OF_REST = 0.2
+#: Dense layers have few FLOPs and many weights (VGG's: 120 million). Training holds five copies, each version one.
+_SKIM_WEIGHTS = 20_000_000
 #: Blocks that keep their value's shape, of each run of them, that a skim may keep.
 _KEPT = range(5)
 _STRIDES = (2, 1)
@@ -69,8 +72,9 @@ def _skim(cut: Cut, traced: TracedModel) -> list[HeadSpec]:
     most, limit = 0.0, min(_SKIM_SHARE, _SKIM_OF_REST * (1 - cut.flops_share))
     for stride in _STRIDES if len(cut.shape) == 3 else (1,):
         for keep, keep_here in product(_KEPT, _KEPT):
-            share = path_flops_share(traced, skim_path(traced, cut.name, keep, keep_here))
-            if not most < share <= limit * stride**2:
+            path = skim_path(traced, cut.name, keep, keep_here)
+            share = path_flops_share(traced, path)
+            if not most < share <= limit * stride**2 or path_weights(traced, path) > _SKIM_WEIGHTS:
                 continue
             try:
                 spec = fitted_skim(cut, traced, stride, keep, keep_here)
@@ -105,11 +109,12 @@ def fitted_skim(cut: Cut, traced: TracedModel, stride: int, keep: int, keep_here
 
 
 def runs(spec: HeadSpec, traced: TracedModel) -> bool:
-    """Whether a head takes the values at its cut and returns logits: a skim's layers may want another size."""
+    """Whether a head takes the values at its cut, returns logits and learns: a skim's layers may want another size."""
     try:
-        head = build_head(spec, traced).eval()
-        with torch.inference_mode():
-            return tuple(head(torch.zeros(2, *spec.features)).shape) == (2, spec.classes)
+        head = build_head(spec, traced)
+        logits = head.train()(torch.zeros(2, *spec.features))
+        logits.sum().backward()
+        return tuple(logits.shape) == (2, spec.classes)
     except (HeadsError, RuntimeError, ValueError, AssertionError):  # layers complain in many ways
         return False
 
@@ -158,15 +163,20 @@ class Candidate:
         self._restored_at = 0
         self._horizon = horizon
         #: Where a skim is told what the model has: cuts, and the shape of the skim's own value that stands for it.
-        self.hints: tuple[tuple[str, tuple[int, ...]], ...] = self._hinted()
+        self.hints: tuple[tuple[str, tuple[int, ...]], ...] = self._hinted(traced)
+        self._hint_layouts = [traced.cut(cut).layout for cut, _ in self.hints] if traced else []
 
-    def _hinted(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        if not isinstance(self.average, SkimHead):
+    def _hinted(self, traced: TracedModel | None) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        if not isinstance(self.average, SkimHead) or traced is None:
             return ()
         with torch.inference_mode():
             *inside, _ = self.average.values(torch.zeros(1, *self.spec.features))
         starts = [start for start, _ in self.spec.path[1:]]
-        return tuple((cut, tuple(value.shape[1:])) for cut, value in zip(starts, inside, strict=True))
+        hints = tuple((cut, tuple(value.shape[1:])) for cut, value in zip(starts, inside, strict=True))
+        comparable = [
+            traced.cut(cut).layout in ("chw", "hwc") or traced.cut(cut).shape == shape for cut, shape in hints
+        ]
+        return hints if all(comparable) else ()  # fewer tokens than the model has stand for none of its values
 
     def step(self, maps: Tensor, teacher: Tensor, hints: Sequence[Tensor] = ()) -> None:
         """One step of distillation: maps ``[N, *features]``, the teacher's logits ``[N, classes]``.
@@ -183,8 +193,11 @@ class Candidate:
             F.log_softmax(logits / _TEMPERATURE, 1), F.softmax(teacher / _TEMPERATURE, 1), reduction="batchmean"
         )
         loss = soft * _TEMPERATURE**2 + 0.5 * F.cross_entropy(logits, teacher.argmax(1))
-        for value, hint in zip(inside, hints, strict=True):
-            loss = loss + _HINTS * _distance(value, hint.float())
+        if hints:
+            for value, hint, layout in zip(inside, hints, self._hint_layouts, strict=True):
+                loss = loss + _HINTS * _distance(value, hint.float(), layout)
+        if not loss.isfinite():
+            return  # one step that overflowed must not stay in the weights for ever
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -279,9 +292,9 @@ class Candidate:
         self._restored_at = 0 if moments else self.steps
 
 
-def _distance(value: Tensor, hint: Tensor) -> Tensor:
+def _distance(value: Tensor, hint: Tensor, layout: Layout) -> Tensor:
     """Mean square of the difference in units of each channel's deviation, outliers cut off."""
-    across = (0, 2, 3) if hint.ndim == 4 else tuple(range(hint.ndim - 1))
+    across = (0, 2, 3) if layout == "chw" else tuple(range(hint.ndim - 1))
     deviation = hint.std(across, keepdim=True) + 1e-3
     return ((value - hint) / deviation).square().clamp(max=_LARGEST_DIFFERENCE**2).mean()
 

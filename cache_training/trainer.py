@@ -29,7 +29,8 @@ from schemas.settings import Trainer as TrainerSettings
 
 log = logging.getLogger(__name__)
 
-_FEWEST_TUNING = 100
+#: Fewer tuning audits choose nothing; with fewer than the second number choices are coarse.
+_FEWEST_TUNING, _ENOUGH_TUNING = 100, 300
 #: Saving this much more of the time counts as progress; after so many rounds without, learning slows down.
 _PROGRESS, _PATIENCE = 0.005, 40
 _SCORE_BATCH = 64
@@ -80,7 +81,13 @@ class OnlineTrainer:
         self.traced = traced
         cuts = [cut.name for cut in traced.proposed]
         self.learner = Learner(traced, cuts, settings.ring_mb, settings.seed)
-        self.windows = Windows(settings.replay_mb, settings.window_frames, self.learner.tuning.capacity, settings.seed)
+        tuning = self.learner.tuning.capacity
+        if tuning < _ENOUGH_TUNING:
+            log.warning(
+                "there is room for %d tuning frames only: exits will be chosen coarsely; give the trainer more with "
+                "trainer.ring_mb = %d", tuning, settings.ring_mb * _ENOUGH_TUNING / tuning,
+            )  # fmt: skip
+        self.windows = Windows(settings.replay_mb, settings.window_frames, tuning, settings.seed)
         self.intake = Intake(self.windows, promise.block_s)
         self.published = Published(store, promise, len(traced.classifier.classes))
         self.certifier = Certifier(
@@ -193,7 +200,8 @@ class OnlineTrainer:
 
     def _choose(self) -> None:
         """Lets the certifier see what the candidates make of the tuning audits."""
-        if len(self.learner.tuning) < _FEWEST_TUNING or not self.learner.views_made:
+        fewest = min(_FEWEST_TUNING, self.learner.tuning.capacity)
+        if len(self.learner.tuning) < fewest or not self.learner.views_made:
             return
         scored = self._scored_candidates()
         budget = self.published.promise.max_disagreement

@@ -19,7 +19,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from early_exit.cuts import CutError, TracedModel
 from early_exit.skims import END
-from schemas.manifest import HeadSpec, Manifest
+from schemas.manifest import Exit, HeadSpec, Manifest
+
+#: A skim's path has no more pieces than this.
+_LONGEST_PATH = 100
 
 
 class HeadsError(ValueError):
@@ -140,6 +143,8 @@ class SkimHead(nn.Module):
             restored = traced.cut(spec.restore) if spec.restore else None
         except CutError as error:
             raise HeadsError(f"a skim on {spec.path} does not fit the model: {error}") from error
+        if restored is not None and (len(restored.shape) != 3 or spec.restore not in [stop for _, stop in spec.path]):
+            raise HeadsError(f"a skim can be brought back to size at a map on its path, not at {spec.restore!r}")
         sizes = [_map_size(restored.shape, restored.layout == "hwc") if restored else None]
         self.sizes = [sizes[0] if stop == spec.restore != "" else None for _, stop in spec.path]
         self.restored_last = restored is not None and restored.layout == "hwc"
@@ -167,7 +172,7 @@ class SkimHead(nn.Module):
 def _copied(traced: TracedModel, start: str, stop: str) -> nn.Module:
     """A piece of the model with float32 weights of its own."""
     segments = traced.segments([start] if stop == END else [start, stop])
-    piece: nn.Module = copy.deepcopy(segments[1]).float().requires_grad_(True)
+    piece: nn.Module = copy.deepcopy(segments[1]).cpu().float().requires_grad_(True)
     return piece
 
 
@@ -185,8 +190,8 @@ def build_head(spec: HeadSpec, traced: TracedModel | None = None) -> nn.Module:
     torch.Size([2, 10])
     """
     if spec.family == "skim":
-        if traced is None or not spec.path:
-            raise HeadsError("a skim is made of a model's own layers: it needs the model, and a path through it")
+        if traced is None or not 0 < len(spec.path) <= _LONGEST_PATH or spec.path[-1][1] != END or spec.stride < 1:
+            raise HeadsError("a skim is made of a model's own layers: it needs the model, and a path to its end")
         return SkimHead(spec, traced)
     return PooledHead(spec) if spec.family == "pooled" else BranchHead(spec)
 
@@ -212,7 +217,10 @@ def fuse(head: nn.Module) -> nn.Module:
     if isinstance(head, SkimHead):
         for index, part in enumerate(head.parts):
             assert isinstance(part, fx.GraphModule)
-            head.parts[index] = fuse_graph(part, inplace=True, no_trace=True)
+            called = [str(node.target) for node in part.graph.nodes if node.op == "call_module"]
+            convolutions = [name for name in called if isinstance(part.get_submodule(name), nn.Conv2d)]
+            if len(convolutions) == len(set(convolutions)):  # one called twice may have a norm after one call only
+                head.parts[index] = fuse_graph(part, inplace=True, no_trace=True)
     return head
 
 
@@ -222,6 +230,19 @@ class CacheHeads:
 
     manifest: Manifest
     modules: tuple[nn.Module, ...]
+
+
+def _check_answers(head: nn.Module, exit_: Exit, version: str) -> None:
+    """Runs a head once: a skim's path is a file's word, and layers that do not fit must not meet a frame."""
+    try:
+        with torch.inference_mode():
+            shape = tuple(head(torch.zeros(2, *exit_.head.features)).shape)
+    except Exception as error:  # layers complain in many ways
+        raise HeadsError(f"heads {version}: the head at {exit_.cut!r} does not run: {error}") from error
+    if shape != (2, exit_.head.classes):
+        raise HeadsError(
+            f"heads {version}: the head at {exit_.cut!r} returns {shape[1:]}, not {exit_.head.classes} logits"
+        )
 
 
 def tensor_names(cut: str, head: nn.Module) -> dict[str, Tensor]:
@@ -280,5 +301,7 @@ def load_heads(manifest: Manifest, tensors: Mapping[str, Tensor], traced: Traced
             head.load_state_dict({name: own[name] for name in head.state_dict()})
         except (KeyError, RuntimeError) as error:
             raise HeadsError(f"heads {manifest.version}: the head at {exit_.cut!r} does not load: {error}") from error
-        modules.append(fuse(head.eval().requires_grad_(False)))
+        head = fuse(head.eval().requires_grad_(False))
+        _check_answers(head, exit_, manifest.version)
+        modules.append(head)
     return CacheHeads(manifest, tuple(modules))

@@ -77,6 +77,16 @@ def path_flops_share(traced: TracedModel, path: Path) -> float:
     return sum(share[stop] - share[start] for start, stop in path)
 
 
+def path_weights(traced: TracedModel, path: Path) -> int:
+    """How many weights the copies on a path have.
+
+    >>> path_weights(traced, (("layer4", END),))
+    2570
+    """
+    bounds = [[start] if stop == END else [start, stop] for start, stop in path]
+    return sum(weight.numel() for names in bounds for weight in traced.segments(names)[1].parameters())
+
+
 def _intervals(traced: TracedModel, cut: Cut) -> Iterator[_Interval]:
     """From ``cut`` to the end, block by block."""
     after = [block for block in traced.blocks if traced.cuts.index(block) > traced.cuts.index(cut)]

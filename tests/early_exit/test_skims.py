@@ -151,3 +151,57 @@ def test_a_skim_needs_its_model_and_a_path_through_it(resnet: TracedModel) -> No
         build_head(spec)
     with pytest.raises(HeadsError, match="does not fit the model"):
         build_head(msgspec.structs.replace(spec, path=(("layer1", "layer9"), ("layer9", END))), resnet)
+
+
+def stored(resnet: TracedModel, spec: HeadSpec) -> tuple[Manifest, dict[str, torch.Tensor]]:
+    whole = skim(resnet, "layer1", (("layer1", END),))
+    exit_ = Exit(cut="layer1", head=spec, temperature=1.0, threshold=0.9, flops_share=0.3, time_share=0.3)
+    manifest = Manifest(
+        version="1", model=resnet.classifier.fingerprint, model_name="resnet", created="", reason="first",
+        predecessor=None, exits=(exit_,), audit_rate=0.1, certificate=None, expected=None,
+    )  # fmt: skip
+    return manifest, tensor_names("layer1", build_head(whole, resnet))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"path": (("layer1", "flatten"),)}, "to its end"),
+        ({"path": (("layer1", END),) * 101}, "to its end"),
+        ({"stride": 0}, "to its end"),
+        ({"stride": 1000}, "does not run"),
+        ({"restore": "flatten"}, "at a map on its path"),
+        ({"path": (("layer2", END),)}, "does not run|does not load"),
+    ],
+)
+def test_a_manifest_whose_skim_does_not_fit_is_refused(
+    resnet: TracedModel, change: dict[str, object], complaint: str
+) -> None:
+    spec = msgspec.structs.replace(skim(resnet, "layer1", (("layer1", END),)), **change)
+    with pytest.raises(HeadsError, match=complaint):
+        load_heads(*stored(resnet, spec), resnet)
+
+
+def test_a_convolution_that_is_called_twice_keeps_its_norm_to_itself() -> None:
+    class Twice(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = torch.nn.Conv2d(3, 4, 3, padding=1)
+            self.conv = torch.nn.Conv2d(4, 4, 3, padding=1)
+            self.norm = torch.nn.BatchNorm2d(4)
+            self.last = torch.nn.Linear(4, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            x = self.norm(self.conv(self.conv(x)))
+            logits: torch.Tensor = self.last(x.mean((2, 3)))
+            return logits
+
+    torch.manual_seed(0)
+    module = Twice()
+    module(torch.randn(32, 3, 8, 8) * 3)  # statistics that are not those of doing nothing
+    traced = cuts.trace(classifier(module))
+    head = build_head(skim(traced, "stem", (("stem", END),)), traced).eval()
+    x = torch.randn(4, 4, 8, 8)
+    expected = head(x).detach()
+    assert fuse(head)(x).detach() == pytest.approx(expected, abs=1e-5)

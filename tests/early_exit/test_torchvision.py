@@ -63,7 +63,8 @@ def assert_sensible(traced: cuts.TracedModel) -> None:
     ranks = {"vector": 1, "tokens": 2, "chw": 3, "hwc": 3}
     assert all(len(cut.shape) == ranks[cut.layout] for cut in traced.cuts)
     proposed = [cut.flops_share for cut in traced.proposed]
-    assert 3 <= len(proposed) <= 4
-    assert proposed[0] < 0.1 <= proposed[1]
+    assert 2 <= len(proposed) <= 4
+    early = [share for share in proposed if share < 0.1]
+    assert len(early) == min(1, sum(share < 0.1 for share in shares if share)), "one near the start, where there is one"
     assert max(proposed) <= 0.8
     assert all(later - earlier >= 0.06 for earlier, later in pairwise(proposed))
