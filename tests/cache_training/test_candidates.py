@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from cache_training import candidates
 from cache_training.candidates import Candidate, Costs, head_flops, propose_heads
 from cache_training.learner import Learner, Teacher
 from cache_training.views import views
@@ -58,6 +59,11 @@ def test_a_cut_is_offered_a_pooled_head_and_a_skim_within_its_share(traced: Trac
     assert set(heads) == {"pooled", "skim"}
     assert head_flops(heads["skim"], traced) <= 0.12 * traced.flops
     assert head_flops(heads["pooled"], traced) < head_flops(heads["skim"], traced)
+
+
+def test_a_skim_of_too_many_weights_gives_way_to_a_branch(traced: TracedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "_SKIM_WEIGHTS", 100)
+    assert {spec.family for spec in propose_heads(traced.cut("2"), traced)} == {"pooled", "branch"}
 
 
 def test_a_value_without_a_map_has_no_skim_of_less_resolution(traced: TracedModel) -> None:

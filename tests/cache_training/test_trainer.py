@@ -193,3 +193,14 @@ def test_a_restart_goes_on_where_it_was(model: TracedModel, store: HeadStore, tm
     assert second.intake.repeated == 600
     second.work(0.2)
     assert second.progress().tuning == first.progress().tuning
+
+
+def test_a_small_ring_chooses_coarsely_and_says_so_instead_of_never(
+    model: TracedModel, store: HeadStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = SETTINGS.model_copy(update={"ring_mb": 1})
+    trainer = OnlineTrainer(model, store, Promise(max_disagreement=BUDGET), small)
+    assert trainer.learner.tuning.capacity < 100
+    assert "give the trainer more with trainer.ring_mb" in caplog.text
+    feed(trainer, Engine(model), 1500)
+    train_until_published(trainer)
