@@ -1,6 +1,7 @@
 """Random weights at the price of a copy, for models whose own initialisation takes longer than a test may."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from unittest import mock
 
 import torch
@@ -12,7 +13,9 @@ _INITIALISERS = [name for name in dir(nn.init) if name.endswith("_") and not nam
 def build(builder: Callable[[], nn.Module]) -> nn.Module:
     """What ``builder`` returns, in eval mode, its weights and buffers replaced by :func:`fill`'s."""
     # Not by skipping the draws below them: an initialiser that draws again until it likes the result would never end.
-    with mock.patch.multiple(nn.init, **{name: lambda tensor, *_, **__: tensor for name in _INITIALISERS}):
+    with ExitStack() as patches:
+        for name in _INITIALISERS:
+            patches.enter_context(mock.patch.object(nn.init, name, lambda tensor, *_, **__: tensor))
         module = builder()
     fill(module)
     return module.eval().requires_grad_(False)
