@@ -63,7 +63,10 @@ def _print(costs: "CostTable", layouts: "dict[str, Layout]", places: int) -> Non
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("", "cut", "shape", "", box=None, header_style="bold")
+    table = Table("", box=None, header_style="bold")
+    table.add_column("cut", overflow="fold")  # names are to be copied: never cut off
+    table.add_column("shape")
+    table.add_column("layout")
     table.add_column("FLOPs before it", justify="right")
     table.add_column("time before it", justify="right")
     for cut in costs.cuts:
@@ -79,4 +82,5 @@ def _print(costs: "CostTable", layouts: "dict[str, Layout]", places: int) -> Non
         f"\n{costs.model}: {costs.flops / 1e9:.3g} GFLOPs and {costs.frame_ms:.3g} ms a frame; {places} cuts, "
         f"{proposed} of them proposed (*)",
         markup=False,
+        soft_wrap=True,
     )
