@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from early_exit.layouts import Layout
 
 
+#: A pipe has no width of its own, and names should be whole.
+_PIPED_WIDTH = 200
+
+
 def command(
     config: common.Config = None,
     model: common.Model = None,
@@ -76,6 +80,8 @@ def _print(costs: "CostTable", layouts: "dict[str, Layout]", places: int) -> Non
             mark, cut.name, shape, layouts[cut.name], f"{cut.flops_share:.1%}", f"{cut.time_share:.1%}", style=style
         )
     console = Console()
+    if not console.is_terminal:
+        console.width = _PIPED_WIDTH
     console.print(table)
     proposed = sum(cut.proposed for cut in costs.cuts)
     console.print(
