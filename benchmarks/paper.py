@@ -184,8 +184,9 @@ def report(records: list[Record], out: Path) -> None:
     (out / "paper.json").write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1) + b"\n")
     (out / "paper.md").write_text(paper_report.table(rows))
     paper_report.plot_savings(whole, out / "paper-savings.png")
-    if len(whole) < len(records):
-        paper_report.plot_learning(records, out / "paper-learning.png")
+    followed = {record.backbone for record in records if not record.plain}
+    if followed:
+        paper_report.plot_learning([one for one in records if one.backbone in followed], out / "paper-learning.png")
     say(f"wrote {out}/paper.json, paper.md and plots")
 
 
