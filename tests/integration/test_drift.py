@@ -131,7 +131,7 @@ def test_exits_close_when_the_stream_shifts_and_reopen_and_close_without_a_train
             closing = live(store)
             assert closing.exits == ()
             left = store.load(closing.predecessor or "")[0]  # "first", or a better one that came meanwhile
-            assert 0 < len(stream.wrong(shifted)) < 100 / left.audit_rate
+            assert len(stream.wrong(shifted)) < 100 / left.audit_rate  # none, where audits came first
             answers = stream.feed(SHIFTS[shift])
             assert not has_hits(answers)
             assert stream.wrong(answers) == []
@@ -153,7 +153,7 @@ def test_exits_close_when_the_stream_shifts_and_reopen_and_close_without_a_train
         shifted = stream.feed_until(
             SHIFTS[next_shift], lambda _: worker.said(f"heads {second.version} have left their budget"), "an alarm"
         )
-        assert 0 < len(stream.wrong(shifted)) < 100 / second.audit_rate
+        assert len(stream.wrong(shifted)) < 100 / second.audit_rate
         answers = stream.feed(SHIFTS[next_shift])
         assert not has_hits(answers)
         assert stream.wrong(answers) == []
