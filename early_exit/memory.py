@@ -14,7 +14,7 @@ def keep_freed_memory() -> bool:
     """Has malloc keep up to 1 GiB of freed memory; False where it is not glibc's, and nothing was changed.
 
     Every layer's maps are allocated and freed anew. By default glibc gives blocks of megabytes back to the kernel,
-    which clears each page again for the next layer: that took 9 to 22 % of the processor time of batches of 32 on the
+    which clears each page again for the next layer: that took 8 to 22 % of the processor time of batches of 32 on the
     backbones of ``benchmarks.engine``, and more of larger ones. Call it once, before the first batch. See mallopt(3).
     """
     try:
