@@ -6,26 +6,76 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
 Options = dict[str, str | int | float | bool]
 
 
+#: A settings file of this size is none.
+MAX_CONFIG_BYTES = 1_000_000
+#: Certificates and tokens are smaller.
+_MAX_SECRET_BYTES = 100_000
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Passwords stand among the options: whoever prints an error must not print what was given.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-class Kafka(_Section):
+class _WithOptionFiles(_Section):
+    """A section some of whose ``options`` are read from files, each once, when the settings are."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_option_files(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        files, options = given.get("option_files"), given.get("options") or {}
+        if not isinstance(files, dict) or not isinstance(options, dict):
+            return given  # what is wrong with them is said where they are checked
+        read = {name: read_secret(Path(path)) for name, path in files.items() if isinstance(path, (str, Path))}
+        return given | {"options": {**options, **read}} if read else given
+
+
+def read_secret(path: Path) -> str:
+    """The text in a file, without white space around it. Raises ``ValueError``, which names the file and no content."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_SECRET_BYTES + 1)
+        if len(content) > _MAX_SECRET_BYTES:
+            raise ValueError(f"{path} holds more than {_MAX_SECRET_BYTES:,} bytes: it is no password, key or token")
+        text = content.decode().strip()
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} does not hold text") from None
+    if not text:
+        raise ValueError(f"{path} is empty")
+    return text
+
+
+class Kafka(_WithOptionFiles):
     """Where the broker is and how to talk to it."""
 
     bootstrap_servers: str = Field("localhost:9092", description="Brokers, as host:port,host:port.")
     options: Options = Field(
-        default_factory=dict, description="librdkafka options for every client: security.protocol, sasl.*, ssl.*, …"
+        default_factory=dict,
+        repr=False,
+        description="librdkafka options for every client: security.protocol, sasl.*, ssl.*, …",
     )
-    consumer_options: Options = Field(default_factory=dict, description="librdkafka options for consumers alone.")
-    producer_options: Options = Field(default_factory=dict, description="librdkafka options for producers alone.")
+    option_files: dict[str, Path] = Field(
+        default_factory=dict,
+        description='Options whose values are read from files, for secrets: `"sasl.password" = '
+        '"/run/secrets/kafka-password"`.',
+    )
+    consumer_options: Options = Field(
+        default_factory=dict, repr=False, description="librdkafka options for consumers alone."
+    )
+    producer_options: Options = Field(
+        default_factory=dict, repr=False, description="librdkafka options for producers alone."
+    )
 
 
 class Topics(_Section):
@@ -94,11 +144,21 @@ class Promise(_Section):
     )
 
 
-class Store(_Section):
+class Store(_WithOptionFiles):
     """Shared storage for versions of heads."""
 
-    url: str = Field("file://./heads", description="Any fsspec URL: file://, s3://, gs://, memory://.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Options of the fsspec file system.")
+    url: str = Field("file://./heads", repr=False, description="Any fsspec URL: file://, s3://, gs://, memory://.")
+    options: dict[str, Any] = Field(default_factory=dict, repr=False, description="Options of the fsspec file system.")
+    option_files: dict[str, Path] = Field(
+        default_factory=dict,
+        description='Options whose values are read from files, for secrets: `secret = "/run/secrets/s3-secret"`.',
+    )
+    signing_key: SecretStr | None = Field(
+        None,
+        description="Heads are signed with this (HMAC-SHA256), and heads without a right signature are never used. "
+        "Several keys, one a line: the first signs, all are accepted. At least 32 characters each.",
+    )
+    signing_key_file: Path | None = Field(None, description="The same from a file.")
     keep_last: int = Field(10, ge=2, description="Versions to keep; older ones are deleted.")
     poll_s: float = Field(1.0, gt=0, description="How often workers look for new heads.")
 
@@ -145,7 +205,12 @@ class Settings(BaseSettings):
     """Everything, by section."""
 
     model_config = SettingsConfigDict(
-        env_prefix="LAYERCACHE_", env_nested_delimiter="__", extra="forbid", frozen=True, env_ignore_empty=True
+        env_prefix="LAYERCACHE_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
     )
 
     kafka: Kafka = Field(default_factory=Kafka)
@@ -160,7 +225,8 @@ class Settings(BaseSettings):
 def load(config: Path | None = None, overrides: dict[str, dict[str, Any]] | None = None) -> Settings:
     """The settings from ``config``, the environment and ``overrides`` (section to option to value), the last winning.
 
-    Raises ``FileNotFoundError``, ``tomllib.TOMLDecodeError`` or ``pydantic.ValidationError``.
+    Raises ``FileNotFoundError``, ``tomllib.TOMLDecodeError``, ``pydantic.ValidationError``, or ``ValueError`` for a
+    file too large to hold settings. No error shows a value.
     """
 
     class Sourced(Settings):
@@ -177,6 +243,8 @@ def load(config: Path | None = None, overrides: dict[str, dict[str, Any]] | None
 
     if config is not None and not config.is_file():
         raise FileNotFoundError(f"no settings file at {config}")
+    if config is not None and config.stat().st_size > MAX_CONFIG_BYTES:
+        raise ValueError(f"{config} has more than {MAX_CONFIG_BYTES:,} bytes: it is no settings file")
     values: dict[str, Any] = dict(overrides or {})
     merged = Sourced(**values)
     return Settings.model_validate(merged.model_dump())

@@ -83,15 +83,17 @@ def load_settings(config: Path | None = None, **overrides: Mapping[str, Any]) ->
         fail(f"environment: {error}", WRONG_USAGE)
     except ValidationError as error:
         fail("\n".join(_line(detail, given, config) for detail in error.errors()), WRONG_USAGE)
+    except ValueError as error:
+        fail(str(error), WRONG_USAGE)
 
 
 def kafka_overrides(bootstrap: str | None, options: list[str] | None) -> dict[str, Any]:
     """The ``kafka`` section of overrides from ``--bootstrap`` and ``-X NAME=VALUE``."""
     pairs: dict[str, str] = {}
-    for option in options or ():
+    for number, option in enumerate(options or (), 1):
         name, equals, value = option.partition("=")
-        if not equals or not name:
-            fail(f"-X {option}: write NAME=VALUE, as in -X security.protocol=SASL_SSL", WRONG_USAGE)
+        if not equals or not name:  # not shown: it may be a password
+            fail(f"-X number {number} has no '=': write NAME=VALUE, as in -X security.protocol=SASL_SSL", WRONG_USAGE)
         pairs[name] = value
     return {"bootstrap_servers": bootstrap, "options": pairs or None}
 

@@ -96,7 +96,8 @@ def _name(kind: Any) -> str:
         return f"`{kind}`"
     if get_origin(kind) is dict:
         return "table"
-    return {str: "text", int: "whole number", float: "number", Path: "path", bool: "true or false"}.get(kind, str(kind))
+    names = {str: "text", int: "whole number", float: "number", Path: "path", bool: "true or false"}
+    return names.get(kind, "text, never shown" if kind.__name__ == "SecretStr" else str(kind))
 
 
 def _bound(limit: Any) -> str:

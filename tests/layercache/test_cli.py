@@ -140,7 +140,7 @@ def test_librdkafka_options_of_all_sources_come_together(tmp_path: Path) -> None
         (["worker", "--config", "/"], {}, None, "/: there is no such settings file"),
         (
             ["worker", "-X", "ssl.ca.location"], {}, None,
-            "-X ssl.ca.location: write NAME=VALUE, as in -X security.protocol=SASL_SSL",
+            "-X number 1 has no '=': write NAME=VALUE, as in -X security.protocol=SASL_SSL",
         ),
         (
             ["worker"], {"LAYERCACHE_KAFKA__OPTIONS": "{broken"}, None,

@@ -1,9 +1,11 @@
 """Settings: file, environment and options, in that order; a wrong one is named."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from schemas.settings import Settings, load
 
@@ -77,3 +79,67 @@ def test_settings_cannot_be_changed() -> None:
     settings = load()
     with pytest.raises(ValidationError):
         settings.worker.max_batch = 1  # type: ignore[misc]
+
+
+class TestOptionFiles:
+    """Secrets that are mounted as files."""
+
+    def test_their_contents_become_options(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "password").write_text("hunter2-hunter2\n")
+        (tmp_path / "secret").write_text("wJalrXUtnFEMI")
+        config = tmp_path / "layercache.toml"
+        config.write_text(f'[kafka.options]\n"sasl.username" = "me"\n[kafka.option_files]\n'
+                          f'"sasl.password" = "{tmp_path}/password"\n')  # fmt: skip
+        monkeypatch.setenv("LAYERCACHE_STORE__OPTION_FILES", f'{{"secret": "{tmp_path}/secret"}}')
+        settings = load(config)
+        assert settings.kafka.options == {"sasl.username": "me", "sasl.password": "hunter2-hunter2"}
+        assert settings.store.options == {"secret": "wJalrXUtnFEMI"}
+
+    @pytest.mark.parametrize(
+        ("content", "said"), [(None, "No such file"), (b"", "is empty"), (b"\xff", "hold text"), (b"x" * 100_001, "no")]
+    )
+    def test_a_file_that_holds_no_secret_is_named(self, content: bytes | None, said: str, tmp_path: Path) -> None:
+        path = tmp_path / "password"
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(ValidationError, match=said) as caught:
+            load(None, {"kafka": {"option_files": {"sasl.password": str(path)}}})
+        assert str(path) in str(caught.value)
+
+
+def test_options_from_the_environment_join_those_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "layercache.toml"
+    config.write_text('[kafka.options]\n"sasl.username" = "me"\n')
+    monkeypatch.setenv("LAYERCACHE_KAFKA__OPTIONS", '{"sasl.password": "secret"}')
+    assert load(config).kafka.options == {"sasl.username": "me", "sasl.password": "secret"}
+
+
+def test_neither_errors_nor_representations_show_what_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    canary = "canary-4711"
+    good: dict[str, dict[str, Any]] = {
+        "kafka": {"options": {"sasl.password": canary}, "producer_options": {"ssl.key.password": canary}},
+        "store": {"options": {"secret": canary}, "signing_key": canary, "url": f"ftp://me:{canary}@host/heads"},
+    }
+    assert canary not in repr(load(None, good)) + str(load(None, good))
+    wrong: list[dict[str, dict[str, Any]]] = [
+        {"kafka": {"options": {"sasl.password": [canary]}}},
+        {"kafka": {"options": canary}},
+        {"kafka": {"sasl.password": canary}},
+        {"store": {"signing_key": [canary]}},
+        {"store": {"options": [canary]}},
+    ]
+    for values in wrong:
+        with pytest.raises(ValidationError) as caught:
+            load(None, values)
+        assert canary not in str(caught.value)
+    monkeypatch.setenv("LAYERCACHE_KAFKA__OPTIONS", f'{{"sasl.password": {canary}}}')
+    with pytest.raises(SettingsError) as failed:
+        load()
+    assert canary not in str(failed.value)
+
+
+def test_a_file_too_large_to_hold_settings_is_not_read(tmp_path: Path) -> None:
+    config = tmp_path / "layercache.toml"
+    config.write_text("#" * 1_000_001)
+    with pytest.raises(ValueError, match="is no settings file"):
+        load(config)
