@@ -64,7 +64,8 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     """Which attempt on this model this was, from 1."""
     error: float
-    """The share of 1 - confidence that this attempt was allowed: (1 - confidence) / (k (k + 1))."""
+    """What this test was allowed of 1 - confidence: (1 - confidence) / (k (k + 1)) for attempt k, or the part of it
+    that fell to this budget where the attempt was for two."""
     frames: int
     """Certification audits in the test."""
     disagreements: int
@@ -82,6 +83,21 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     worst_classes: tuple[ClassResult, ...] = ()
     """Classes of the full model with the most disagreements in the test, the worst first; at most 20."""
 
+    def covers(self, max_disagreement: float, confidence: float, max_class_disagreement: float | None) -> bool:
+        """Whether what was certified is at least this much.
+
+        >>> tested = Certificate(max_disagreement=0.01, confidence=0.95, attempt=1, error=0.05, frames=500,
+        ...     disagreements=0, p_value=0.0066, upper_bound=0.006)
+        >>> tested.covers(0.02, 0.9, None), tested.covers(0.005, 0.9, None), tested.covers(0.02, 0.9, 0.1)
+        (True, False, False)
+        """
+        own = self.max_class_disagreement
+        return (
+            self.max_disagreement <= max_disagreement
+            and self.confidence >= confidence
+            and (max_class_disagreement is None or (own is not None and own <= max_class_disagreement))
+        )
+
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
     """What the version should do on the stream that it was certified on, audits not counted; shares."""
@@ -89,6 +105,16 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     hit_rate: float
     flops_saved: float
     time_saved: float
+
+
+class Overload(msgspec.Struct, frozen=True, kw_only=True):
+    """Bolder thresholds of the same exits, for a worker that has fallen behind and was allowed a larger budget."""
+
+    thresholds: tuple[float, ...]
+    """In the order of ``exits``."""
+    certificate: Certificate
+    """For the larger budget: of the same attempt, on the same audits, with a part of the attempt's error of its own."""
+    expected: Expected
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,8 +127,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     model_name: str
     created: str
     """RFC 3339, UTC."""
-    reason: Literal["first", "better", "unsafe", "operator"]
-    """Why it was published: ``unsafe`` closes every exit because the live version left its budget."""
+    reason: Literal["first", "better", "unsafe", "overload-unsafe", "operator"]
+    """Why it was published: ``unsafe`` closes every exit because the live version left its budget; ``overload-unsafe``
+    is its predecessor without ``overload``, because that left its own."""
     predecessor: str | None
     exits: tuple[Exit, ...]
     """In the order of the model; empty where every exit is closed."""
@@ -111,6 +138,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     audit_rate: float
     certificate: Certificate | None
     expected: Expected | None
+    overload: Overload | None = None
+    """What a worker that has fallen behind may do instead; null where nothing of the kind was certified."""
     heads_sha256: str = ""
     """SHA-256 of ``heads.safetensors``, hexadecimal; the store fills it in."""
 
