@@ -1,6 +1,6 @@
 """A frame as it travels through the worker, and the pool that decodes frames off the hot thread."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
@@ -72,14 +72,22 @@ class Arrived:
         return self.chunk.result()[self.index]
 
 
+#: From a frame to its picture, uint8 ``[C, h, w]`` as the model takes it; raises :class:`DecodeError`. Thread-safe.
+Decode = Callable[[Frame], Tensor]
+
+
+def decoder(preprocessing: Preprocessing, limits: Limits) -> Decode:
+    """Decodes the frame's own value."""
+    return lambda frame: decode_frame(frame.value, frame.headers.content_type, preprocessing, limits)
+
+
 class DecodePool:
     """Threads that decode and resize; torchvision and Pillow let go of Python's lock meanwhile."""
 
-    def __init__(self, threads: int, preprocessing: Preprocessing, limits: Limits) -> None:
+    def __init__(self, threads: int, decode: Decode) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._threads = threads
-        self._preprocessing = preprocessing
-        self._limits = limits
+        self._decode_frame = decode
 
     def submit(self, frames: Sequence[Frame]) -> list[Arrived]:
         """Starts decoding ``frames`` and returns at once."""
@@ -102,7 +110,7 @@ class DecodePool:
         began = perf_counter()
         picture: Tensor | DecodeError
         try:
-            picture = decode_frame(frame.value, frame.headers.content_type, self._preprocessing, self._limits)
+            picture = self._decode_frame(frame)
         except DecodeError as error:
             picture = error
         return Decoded(picture, (perf_counter() - began) * 1000)

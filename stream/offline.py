@@ -12,7 +12,7 @@ from schemas.frame import FrameHeaders
 from schemas.settings import Worker
 from stream.answers import DistillationWriter, MicroBatch, PredictionWriter
 from stream.decode import DecodeError, Limits
-from stream.frames import Arrived, DecodePool, Frame
+from stream.frames import Arrived, DecodePool, Frame, decoder
 
 #: Micro-batches that are decoded ahead of the engine.
 _AHEAD = 2
@@ -33,7 +33,7 @@ class OfflineWorker:
     def __init__(self, traced: TracedModel, settings: Worker, max_record_bytes: int = 5_000_000) -> None:
         classifier = traced.classifier
         self._max_batch = settings.max_batch
-        self._pool = DecodePool(settings.decode_threads, classifier.preprocessing, Limits.of(settings))
+        self._pool = DecodePool(settings.decode_threads, decoder(classifier.preprocessing, Limits.of(settings)))
         self._predictions = PredictionWriter(classifier.classes, classifier.fingerprint, settings.top_k)
         self._distillation = DistillationWriter(classifier.fingerprint, "offline", max_record_bytes)
 

@@ -38,7 +38,7 @@ from stream.clients import (
     wait_for_broker,
 )
 from stream.decode import DecodeError, Limits
-from stream.frames import Arrived, Decoded, DecodePool, Frame
+from stream.frames import Arrived, Decoded, DecodePool, Frame, decoder
 from stream.heads_watch import ExitGuard, HeadWatch, flops_shares
 from stream.intake import Intake
 from stream.metrics import Metrics, distinct
@@ -324,7 +324,7 @@ def _run(settings: Settings, stop: Stop) -> None:
     needed = (topics.frames, topics.predictions, topics.distillation, topics.dead_letters)
     if not wait_for_broker(admin_client(settings), settings.kafka.bootstrap_servers, stop, needed):
         return
-    pool = DecodePool(settings.worker.decode_threads, classifier.preprocessing, Limits.of(settings.worker))
+    pool = DecodePool(settings.worker.decode_threads, decoder(classifier.preprocessing, Limits.of(settings.worker)))
     try:
         heads.start(settings.store.poll_s)
         worker = Worker(settings, traced, heads, metrics, pool, stop)
