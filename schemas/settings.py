@@ -4,7 +4,7 @@
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -132,9 +132,16 @@ class Promise(_Section):
         "a certificate of this size needs. Classes too rare for that within `trainer.window_frames`, and those never "
         "seen, are taken together and tested as one.",
     )
+    overload_max_disagreement: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="A second budget, larger than `max_disagreement`, up to which a worker may go while it is further "
+        "behind than `worker.target_lag_s`; off by default. A limit per class holds then, too.",
+    )
     confidence: OpenShare = Field(
         0.95,
-        description="Probability that no version ever published exceeds `max_disagreement` or the limit per class.",
+        description="Probability that no version ever published exceeds any of these limits.",
     )
     block_s: float = Field(
         10.0,
@@ -142,6 +149,15 @@ class Promise(_Section):
         description="Frames of one key within this time are near-copies, one of which is tested. At least as long "
         "as a scene lasts.",
     )
+
+    @model_validator(mode="after")
+    def _overload_is_larger(self) -> Self:
+        if self.overload_max_disagreement is not None and self.overload_max_disagreement <= self.max_disagreement:
+            raise ValueError(
+                f"overload_max_disagreement must be larger than max_disagreement, {self.max_disagreement}: "
+                "leave it out, or allow more"
+            )
+        return self
 
 
 class Store(_WithOptionFiles):
@@ -176,6 +192,12 @@ class Worker(_Section):
     )
     max_batch: int = Field(32, ge=1, description="Frames per micro-batch at most.")
     max_wait_ms: float = Field(20.0, ge=0, description="How long a frame waits for its micro-batch to fill.")
+    target_lag_s: float = Field(
+        10.0,
+        gt=0,
+        description="With `promise.overload_max_disagreement`: how many seconds of work may wait before exits open "
+        "wider, until the lag is gone.",
+    )
     commit_interval_ms: float = Field(200.0, gt=0, description="Longest time between two commits.")
     decode_threads: int = Field(2, ge=1, description="Threads that decode pictures.")
     torch_threads: int | None = Field(None, ge=1, description="Threads of torch; by default its own choice.")

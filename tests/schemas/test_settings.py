@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from schemas.settings import Settings, load
+from schemas.settings import Promise, Settings, load
 
 
 @pytest.fixture
@@ -143,3 +143,11 @@ def test_a_file_too_large_to_hold_settings_is_not_read(tmp_path: Path) -> None:
     config.write_text("#" * 1_000_001)
     with pytest.raises(ValueError, match="is no settings file"):
         load(config)
+
+
+def test_an_overload_budget_must_be_larger_and_is_off_by_default() -> None:
+    assert Promise().overload_max_disagreement is None
+    assert Promise(max_disagreement=0.01, overload_max_disagreement=0.03).overload_max_disagreement == 0.03
+    for smaller in (0.01, 0.005):
+        with pytest.raises(ValidationError, match="must be larger than max_disagreement, 0.01"):
+            Promise(max_disagreement=0.01, overload_max_disagreement=smaller)
