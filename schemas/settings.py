@@ -186,6 +186,14 @@ class Worker(_Section):
     worker_id: str | None = Field(
         None, description="A name that stays with this replica (a StatefulSet's ordinal): its transactional.id."
     )
+    group_protocol: Literal["classic", "consumer"] = Field(
+        "classic", description="How the group shares partitions; `consumer` is KIP-848's way, from Kafka 4.0 on."
+    )
+    static_membership: bool = Field(
+        False,
+        description="The worker_id is a static member of the group (KIP-345): a restart within the session time-out "
+        "moves no partitions, but those of a worker that is gone for good wait that long.",
+    )
     delivery: Literal["exactly_once", "at_least_once"] = Field("exactly_once", description="Delivery guarantee.")
     mode: Literal["serve", "shadow"] = Field(
         "serve", description="shadow: exits are scored, learnt and certified but never served."
@@ -199,12 +207,33 @@ class Worker(_Section):
         "wider, until the lag is gone.",
     )
     commit_interval_ms: float = Field(200.0, gt=0, description="Longest time between two commits.")
+    commit_max_frames: int | None = Field(
+        None, ge=1, description="Commit also once so many frames have been answered; by default only time counts."
+    )
+    transaction_timeout_ms: int = Field(
+        10_000,
+        ge=1_000,
+        le=900_000,
+        description="How long the broker leaves a transaction open whose worker is gone: until then it holds back "
+        "readers of committed records. Longer than the broker is ever away in passing, and than `commit_interval_ms`.",
+    )
     decode_threads: int = Field(2, ge=1, description="Threads that decode pictures.")
     torch_threads: int | None = Field(None, ge=1, description="Threads of torch; by default its own choice.")
     max_frame_bytes: int = Field(5_000_000, ge=1, description="Larger frames go to the dead letters undecoded.")
     max_frame_pixels: int = Field(50_000_000, ge=1, description="Frames of more pixels likewise, before decoding.")
     top_k: int = Field(3, ge=1, description="How many classes a prediction lists.")
     metrics_port: int | None = Field(None, ge=0, le=65535, description="Port of the Prometheus metrics; 0 for any.")
+
+    @model_validator(mode="after")
+    def _check_commits(self) -> "Worker":
+        if self.static_membership and not self.worker_id:
+            raise ValueError("worker.static_membership needs a worker.worker_id, the name of the static member")
+        if self.delivery == "exactly_once" and self.transaction_timeout_ms <= self.commit_interval_ms:
+            raise ValueError(
+                f"worker.transaction_timeout_ms ({self.transaction_timeout_ms}) must be longer than "
+                f"worker.commit_interval_ms ({self.commit_interval_ms:.0f}): the broker would abort every transaction"
+            )
+        return self
 
 
 class Trainer(_Section):
