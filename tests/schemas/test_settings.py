@@ -149,5 +149,5 @@ def test_an_overload_budget_must_be_larger_and_is_off_by_default() -> None:
     assert Promise().overload_max_disagreement is None
     assert Promise(max_disagreement=0.01, overload_max_disagreement=0.03).overload_max_disagreement == 0.03
     for smaller in (0.01, 0.005):
-        with pytest.raises(ValidationError, match="must be larger than max_disagreement, 0.01"):
+        with pytest.raises(ValidationError, match=r"must be larger than max_disagreement, 0\.01"):
             Promise(max_disagreement=0.01, overload_max_disagreement=smaller)
