@@ -45,6 +45,8 @@ class DistillationHeader(msgspec.Struct, frozen=True, kw_only=True):
     worker: str
     heads_version: str | None
     audit_rate: float
+    miss_share: float = 1.0
+    """Share of the misses that are sent: below 1 while the trainer or a broker cannot keep up. Audits all are."""
     frame_ids: tuple[str, ...]
     exits: tuple[str, ...] = ()
     """The cuts of the live exits, in the order that ``live_exit`` counts."""

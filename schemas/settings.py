@@ -222,6 +222,12 @@ class Worker(_Section):
     max_frame_bytes: int = Field(5_000_000, ge=1, description="Larger frames go to the dead letters undecoded.")
     max_frame_pixels: int = Field(50_000_000, ge=1, description="Frames of more pixels likewise, before decoding.")
     top_k: int = Field(3, ge=1, description="How many classes a prediction lists.")
+    distillation_max_lag_s: float = Field(
+        120.0,
+        gt=0,
+        description="Once what teaches waits longer than this for the trainer, fewer frames are sent to it, audits all "
+        "the same. Taken as twice `trainer.checkpoint_s` where that is longer.",
+    )
     metrics_port: int | None = Field(None, ge=0, le=65535, description="Port of the Prometheus metrics; 0 for any.")
 
     @model_validator(mode="after")

@@ -61,6 +61,13 @@ class Metrics:
             "layercache_consumer_lag", "Frames still to be read.", ["topic", "partition"], registry=registry
         )
         self._heads = Gauge("layercache_heads_info", "1 for the version in force.", ["version"], registry=registry)
+        self.distillation_share = Gauge(
+            "layercache_distillation_share", "Share of the misses that is sent to the trainer.", registry=registry
+        )
+        self.distillation_share.set(1.0)
+        self.distillation_held_back = Counter(
+            "layercache_distillation_held_back", "Misses not sent, by who could not keep up.", ["why"], registry=registry
+        )
         self.exits_closed = Gauge(
             "layercache_exits_closed", "1 while the worker keeps its exits closed on an alarm.", registry=registry
         )
