@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -16,8 +17,16 @@ from fsspec.implementations.local import LocalFileSystem
 log = logging.getLogger(__name__)
 
 
+#: What is created exclusively says when, and no more.
+_CREATED_BYTES = 1_000
+
+
 class StoreError(RuntimeError):
     """Shared storage cannot do what was asked; the message names the place, what was wrong and what to do."""
+
+
+class TooLarge(StoreError):
+    """A file that holds more than it may."""
 
 
 class Blobs:
@@ -29,30 +38,37 @@ class Blobs:
     >>> blobs.put("LATEST", b"v1")
     >>> blobs.create("attempts/1", b""), blobs.create("attempts/1", b"")
     (True, False)
-    >>> blobs.list(), blobs.read("LATEST"), blobs.read("PIN")
+    >>> blobs.list(), blobs.read("LATEST", max_bytes=100), blobs.read("PIN", max_bytes=100)
     (['LATEST', 'attempts'], b'v1', None)
     """
 
     def __init__(self, url: str, folder: str, options: dict[str, Any] | None = None) -> None:
-        self.url = f"{url.rstrip('/')}/{folder}"
+        shown = without_password(url)
+        self.url = f"{shown.rstrip('/')}/{folder}"
         try:
             self._fs, root = fsspec.core.url_to_fs(url, **(options or {}))
         except ImportError as error:
-            raise StoreError(f"store {url}: {error} (for s3:// install layercache[s3])") from error
+            raise StoreError(f"store {shown}: {error} (for s3:// install layercache[s3])") from error
         except Exception as error:  # file systems check their options in their own ways
             raise StoreError(
-                f"store {url} cannot be opened: {error}; use file://, s3://, … and fitting options"
+                f"store {shown} cannot be opened: {_reason(error).replace(url, shown)}; "
+                "use file://, s3://, … and fitting options"
             ) from error
         self._root = f"{str(root).rstrip('/')}/{folder}"
         self._local = isinstance(self._fs, LocalFileSystem)
 
-    def read(self, path: str) -> bytes | None:
-        """The file's bytes; None where it is not there."""
+    def read(self, path: str, max_bytes: int) -> bytes | None:
+        """The file's bytes; None where it is not there. Of a file larger than ``max_bytes`` no more than that is read.
+
+        Raises :class:`TooLarge` for such a file.
+        """
         with self._doing("read", path):
             try:
-                data: bytes = self._fs.cat_file(self._at(path))
+                data: bytes = self._fs.cat_file(self._at(path), start=0, end=max_bytes + 1)
             except (FileNotFoundError, NotADirectoryError):
                 return None
+            if len(data) > max_bytes:
+                raise TooLarge(f"{self.url}/{path} has more than {max_bytes:,} bytes, which none of ours has")
             return data
 
     def put(self, path: str, data: bytes) -> None:
@@ -77,7 +93,7 @@ class Blobs:
             except FileExistsError:
                 return False
             except Exception:  # object stores refuse in their own ways; who finds the file there was refused
-                if self.read(path) is None:
+                if self.read(path, _CREATED_BYTES) is None:
                     raise
                 return False
             return True
@@ -122,6 +138,15 @@ class Blobs:
             raise
         except Exception as error:  # every object store has its own
             raise StoreError(f"cannot {what} {self.url}/{path}: {_reason(error)}; {_advice(error)}") from error
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown: without user, password and parameters, where secrets may stand.
+
+    >>> without_password("ftp://me:secret@host/heads?token=secret")
+    'ftp://host/heads'
+    """
+    return re.sub(r"(?<=://)[^/]*@", "", url.partition("?")[0])
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -23,6 +23,8 @@ from schemas.manifest import Exit, HeadSpec, Manifest
 
 #: A skim's path has no more pieces than this.
 _LONGEST_PATH = 100
+#: Nor a head more hidden values or channels, or a branch more convolutions.
+_WIDEST, _DEEPEST = 65_536, 32
 
 
 class HeadsError(ValueError):
@@ -254,11 +256,44 @@ def tensor_names(cut: str, head: nn.Module) -> dict[str, Tensor]:
     return {f"{cut}.{name}": value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
 
 
+def _loaded(exit_: Exit, tensors: Mapping[str, Tensor], traced: TracedModel, version: str) -> nn.Module:
+    """The exit's head with its tensors, which must be those that it has, in shape and dtype, and finite.
+
+    Sizes come out of a file: they are compared before any memory is taken for a head of that size.
+    """
+    where = f"heads {version}: the head at {exit_.cut!r}"
+    spec = exit_.head
+    if not (0 <= spec.hidden <= _WIDEST and 0 <= spec.width <= _WIDEST and 0 <= spec.depth <= _DEEPEST):
+        raise HeadsError(f"{where} says it is of {spec.hidden} hidden values, {spec.width} wide, {spec.depth} deep")
+    try:
+        if spec.family == "skim":  # copies of pieces of the model, no larger than that
+            head = build_head(spec, traced)
+            expected = head.state_dict()
+        else:
+            with torch.device("meta"):
+                expected = build_head(spec).state_dict()
+            head = nn.Module()
+    except (RuntimeError, OverflowError, ZeroDivisionError, TypeError) as error:  # sizes of which torch makes nothing
+        raise HeadsError(f"{where} cannot be built: {error}") from error
+    own = {name: tensors.get(f"{exit_.cut}.{name}") for name in expected}
+    for name, like in expected.items():
+        found = own[name]
+        if found is None or (found.shape, found.dtype) != (like.shape, like.dtype):
+            has = "is missing" if found is None else f"is {found.dtype} {tuple(found.shape)}"
+            raise HeadsError(f"{where} does not load: {name} {has}, not {like.dtype} {tuple(like.shape)}")
+        if found.is_floating_point() and not found.isfinite().all():
+            raise HeadsError(f"{where} does not load: {exit_.cut}.{name} is not finite")
+    if spec.family != "skim":
+        head = build_head(spec)
+    head.load_state_dict(own)
+    return head
+
+
 def load_heads(manifest: Manifest, tensors: Mapping[str, Tensor], traced: TracedModel) -> CacheHeads:
     """Builds the heads of a version for the traced model.
 
     Raises :class:`HeadsError` where they belong to another model, name an unknown cut, or a tensor is missing, has
-    another shape, or is not finite.
+    another shape or dtype, is not finite, or belongs to no exit.
 
     >>> from schemas.manifest import Exit
     >>> spec = HeadSpec(family="pooled", features=traced.cut("layer2").shape, classes=10)
@@ -277,6 +312,7 @@ def load_heads(manifest: Manifest, tensors: Mapping[str, Tensor], traced: Traced
             f"heads {manifest.version} were trained for model {manifest.model[:12]}, this one is {fingerprint[:12]}"
         )
     modules = []
+    used: set[str] = set()
     for exit_ in manifest.exits:
         if exit_.cut not in shapes:
             raise HeadsError(f"heads {manifest.version} exit at {exit_.cut!r}, which is no cut of this model")
@@ -292,16 +328,12 @@ def load_heads(manifest: Manifest, tensors: Mapping[str, Tensor], traced: Traced
             )
         if not exit_.temperature > 0 or not isfinite(exit_.temperature) or not isfinite(exit_.threshold):
             raise HeadsError(f"heads {manifest.version}: temperature and threshold at {exit_.cut!r} make no sense")
-        head = build_head(exit_.head, traced)
-        own = {name[len(exit_.cut) + 1 :]: t for name, t in tensors.items() if name.startswith(f"{exit_.cut}.")}
-        broken = next((name for name, t in own.items() if t.is_floating_point() and not t.isfinite().all()), None)
-        if broken:
-            raise HeadsError(f"heads {manifest.version}: tensor {exit_.cut}.{broken} is not finite")
-        try:
-            head.load_state_dict({name: own[name] for name in head.state_dict()})
-        except (KeyError, RuntimeError) as error:
-            raise HeadsError(f"heads {manifest.version}: the head at {exit_.cut!r} does not load: {error}") from error
+        head = _loaded(exit_, tensors, traced, manifest.version)
+        used |= tensor_names(exit_.cut, head).keys()
         head = fuse(head.eval().requires_grad_(False))
         _check_answers(head, exit_, manifest.version)
         modules.append(head)
+    unused = sorted(tensors.keys() - used)
+    if unused and manifest.exits:  # a version kept closed has heads, and no exits to build them for
+        raise HeadsError(f"heads {manifest.version}: tensor {unused[0]!r} belongs to no exit")
     return CacheHeads(manifest, tuple(modules))

@@ -1,7 +1,7 @@
 """The store of heads: versions that are seen whole or not at all, and what an operator says about them.
 
-``<folder>/<version>/heads.safetensors`` and ``manifest.json``, ``<folder>/attempts/<n>``, ``<folder>/LATEST``, written
-last and in one piece, and ``<folder>/PIN``.
+``<folder>/<version>/heads.safetensors``, ``manifest.json`` and ``manifest.sig``, ``<folder>/attempts/<n>``,
+``<folder>/LATEST``, written last and in one piece, and ``<folder>/PIN``.
 """
 
 import logging
@@ -9,25 +9,26 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from typing import Any
 
 import msgspec
-import safetensors.torch
-import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from early_exit.blobs import Blobs, StoreError
+from early_exit.signing import SignatureError, Signer, signer
+from early_exit.version_files import VersionFiles, check_name
 from schemas import manifest as schema
 from schemas.manifest import Manifest, Pin
 from schemas.settings import Store
 
-__all__ = ["HeadStore", "Live", "StoreError", "model_folder", "open_store"]
+__all__ = ["HeadStore", "Live", "SignatureError", "StoreError", "model_folder", "open_store"]
 
 log = logging.getLogger(__name__)
 
-HEADS, MANIFEST, LATEST, PIN, ATTEMPTS = "heads.safetensors", "manifest.json", "LATEST", "PIN", "attempts"
+LATEST, PIN, ATTEMPTS = "LATEST", "PIN", "attempts"
+
+#: What these may hold at most; see :mod:`early_exit.version_files` for the others.
+_MAX_LATEST_BYTES, _MAX_PIN_BYTES = 1_000, 100_000
 
 #: What a crash left behind is deleted once it is older than any publish can take.
 _ABANDONED = timedelta(hours=1)
@@ -59,19 +60,21 @@ def _now() -> datetime:
 def open_store(settings: Store, name: str, fingerprint: str) -> "HeadStore":
     """The store of the heads of the model of that name and fingerprint, where the settings say.
 
-    Raises :class:`StoreError` for a URL that no file system is known for.
+    Raises :class:`StoreError` for a URL that no file system is known for, and for signing keys that are none.
 
     >>> open_store(Store(url="memory://heads"), "fashion-mnist", "3f9a" * 16).url
     'memory://heads/fashion-mnist-3f9a3f9a3f9a'
     """
-    return HeadStore(settings.url, model_folder(name, fingerprint), settings.options, settings.keep_last)
+    folder = model_folder(name, fingerprint)
+    return HeadStore(settings.url, folder, settings.options, settings.keep_last, signer=signer(settings))
 
 
 class HeadStore:
     """Versions of one model's heads under ``url``, any ``fsspec`` URL, in ``folder`` (see :func:`model_folder`).
 
     Every method raises :class:`StoreError` where the store cannot be reached, read or written, and where it has no
-    such version. ``keep_last`` versions are kept, 2 at least.
+    such version. ``keep_last`` versions are kept, 2 at least. With a ``signer`` versions are signed as they are
+    published, and those without a right signature raise :class:`SignatureError` before anything in them is looked at.
 
     >>> from early_exit.heads import tensor_names
     >>> store = HeadStore("memory://example", "fashion-mnist-eb575f920e07")
@@ -90,8 +93,10 @@ class HeadStore:
         options: dict[str, Any] | None = None,
         keep_last: int = 10,
         now: Callable[[], datetime] = _now,
+        signer: Signer | None = None,
     ) -> None:
         self._blobs = Blobs(url, folder, options)
+        self._files = VersionFiles(self._blobs, signer)
         self._keep_last = max(2, keep_last)
         self._now = now
 
@@ -110,16 +115,8 @@ class HeadStore:
 
         A publish that was interrupted can be repeated; a version of other content under the same name is an error.
         """
-        _check_name(manifest.version)
-        heads = safetensors.torch.save({name: _plain(tensor) for name, tensor in tensors.items()})
-        manifest = msgspec.structs.replace(manifest, heads_sha256=sha256(heads).hexdigest())
-        encoded = schema.encoder.encode(manifest)
-        there = self._blobs.read(f"{manifest.version}/{MANIFEST}")
-        if there is None:
-            self._blobs.put(f"{manifest.version}/{HEADS}", heads)
-            self._blobs.put(f"{manifest.version}/{MANIFEST}", encoded)
-        elif there != encoded:
-            raise StoreError(f"{self.url} already has another version {manifest.version}; versions are never changed")
+        check_name(manifest.version)
+        manifest = self._files.write(manifest, tensors)
         self._blobs.put(LATEST, manifest.version.encode())
         try:
             self._clean()
@@ -136,38 +133,33 @@ class HeadStore:
 
     def latest(self) -> str | None:
         """The version published or rolled back to last; None before the first."""
-        name = self._blobs.read(LATEST)
+        name = self._blobs.read(LATEST, _MAX_LATEST_BYTES)
         if name is None:
             return None
         try:
-            return _check_name(name.decode().strip())
+            return check_name(name.decode().strip())
         except (UnicodeDecodeError, StoreError) as error:
             raise StoreError(f"{self.url}/{LATEST} names no version ({name[:40]!r}); roll back to one") from error
 
     def load(self, version: str) -> tuple[Manifest, dict[str, Tensor]]:
         """A version's manifest and tensors, checked against the manifest's hash."""
-        manifest = self._manifest(version)
-        path = f"{version}/{HEADS}"
-        data = self._blobs.read(path)
-        if data is None:
-            raise StoreError(f"{self.url}/{path} is missing; roll back to another version")
-        if manifest.heads_sha256 and sha256(data).hexdigest() != manifest.heads_sha256:
-            raise StoreError(
-                f"{self.url}/{path} is corrupt: its hash is not the manifest's; roll back, or copy it anew"
-            )
-        try:
-            return manifest, safetensors.torch.load(data)
-        except (SafetensorError, ValueError) as error:
-            raise StoreError(f"{self.url}/{path} is corrupt: {error}; roll back to another version") from error
+        return self._files.load(version)
+
+    def sign(self, version: str) -> None:
+        """Signs a version that is there: one from before there was a key, or one that shall outlive a change of keys.
+
+        Its heads are checked against the manifest's hash; whether it is the trainer's is for the caller to know.
+        """
+        self._files.sign(version)
 
     def versions(self) -> list[Manifest]:
         """The manifests of all whole versions, newest first; unreadable ones are left out with a warning."""
         manifests = []
         for version in self._folders():
             try:
-                manifests.append(self._manifest(version))
+                manifests.append(self._files.manifest(version))
             except StoreError as error:
-                if self._blobs.read(f"{version}/{MANIFEST}") is not None:
+                if self._files.exists(version):
                     log.warning("%s", error)
         return sorted(manifests, key=lambda manifest: (manifest.created, manifest.version), reverse=True)
 
@@ -186,12 +178,12 @@ class HeadStore:
 
     def pin_state(self) -> Pin | None:
         """What an operator holds; None for nothing."""
-        data = self._blobs.read(PIN)
+        data = self._blobs.read(PIN, _MAX_PIN_BYTES)
         if data is None:
             return None
         try:
             return schema.pin_decoder.decode(data)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise StoreError(f"{self.url}/{PIN} is corrupt: {error}; pin, close or unpin again") from error
 
     def rollback(self, version: str | None = None) -> str:
@@ -224,19 +216,6 @@ class HeadStore:
     def _put_pin(self, pin: Pin) -> None:
         self._blobs.put(PIN, schema.encoder.encode(pin))
 
-    def _manifest(self, version: str) -> Manifest:
-        path = f"{_check_name(version)}/{MANIFEST}"
-        data = self._blobs.read(path)
-        if data is None:
-            raise StoreError(f"{self.url} has no version {version}; `layercache heads list` shows those that there are")
-        try:
-            manifest = schema.decoder.decode(data)
-        except msgspec.MsgspecError as error:
-            raise StoreError(f"{self.url}/{path} is corrupt: {error}; roll back to another version") from error
-        if manifest.version != version:
-            raise StoreError(f"{self.url}/{path} is version {manifest.version}'s; roll back to another version")
-        return manifest
-
     def _folders(self) -> list[str]:
         """Names that may be versions."""
         return [name for name in self._blobs.list() if name not in (LATEST, PIN, ATTEMPTS) and name[0] != "."]
@@ -263,12 +242,11 @@ class HeadStore:
         keep |= {pin.version} if pin else set()
         for manifest in versions:
             if manifest.version not in keep:
-                self._delete(manifest.version)
+                self._files.delete(manifest.version)
         for name in set(self._folders()) - {manifest.version for manifest in versions}:
-            files = self._blobs.list(name)
-            paths = [f"{name}/{file}" for file in files] or [name]
-            if MANIFEST not in files and all(map(self._is_abandoned, paths)):
-                self._delete(name)
+            paths = [f"{name}/{file}" for file in self._blobs.list(name)] or [name]
+            if not self._files.exists(name) and all(map(self._is_abandoned, paths)):
+                self._files.delete(name)
         for name in self._blobs.list():
             if name.startswith(".") and self._is_abandoned(name):
                 self._blobs.remove(name)
@@ -276,21 +254,3 @@ class HeadStore:
     def _is_abandoned(self, path: str) -> bool:
         written = self._blobs.modified(path)
         return written is not None and self._now() - written > _ABANDONED
-
-    def _delete(self, version: str) -> None:
-        """The manifest goes first: from then on the version does not exist."""
-        files = self._blobs.list(version)
-        for file in sorted(files, key=lambda file: file != MANIFEST):
-            self._blobs.remove(f"{version}/{file}")
-        self._blobs.remove(version)
-
-
-def _check_name(version: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", version) or version in (LATEST, PIN, ATTEMPTS):
-        raise StoreError(f"{version!r} is no name for a version: use letters, digits, '_', '.' and '-'")
-    return version
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    """What safetensors can store: on the CPU, and sharing no memory."""
-    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

@@ -15,7 +15,7 @@ from early_exit.cuts import TracedModel
 from early_exit.drift import DriftDetector
 from early_exit.engine import Answers, Engine
 from early_exit.heads import HeadsError, load_heads
-from early_exit.store import Live, StoreError
+from early_exit.store import Live, SignatureError, StoreError
 from schemas.manifest import Manifest
 from schemas.settings import Promise
 from stream.answers import MicroBatch
@@ -68,13 +68,16 @@ class HeadWatch:
         max_batch: int,
         promise: Promise,
         on_error: Callable[[], None] = lambda: None,
+        on_refused: Callable[[], None] = lambda: None,
     ) -> None:
+        """``on_error`` hears of every look that fails, ``on_refused`` once of heads that must not be used."""
         self._store = store
         self._traced = traced
         self._mode = mode
         self._max_batch = max_batch
         self._promise = promise
         self._on_error = on_error
+        self._on_refused = on_refused
         self._seen: tuple[str | None, bool] | None = None
         self._trouble: str | None = None
         self._stop = threading.Event()
@@ -105,8 +108,13 @@ class HeadWatch:
                 self._seen = (version, live.closed)
         except (StoreError, HeadsError) as error:
             self._on_error()
+            if isinstance(error, SignatureError):
+                self.serving = self._full  # who may write to the store cannot be trusted: nor what it said before
+                self._seen = None
             if str(error) != self._trouble:
                 self._trouble = str(error)
+                if isinstance(error, (SignatureError, HeadsError)):
+                    self._on_refused()
                 log.warning("%s; still serving %s", error, _named(self.serving))
             return False
         if self._trouble is not None:

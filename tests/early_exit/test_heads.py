@@ -1,5 +1,7 @@
 """Heads fit every kind of value at a cut, and another model's or damaged ones are refused by name."""
 
+import resource
+
 import msgspec
 import pytest
 import torch
@@ -95,3 +97,33 @@ def test_what_must_not_be_served_is_refused_by_name(traced: TracedModel) -> None
     unknown = msgspec.structs.replace(manifest, exits=(msgspec.structs.replace(manifest.exits[0], cut="nowhere"),))
     with pytest.raises(HeadsError, match="'nowhere', which is no cut"):
         load_heads(unknown, tensors, traced)
+
+
+def test_no_memory_is_taken_for_sizes_that_the_tensors_do_not_have(traced: TracedModel) -> None:
+    manifest, tensors = version(traced)
+    exit_ = manifest.exits[0]
+    for changes in (
+        {"family": "pooled", "hidden": 65_536, "grid": 16},  # half a gigabyte
+        {"family": "pooled", "hidden": 10**12},
+        {"family": "pooled", "hidden": -1},
+        {"family": "branch", "width": 10**12},
+        {"family": "branch", "depth": 10**9},
+        {"family": "pooled", "grid": -(10**12)},
+    ):
+        spec = msgspec.structs.replace(exit_.head, **changes)
+        wrong = msgspec.structs.replace(manifest, exits=(msgspec.structs.replace(exit_, head=spec),))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(HeadsError, match="heads v1: the head at 'first'"):
+            load_heads(wrong, tensors, traced)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+def test_tensors_of_another_dtype_and_tensors_of_no_exit_are_refused(traced: TracedModel) -> None:
+    manifest, tensors = version(traced)
+    with pytest.raises(HeadsError, match=r"classify\.bias is torch\.float64 \(3,\), not torch\.float32 \(3,\)"):
+        load_heads(manifest, {**tensors, "first.classify.bias": torch.zeros(3, dtype=torch.float64)}, traced)
+    for name in ("first.classify.more", "second.classify.bias", "x"):
+        with pytest.raises(HeadsError, match=f"tensor '{name}' belongs to no exit"):
+            load_heads(manifest, {**tensors, name: torch.zeros(3)}, traced)
+    closed = msgspec.structs.replace(manifest, exits=())
+    assert load_heads(closed, tensors, traced).modules == ()

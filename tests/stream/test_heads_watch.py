@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from early_exit.cuts import TracedModel
-from early_exit.store import Live, StoreError
+from early_exit.store import Live, SignatureError, StoreError
 from schemas.manifest import Certificate, Manifest
 from schemas.settings import Promise
 from stream.heads_watch import Audited, ExitGuard, HeadWatch, flops_shares
@@ -110,6 +110,23 @@ def test_damaged_heads_leave_the_version_before(
     store.publish((manifest, tensors))
     assert watch.look()
     assert watch.serving.version == "v2"
+
+
+def test_heads_without_a_right_signature_mean_the_full_path_until_there_are_others(
+    store: StoreInMemory, traced: TracedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused: list[int] = []
+    watch = HeadWatch(store, traced, "serve", 4, Promise(), on_refused=lambda: refused.append(1))
+    store.publish(heads(traced, "v1"))
+    watch.look()
+    store.error = SignatureError("v2 is not signed")
+    assert [watch.look() for _ in range(3)] == [False] * 3
+    assert watch.serving.version is None
+    assert len(refused) == 1
+    assert "v2 is not signed; still serving the full path" in caplog.text
+    store.error = None
+    assert watch.look()
+    assert watch.serving.version == "v1"
 
 
 def test_a_store_that_fails_is_reported_once_and_counted(
