@@ -25,6 +25,8 @@ class Reason(enum.StrEnum):
     PICKLED = "pickled"
     WRONG_SHAPE = "wrong-shape"
     WRONG_DTYPE = "wrong-dtype"
+    REFERENCE_REFUSED = "reference-refused"
+    REFERENCE_FAILED = "reference-failed"
 
 
 #: The records of the dead-letter topic may be so much larger than a frame's: room for the headers below.

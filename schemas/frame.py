@@ -1,6 +1,7 @@
 """A frame on the ``frames`` topic: key = the stream's id, value = the picture as it is, headers = all optional.
 
-The CloudEvents attributes follow the Kafka protocol binding's binary mode (``ce_`` headers).
+The CloudEvents attributes follow the Kafka protocol binding's binary mode (``ce_`` headers). A picture too large for
+the topic lies elsewhere: then the record has no value, and CloudEvents' ``dataref`` extension (claim check) says where.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ CONTENT_TYPE = "content-type"
 CE_ID = "ce_id"
 CE_SOURCE = "ce_source"
 CE_TIME = "ce_time"
+CE_DATAREF = "ce_dataref"
 LABEL = "label"
 
 #: The kinds of value that a frame may carry, by content type.
@@ -33,6 +35,9 @@ class FrameHeaders(msgspec.Struct, frozen=True, kw_only=True, rename={"content_t
     """Where the frame came from."""
     ce_time: str | None = None
     """When the picture was taken, RFC 3339; without it the record's timestamp counts."""
+    ce_dataref: str | None = None
+    """Where the picture lies, an absolute URL under one of the workers' ``references.prefixes``; followed only where
+    the record has no value."""
     label: str | None = None
     """The true answer, for evaluation only: no model and no head ever sees it."""
 
@@ -60,6 +65,7 @@ _FIELDS = {
     CE_ID: "ce_id",
     CE_SOURCE: "ce_source",
     CE_TIME: "ce_time",
+    CE_DATAREF: "ce_dataref",
     LABEL: "label",
 }
 

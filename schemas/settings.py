@@ -242,6 +242,22 @@ class Worker(_Section):
         return self
 
 
+class References(_Section):
+    """Pictures that lie elsewhere: what a frame's ``ce_dataref`` may name, and how it is fetched."""
+
+    prefixes: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        repr=False,
+        description="Where references may lead, each with the options of its fsspec file system: "
+        '`"s3://cameras/frames/" = {}`. Nothing else is fetched, and by default nothing at all.',
+    )
+    timeout_s: float = Field(5.0, gt=0, le=60, description="How long one attempt to fetch a picture may take.")
+    attempts: int = Field(
+        3, ge=1, le=10, description="Attempts before a frame whose picture cannot be fetched is a dead letter."
+    )
+    parallel: int = Field(16, ge=1, le=256, description="Pictures fetched at the same time.")
+
+
 class Trainer(_Section):
     """The trainer: full-path results in, certified heads out."""
 
@@ -276,6 +292,7 @@ class Settings(BaseSettings):
     promise: Promise = Field(default_factory=Promise)
     store: Store = Field(default_factory=Store)
     worker: Worker = Field(default_factory=Worker)
+    references: References = Field(default_factory=References)
     trainer: Trainer = Field(default_factory=Trainer)
 
 
