@@ -72,6 +72,11 @@ class Metrics:
             "layercache_exits_closed", "1 while the worker keeps its exits closed on an alarm.", registry=registry
         )
         self.store_errors = Counter("layercache_store_errors", "Failed looks for new heads.", registry=registry)
+        self.heads_refused = Counter(
+            "layercache_heads_refused",
+            "Versions of heads that must not be used: damaged, or without a right signature.",
+            registry=registry,
+        )
         self.commits = Counter(
             "layercache_transactions", "Commits of predictions and offsets.", ["result"], registry=registry
         )

@@ -319,6 +319,7 @@ def _run(settings: Settings, stop: Stop) -> None:
         settings.worker.max_batch,
         settings.promise,
         on_error=metrics.store_errors.inc,
+        on_refused=metrics.heads_refused.inc,
     )
     log.info("model %s, fingerprint %s, on %s", classifier.name, classifier.fingerprint[:12], classifier.device)
     needed = (topics.frames, topics.predictions, topics.distillation, topics.dead_letters)

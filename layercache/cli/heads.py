@@ -161,6 +161,27 @@ def unpin(
     _report(store, as_json)
 
 
+@app.command()
+def sign(
+    version: Annotated[str, typer.Argument(help="One of `layercache heads list`.")],
+    config: common.Config = None,
+    model: common.Model = None,
+    weights: common.Weights = None,
+    metadata: common.Metadata = None,
+    store_url: common.StoreUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Signs a version with the first key of store.signing_key: one from before there was a key, or before a new one.
+
+    \b
+    Example:
+      layercache heads sign VERSION
+    """
+    store = _store(config, model, weights, metadata, store_url)
+    store.sign(version)
+    _report(store, as_json)
+
+
 def _store(config: Any, model: Any, weights: Any, metadata: Any, store_url: Any) -> "HeadStore":
     """The store of the configured model's heads."""
     settings = common.load_settings(
