@@ -23,6 +23,7 @@ class MicroBatch:
     pictures: Tensor
     decode_ms: Sequence[float]
     audits: npt.NDArray[np.bool_]
+    audit_rate: float
 
     @classmethod
     def of(cls, frames: Sequence[Frame], decoded: Sequence[Decoded], audit_rate: float) -> "MicroBatch":
@@ -31,7 +32,12 @@ class MicroBatch:
         partitions = np.array([frame.partition for frame in frames], np.int32)
         offsets = np.array([frame.offset for frame in frames], np.int64)
         audits = draw_audits(frames[0].topic, partitions, offsets, audit_rate)
-        return cls(frames, pictures, [one.decode_ms for one in decoded], audits)
+        return cls(frames, pictures, [one.decode_ms for one in decoded], audits, audit_rate)
+
+    def misses(self, answers: Answers) -> npt.NDArray[np.bool_]:
+        """bool ``[M]``: which of the M frames that ran the full path did so because no exit was sure of them."""
+        # Shadow mode runs all frames to the end, and teaches from those alone that it would have run in earnest.
+        return ~self.audits[answers.full_rows] & (answers.live_exit < 0)
 
 
 class PredictionWriter:
@@ -100,10 +106,21 @@ class DistillationWriter:
         self._worker = worker
         self._max_bytes = max_bytes
 
-    def write(self, batch: MicroBatch, answers: Answers, engine: Engine) -> Iterator[bytes]:
-        """Records of at most ``max_bytes``; none where every frame left early."""
-        # Shadow mode runs all frames to the end, and teaches from those alone that it would have run in earnest.
-        taught = batch.audits[answers.full_rows] | (answers.live_exit < 0)
+    def write(
+        self,
+        batch: MicroBatch,
+        answers: Answers,
+        engine: Engine,
+        kept: npt.NDArray[np.bool_] | None = None,
+        miss_share: float = 1.0,
+    ) -> Iterator[bytes]:
+        """Records of at most ``max_bytes``; none where every frame left early.
+
+        ``kept``, bool ``[M]``: which of the M full-path frames are in a sample of ``miss_share``, where the misses are
+        sampled. Audits are written all the same.
+        """
+        misses = batch.misses(answers)
+        taught = batch.audits[answers.full_rows] | (misses if kept is None else misses & kept)
         rows = answers.full_rows[taught]
         if not len(rows):
             return
@@ -113,7 +130,8 @@ class DistillationWriter:
             topic=frames[0].topic,
             worker=self._worker,
             heads_version=engine.version,
-            audit_rate=engine.audit_rate,
+            audit_rate=batch.audit_rate,
+            miss_share=miss_share,
             frame_ids=tuple(frame.id for frame in frames),
             exits=engine.exits,
             segment_ms=engine.segment_ms(),

@@ -42,7 +42,9 @@ from stream.frames import Arrived, Decoded, DecodePool, Frame, decoder
 from stream.heads_watch import ExitGuard, HeadWatch, flops_shares
 from stream.intake import Intake
 from stream.metrics import Metrics, distinct
+from stream.sampling import Sampler
 from stream.throttle import Throttle
+from stream.trainer_watch import trainer_watch
 from stream.transactions import Aborted, Delivery, delivery
 
 log = logging.getLogger(__name__)
@@ -126,6 +128,8 @@ class Worker:
         consumer = Consumer(long_running(consumer_config(settings, worker.group_id)))
         self._intake = Intake(consumer, topics.frames, self, stop.patience_is_over)
         self._delivery: Delivery = delivery(settings, name, consumer, stop.patience_is_over)
+        self._trainer = trainer_watch(settings)
+        self._sampler = Sampler(metrics, self._trainer, time.monotonic())
         self._undone = False
         self._throttle = Throttle()
         self._version: str | None = "not yet shown"
@@ -134,6 +138,7 @@ class Worker:
     def run(self) -> None:
         """Works until it shall stop. Raises :class:`KafkaUnusable`, or whatever the engine raised; frames stay safe."""
         self._intake.subscribe()
+        self._trainer.start()
         try:
             while not self._stop():
                 try:
@@ -147,6 +152,7 @@ class Worker:
         except Aborted as error:
             log.warning("stopping: the last frames were not delivered (%s) and will be read again", error)
         finally:
+            self._trainer.stop()
             try:
                 self._delivery.close()
             finally:
@@ -173,6 +179,7 @@ class Worker:
         if self._undone:
             return
         now = time.monotonic()
+        self._sampler.adjust(now)
         arrived = self._batcher.take(now)
         if arrived is not None:
             for _, since in arrived:
@@ -218,7 +225,7 @@ class Worker:
 
     def _infer(self, frames: Sequence[Frame], decoded: Sequence[Decoded]) -> None:
         engine = self._guard.choose(self._heads.serving)
-        batch = MicroBatch.of(frames, decoded, engine.audit_rate)
+        batch = MicroBatch.of(frames, decoded, self._sampler.audit_rate(engine))
         with self._metrics.stage("inference") as inference:
             answers = engine.run(batch.pictures, batch.audits)
         with self._metrics.stage("produce"):
@@ -226,9 +233,16 @@ class Worker:
             values = self._predictions.write(batch, answers, engine, inference.seconds * 1000, predicted_ms)
             for frame, value in zip(frames, values, strict=True):
                 self._delivery.produce(self._topics.predictions, value, frame.key, _prediction_headers(frame))
-            for record in self._distillation.write(batch, answers, engine):
-                self._delivery.produce(self._topics.distillation, record, self._predictions.model.encode())
+            self._teach(batch, answers, engine)
         self._count(batch, answers, engine)
+
+    def _teach(self, batch: MicroBatch, answers: Answers, engine: Engine) -> None:
+        kept, share = self._sampler.keeps(batch, answers), self._sampler.share
+        records = list(self._distillation.write(batch, answers, engine, kept, share))
+        began = time.monotonic()
+        for record in records:
+            self._delivery.produce(self._topics.distillation, record, self._predictions.model.encode())
+        self._sampler.waiting.handed_over(time.monotonic() - began)
 
     def _send_dead_letter(self, frame: Frame, error: DecodeError) -> None:
         if self._throttle.passes(error.reason):
@@ -265,13 +279,16 @@ class Worker:
             metrics.show_heads(engine.version)
 
     def _commit(self) -> None:
-        with self._metrics.stage("commit"):
+        with self._metrics.stage("commit") as commit:
             try:
-                if self._delivery.commit():
+                committed = self._delivery.commit()
+                if committed:
                     self._metrics.commits.labels("committed").inc()
             except Aborted:
                 self._metrics.commits.labels("aborted").inc()
                 raise
+        if committed:
+            self._sampler.waiting.committed(commit.seconds)
 
     def _rewind(self) -> None:
         """Back to the last commit: what was in flight will be read again."""
