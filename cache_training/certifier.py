@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
@@ -10,17 +9,17 @@ import numpy.typing as npt
 from torch import Tensor
 
 from cache_training import versions
+from cache_training.attempt import Attempt
 from cache_training.audits import Intake
 from cache_training.candidates import Costs
-from cache_training.certificate import ClassCap, Verdict, allowed, attempt_error, certify, verdict_of
-from cache_training.choosing import DOUBTS, Choice, Scored, choose
-from cache_training.classes import Grouping, fewest_frames, grouped, worst_classes
+from cache_training.certificate import ClassCap, Errors, Verdict, allowed, certify, certify_bolder
+from cache_training.choosing import Choice, Scored, choose
+from cache_training.classes import Grouping, fewest_frames, grouped
 from cache_training.dealing import one_per_block
 from cache_training.frames import Frames, together
 from cache_training.published import Published
 from cache_training.times import BatchTimes
-from early_exit.policy import cascade
-from schemas.manifest import Certificate, Expected, Manifest
+from schemas.manifest import Expected, Manifest, Overload
 from schemas.settings import Promise
 
 log = logging.getLogger(__name__)
@@ -32,21 +31,13 @@ _FIRST_TOLERANCE, _LATER_TOLERANCE = 0.2, 0.5
 _WORTHWHILE, _AT_LEAST = 1.05, 0.05
 #: Share of the tolerated risk that tuning aims at: beyond it an attempt tends to fail.
 AIM = 0.8
-#: Of what the boldest certified setting saves.
+#: Overload's thresholds must make a worker this many times as fast as the everyday ones do, or they are not published.
+_FASTER = 1.05
+#: A version is published for its overload thresholds alone where it saves nearly as much as a live one without any.
 _NEARLY = 0.96
 
 #: Every exit's score and label, ``[N, exits]`` each, that the engine gives N frames with a draft's heads as stored.
 Score = Callable[[Manifest, dict[str, Tensor], Frames], tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """What every setting of the family, from the safest to the boldest, does with the frames of an attempt."""
-
-    exits: list[npt.NDArray[np.int32]]
-    """Where each of N frames leaves, -1: nowhere; by setting."""
-    wrong: npt.NDArray[np.bool_]
-    """``[settings, N]``: answered otherwise than by the full model."""
 
 
 class Certifier:
@@ -103,6 +94,15 @@ class Certifier:
         """Publishes a version without exits."""
         self._published.publish(*self._draft(None))
 
+    def drop_overload(self) -> None:
+        """Publishes the live version without its overload thresholds, whose audits say that they have become unsafe."""
+        self.follow()
+        live = self._published.live
+        if live is None or not self._published.overload_alarmed:  # an operator's rollback came first
+            return
+        _, tensors = self._published.store.load(live.version)
+        self._published.publish(versions.without_overload(live, self._now()), tensors)
+
     def consider(self, scored: Sequence[Scored]) -> bool:
         """Attempts to certify the best choice of candidates, ``scored`` on tuning audits, where that is worth it.
 
@@ -113,17 +113,33 @@ class Certifier:
         if window is None:
             return False
         frames = len(one_per_block(window.block))
-        error = attempt_error(self._published.store.attempts() + 1, self._promise.confidence)
+        errors = self._errors(self._published.store.attempts() + 1)
+        error = errors.normal
         tolerated = max(0, allowed(frames, self._promise.max_disagreement, error)) / frames
         live = self._published.time_saved
         wanted = _LATER_TOLERANCE if live else _FIRST_TOLERANCE
         if tolerated < wanted * self._promise.max_disagreement or not self._classes_suffice(frames, error, wanted):
             return False
         choice = choose(scored, self._cut_costs, AIM * tolerated, self._times)
-        if choice is None or choice.time_saved <= max(live * _WORTHWHILE, live + _AT_LEAST):
+        if choice is None:
+            return False
+        if not _worthwhile(choice.time_saved, live) and not self._overload_worthwhile(choice, frames, errors.overload):
             return False
         self._attempt(choice)
         return True
+
+    def _errors(self, attempt: int) -> Errors:
+        promise = self._promise
+        return Errors.of(attempt, promise.confidence, promise.overload_max_disagreement is not None)
+
+    def _overload_worthwhile(self, choice: Choice, frames: int, error: float) -> bool:
+        """Whether the live version lacks what ``choice`` should save under overload, and it saves as much otherwise."""
+        budget, live = self._promise.overload_max_disagreement, self._published.time_saved
+        if budget is None or not self._published.lacks_overload or choice.time_saved < _NEARLY * live:
+            return False
+        tolerated = max(0, allowed(frames, budget, error)) / frames
+        bolder = choose(choice.exits, self._cut_costs, AIM * tolerated, self._times)
+        return bolder is not None and _worthwhile(bolder.time_saved, live)
 
     def _classes_suffice(self, frames: int, error: float, wanted: float) -> bool:
         """Whether a window of so many frames should hold enough of every class, judged by other frames' classes."""
@@ -161,61 +177,63 @@ class Certifier:
 
     def _attempt(self, choice: Choice) -> None:
         """One attempt: claimed first, its frames marked as used, and only then looked at."""
-        attempt = self._published.store.claim_attempt()
-        error = attempt_error(attempt, self._promise.confidence)
-        grouping = self._grouping(error)
+        number = self._published.store.claim_attempt()
+        errors, promise, classes = self._errors(number), self._promise, self._model.classes
+        grouping = self._grouping(errors.normal)
         window = self._intake.use_up()
         self._make_durable()
         tested = window.rows(one_per_block(window.block))
-        most = self._promise.max_class_disagreement
+        most = promise.max_class_disagreement
         cap = ClassCap(most, grouping.group[tested.labels], len(grouping.shares)) if most and grouping else None
         manifest, tensors = self._draft(choice)
-        settings = _run(*self._score(manifest, tensors, tested), tested.labels)
-        verdict = certify(settings.wrong, self._promise.max_disagreement, error, cap)
-        if verdict is None:
-            log.info("attempt %d on %d frames certified nothing", attempt, len(tested))
+        scores, answers = self._score(manifest, tensors, tested)
+        alone = grouping.alone if grouping else 0
+        attempt = Attempt.run(number, promise.confidence, choice, scores, answers, tested.labels, cap, alone)
+        boldest = certify(attempt.wrong, promise.max_disagreement, errors.normal, cap)
+        if boldest is None:
+            log.info("attempt %d on %d frames certified nothing", number, len(tested))
             return
-        verdict, expectation = self._settle(choice, settings, verdict, error)
-        if expectation.time_saved <= self._published.time_saved:
+        index, expectation = attempt.settle(range(boldest.index + 1), self._cut_costs, self._times)
+        overload = self._overload(attempt, manifest, boldest, expectation, errors.overload)
+        if not self._gains(expectation, overload):
             saved = 100 * expectation.time_saved
-            log.info("attempt %d certified %.1f %% of time saved, the live version saves more", attempt, saved)
+            log.info("attempt %d certified %.1f %% of time saved, the live version saves more", number, saved)
             return
-        wrong = settings.wrong[verdict.index]
-        certificate = Certificate(
-            max_disagreement=self._promise.max_disagreement,
-            confidence=self._promise.confidence,
-            attempt=attempt,
-            error=error,
-            frames=verdict.frames,
-            disagreements=verdict.disagreements,
-            p_value=verdict.p_value,
-            upper_bound=verdict.upper_bound,
-            max_class_disagreement=most,
-            classes_tested=grouping.alone if grouping else 0,
-            class_upper_bound=cap.upper_bound(wrong, error) if cap else None,
-            worst_classes=worst_classes(wrong, tested.labels, self._model.classes, error),
+        certificate = attempt.certificate(index, promise.max_disagreement, errors.normal, classes)
+        self._published.publish(versions.certified(manifest, index, certificate, expectation, overload), tensors)
+
+    def _overload(
+        self, attempt: Attempt, manifest: Manifest, boldest: Verdict, normal: Expected, error: float
+    ) -> Overload | None:
+        """The same exits under the second budget, where one is promised; None where that gains nothing to speak of."""
+        budget = self._promise.overload_max_disagreement
+        if budget is None:
+            return None
+        verdict = certify_bolder(attempt.wrong, boldest, budget, error, attempt.cap)
+        if verdict is None:
+            return None
+        bolder = range(boldest.index + 1, verdict.index + 1)
+        index, expectation = attempt.settle(bolder, self._cut_costs, self._times)
+        if 1 - normal.time_saved < _FASTER * (1 - expectation.time_saved):
+            return None
+        return Overload(
+            thresholds=versions.thresholds(manifest, index),
+            certificate=attempt.certificate(index, budget, error, self._model.classes),
+            expected=expectation,
         )
-        self._published.publish(versions.certified(manifest, verdict.index, certificate, expectation), tensors)
+
+    def _gains(self, expectation: Expected, overload: Overload | None) -> bool:
+        """Whether a version that should do so is to follow the live one."""
+        live = self._published.time_saved
+        if expectation.time_saved > live:
+            return True
+        return overload is not None and self._published.lacks_overload and expectation.time_saved >= _NEARLY * live
 
     def _draft(self, choice: Choice | None) -> tuple[Manifest, dict[str, Tensor]]:
         live, costs = self._published.live, self._cut_costs
         return versions.draft(self._model, live, choice, costs, self._min_audit_rate, self._now())
 
-    def _settle(self, choice: Choice, settings: _Settings, boldest: Verdict, error: float) -> tuple[Verdict, Expected]:
-        """The safest setting that saves nearly as much as the boldest: the last savings are the dearest in risk.
 
-        Every setting up to the boldest has passed, so that any of them may be taken.
-        """
-        most = versions.expected(choice, settings.exits[boldest.index], self._cut_costs, self._times).time_saved
-        for index in range(boldest.index + 1):
-            expectation = versions.expected(choice, settings.exits[index], self._cut_costs, self._times)
-            if expectation.time_saved >= _NEARLY * most:
-                break
-        return verdict_of(index, settings.wrong[index], self._promise.max_disagreement, error), expectation
-
-
-def _run(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], full: npt.NDArray[np.int64]) -> _Settings:
-    """Scores and labels of the exits, ``[N, exits]``; ``full`` ``[N]``: the full model's labels."""
-    exits = [cascade(scores, np.full(scores.shape[1], 1 - doubt, np.float32)) for doubt in DOUBTS]
-    answered = [np.where(e >= 0, labels[np.arange(len(e)), e], full) for e in exits]
-    return _Settings(exits, np.stack([label != full for label in answered]))
+def _worthwhile(saved: float, live: float) -> bool:
+    """Whether saving that much of the time is worth an attempt, where the live version saves ``live``."""
+    return saved > max(live * _WORTHWHILE, live + _AT_LEAST)

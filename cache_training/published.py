@@ -11,7 +11,7 @@ from cache_training.tally import Tally
 from early_exit.drift import DriftDetector
 from early_exit.store import HeadStore, StoreError
 from schemas.distillation import DistillationBatch
-from schemas.manifest import Certificate, Manifest
+from schemas.manifest import Manifest
 from schemas.settings import Promise
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,8 @@ class Published:
         self.promise = promise
         self.live: Manifest | None = None
         self.drift: DriftDetector | None = None
+        #: Of the overload thresholds, at their budget: on all audits, whether a worker was behind or not.
+        self.overload_drift: DriftDetector | None = None
         self.tally = Tally(classes)
         self._tested_blocks = Seen()
         self._unreadable: str | None = None
@@ -37,6 +39,21 @@ class Published:
     def time_saved(self) -> float:
         """Expected of the live version; 0 while no exit is open."""
         return self.live.expected.time_saved if self.live and self.live.exits and self.live.expected else 0.0
+
+    @property
+    def lacks_overload(self) -> bool:
+        """Whether a second budget is promised, and the live version's exits have no thresholds for it."""
+        promise, live = self.promise, self.live
+        if promise.overload_max_disagreement is None or live is None or not live.exits:
+            return False
+        return live.overload is None or not live.overload.certificate.covers(
+            promise.overload_max_disagreement, promise.confidence, promise.max_class_disagreement
+        )
+
+    @property
+    def overload_alarmed(self) -> bool:
+        """Whether audits say that the live version's overload thresholds have left their budget."""
+        return self.overload_drift is not None and self.overload_drift.alarmed
 
     def follow(self) -> bool:
         """Takes up what the store says is live, whoever put it there: an earlier trainer, or an operator's rollback.
@@ -51,8 +68,10 @@ class Published:
                 if latest != self._unreadable:
                     log.warning("%s; going on as if there were no such version", error)
                 self._unreadable = latest
-        certificate = self.live.certificate if self.live else None
-        return certificate is None or _covers(certificate, self.promise)
+        certificate, promise = self.live.certificate if self.live else None, self.promise
+        return certificate is None or certificate.covers(
+            promise.max_disagreement, promise.confidence, promise.max_class_disagreement
+        )
 
     def publish(self, manifest: Manifest, tensors: dict[str, Tensor]) -> None:
         """Stores a version, which is live from then on; where that fails, :meth:`retry` goes on with it."""
@@ -68,45 +87,53 @@ class Published:
             self.publish(*self._unpublished)
 
     def watch(self, batch: DistillationBatch, taken: Taken) -> bool:
-        """Counts a record's audits of the live version; True where they say that it has left its budget."""
+        """Counts a record's audits of the live version; True where they say that it has left its budget.
+
+        What the exits would have answered under overload is watched apart, and goes into :attr:`overload_alarmed`.
+        """
         if self.live is None or batch.header.heads_version != self.live.version:
             return False
         audits = np.flatnonzero(taken.audit)
-        wrong = batch.live_label[audits] != taken.labels[audits]
-        self.tally.add(taken.labels[audits], batch.key_hash[audits], wrong)
+        labels = taken.labels[audits]
+        wrong = batch.live_label[audits] != labels
+        self.tally.add(labels, batch.key_hash[audits], wrong)
         if self.drift is None:
             return False
         # Near-copies counted singly would raise false alarms.
         counts = self._tested_blocks.new(taken.block[audits]) | (batch.key_hash[audits] == 0)
         for disagreed in wrong[counts].tolist():
             self.drift.update(disagreed)
+        if self.overload_drift is not None and batch.overload_label is not None:
+            for disagreed in (batch.overload_label[audits] != labels)[counts].tolist():
+                self.overload_drift.update(disagreed)
         return self.drift.alarmed
 
-    def restore(self, live: object, drift: object, tensors: dict[str, Tensor]) -> None:
+    def restore(self, live: object, drift: object, tensors: dict[str, Tensor], overload_drift: object = None) -> None:
         """Goes on watching where a checkpoint stopped, if it watched this version; the tally is in its tensors."""
         if self.live is None or live != self.live.version:
             return
         self.tally.restore(tensors)
-        if self.drift is not None and isinstance(drift, dict):
-            try:
-                self.drift.restore(drift)
-            except ValueError as error:
-                log.warning("watching the live version anew: %s", error)
+        for detector, state in ((self.drift, drift), (self.overload_drift, overload_drift)):
+            if detector is not None and isinstance(state, dict):
+                try:
+                    detector.restore(state)
+                except ValueError as error:
+                    log.warning("watching the live version anew: %s", error)
 
     def _take_up(self, manifest: Manifest) -> None:
-        """A new version is watched from its first audit on."""
+        """A new version is watched from its first audit on; one that but lacks overload goes on with what was seen."""
+        goes_on = self.live is not None and _same_exits(self.live, manifest)
         self.live = manifest
         level = (1 - self.promise.confidence) * _UNSAFE_LEVEL_SHARE
+        overload = manifest.overload
+        self.overload_drift = DriftDetector(overload.certificate.max_disagreement, level) if overload else None
+        if goes_on:
+            return
         self.drift = DriftDetector(self.promise.max_disagreement, level) if manifest.exits else None
         self.tally.clear()
         self._tested_blocks = Seen()
 
 
-def _covers(certificate: Certificate, promise: Promise) -> bool:
-    """Whether what was certified is at least what is promised."""
-    classes, most = certificate.max_class_disagreement, promise.max_class_disagreement
-    return (
-        certificate.max_disagreement <= promise.max_disagreement
-        and certificate.confidence >= promise.confidence
-        and (most is None or (classes is not None and classes <= most))
-    )
+def _same_exits(live: Manifest, following: Manifest) -> bool:
+    """Whether the everyday answers of both are the same."""
+    return following.reason == "overload-unsafe" and following.predecessor == live.version

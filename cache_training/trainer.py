@@ -125,6 +125,8 @@ class OnlineTrainer:
         self.learner.times.hear(batch.header.segment_ms)
         if self.published.watch(batch, self.intake.take(batch)):
             self._close()
+        elif self.published.overload_alarmed:
+            self._drop_overload()
         return True
 
     def work(self, seconds: float = 0.3) -> float:
@@ -168,7 +170,7 @@ class OnlineTrainer:
         tensors = self.intake.tensors() | self.published.tally.tensors()
         for candidate in self.learner.candidates:
             tensors |= {f"candidate.{name}": value for name, value in candidate.state().items()}
-        drift = self.published.drift
+        drift, overload_drift = self.published.drift, self.published.overload_drift
         return tensors, {
             "audits": self.intake.audits,
             "views": self.learner.views_made,
@@ -176,6 +178,7 @@ class OnlineTrainer:
             "live": self.live.version if self.live else None,
             "attempts": self.published.store.attempts(),
             "drift": drift.state() if drift else None,
+            "overload_drift": overload_drift.state() if overload_drift else None,
         }
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, object]) -> None:
@@ -189,7 +192,7 @@ class OnlineTrainer:
             except (KeyError, RuntimeError, ValueError) as error:
                 log.warning("head %s starts anew: the checkpoint has another one (%s)", candidate.name, error)
         self._distrust_old_windows(facts)
-        self.published.restore(facts["live"], facts["drift"], tensors)
+        self.published.restore(facts["live"], facts["drift"], tensors, facts.get("overload_drift"))
 
     def _distrust_old_windows(self, facts: dict[str, object]) -> None:
         """A checkpoint from before the last attempt or alarm may hold frames that must not be used again."""
@@ -243,6 +246,20 @@ class OnlineTrainer:
         self._forget_stream()
         self._make_durable()  # a restart must not bring back the windows of the stream that has gone
         self.certifier.close()
+
+    def _drop_overload(self) -> None:
+        """The overload thresholds have left their budget: go on without, and certify others on frames from now on."""
+        drift = self.published.overload_drift
+        assert drift is not None
+        log.warning(
+            "the thresholds for overload have left their budget of %.4f (%d disagreements in %d audits): dropping them",
+            drift.budget,
+            drift.disagreements,
+            drift.audits,
+        )
+        self.windows.certification.clear()
+        self._make_durable()  # as in _close
+        self.certifier.drop_overload()
 
     def _forget_stream(self) -> None:
         self.windows.clear()

@@ -13,7 +13,7 @@ from cache_training.candidates import Costs
 from cache_training.choosing import DOUBTS, Choice, shares
 from cache_training.times import BatchTimes
 from early_exit.heads import tensor_names
-from schemas.manifest import Certificate, Exit, Expected, Manifest
+from schemas.manifest import Certificate, Exit, Expected, Manifest, Overload
 
 #: Audit rate of the first version, and what each later one divides it by: later ones have less to gain.
 _OPENING_AUDIT_RATE, _AUDIT_RATE_STEP = 0.6, 20.0
@@ -68,7 +68,7 @@ def draft(
             )
         )
     manifest = Manifest(
-        version=f"{now:%Y%m%dT%H%M%S}-{_number(live):04d}",
+        version=_name(live, now),
         model=model.fingerprint,
         model_name=model.name,
         created=now.isoformat(timespec="seconds"),
@@ -81,6 +81,11 @@ def draft(
         expected=None,
     )
     return manifest, tensors
+
+
+def _name(live: Manifest | None, now: datetime) -> str:
+    """Of the version that follows ``live``."""
+    return f"{now:%Y%m%dT%H%M%S}-{_number(live):04d}"
 
 
 def _number(live: Manifest | None) -> int:
@@ -122,24 +127,50 @@ def expected(
     )
 
 
-def certified(manifest: Manifest, index: int, certificate: Certificate, expectation: Expected) -> Manifest:
-    """The draft as it is published: the thresholds of setting number ``index``, which passed, and the certificate."""
-    threshold = float(np.float32(1 - DOUBTS[index]))
+def thresholds(manifest: Manifest, index: int) -> tuple[float, ...]:
+    """Of setting number ``index`` of the family, for each of the manifest's exits."""
+    return (float(np.float32(1 - DOUBTS[index])),) * len(manifest.exits)
+
+
+def certified(
+    manifest: Manifest, index: int, certificate: Certificate, expectation: Expected, overload: Overload | None = None
+) -> Manifest:
+    """The draft as it is published: the thresholds of setting number ``index``, which passed, and the certificates."""
+    exits = zip(manifest.exits, thresholds(manifest, index), strict=True)
     return msgspec.structs.replace(
         manifest,
-        exits=tuple(msgspec.structs.replace(exit_, threshold=threshold) for exit_ in manifest.exits),
+        exits=tuple(msgspec.structs.replace(exit_, threshold=threshold) for exit_, threshold in exits),
         certificate=certificate,
         expected=expectation,
+        overload=overload,
+    )
+
+
+def without_overload(live: Manifest, now: datetime) -> Manifest:
+    """The version that follows ``live`` where its bolder thresholds have become unsafe: the same, but for these."""
+    return msgspec.structs.replace(
+        live,
+        version=_name(live, now),
+        created=now.isoformat(timespec="seconds"),
+        reason="overload-unsafe",
+        predecessor=live.version,
+        overload=None,
     )
 
 
 def described(manifest: Manifest) -> str:
     """One line for the log."""
-    certificate, expectation = manifest.certificate, manifest.expected
+    certificate, expectation, overload = manifest.certificate, manifest.expected, manifest.overload
     if certificate is None or expectation is None:
         return f"{manifest.version}: every exit closed"
+    bolder = (
+        f"; under overload {overload.expected.hit_rate:.1%} leave, risk at most {overload.certificate.upper_bound:.2%}"
+        if overload
+        else ""
+    )
     return (
         f"{manifest.version}: exits at {', '.join(exit_.cut for exit_ in manifest.exits)}, "
         f"{expectation.hit_rate:.1%} of frames leave, {expectation.flops_saved:.1%} of FLOPs saved; "
         f"risk at most {certificate.upper_bound:.2%} ({certificate.disagreements} of {certificate.frames} disagreed)"
+        f"{bolder}"
     )

@@ -1,5 +1,6 @@
 """Runs a micro-batch: segment, head, who leaves, shrink, next segment."""
 
+import copy
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from early_exit.costs import fair_clock
 from early_exit.cuts import TracedModel
 from early_exit.heads import CacheHeads
+from schemas.manifest import Certificate
 
 #: How much a new time moves the running mean of a segment's times.
 _TIME_WEIGHT = 0.1
@@ -35,13 +37,17 @@ class Answers:
     """``[M]``: where the frame would have left had it not been kept for an audit (or for shadow mode); -1: nowhere."""
     live_label: npt.NDArray[np.int32]
     """``[M]``: what it would have been answered there; the full model's label where nowhere."""
+    overload_label: npt.NDArray[np.int32] | None = None
+    """``[M]``: the same under the thresholds for overload; None where the heads have none."""
 
 
 class Engine:
     """The early-exit model: a traced model with the exits of one version of heads, or with none.
 
     In ``shadow`` mode every frame runs the full path and is answered by the model; what the exits would have said is
-    in ``live_exit`` and ``live_label``. An engine never changes: new heads get a new engine.
+    in ``live_exit`` and ``live_label``. An engine never changes: new heads get a new engine. For a version that has
+    thresholds for overload :meth:`overloaded` gives the engine that answers by them; what either would have said, both
+    report alike, so that whoever watches the exits never mixes their budgets.
 
     Raises :class:`early_exit.cuts.CutError` where the heads' cuts are not the model's. Heads of
     :func:`early_exit.heads.load_heads` fit.
@@ -71,10 +77,35 @@ class Engine:
         for segment in (*self._segments, *self._heads):
             segment.to(memory_format=torch.channels_last)
         self._temperatures = [exit_.temperature for exit_ in exits]
-        self._thresholds = [np.float32(exit_.threshold) for exit_ in exits]  # as the policy compares them
+        # As the policy compares them: everyday's, and overload's where there are any, ``[settings, exits]``.
+        everyday, overload = [exit_.threshold for exit_ in exits], manifest.overload if manifest else None
+        self._thresholds = np.array([everyday, overload.thresholds] if overload else [everyday], np.float32)
+        self._in_force = 0
+        self.budget: Literal["normal", "overload"] = "normal"
+        self.max_disagreement = self._served_budget(manifest.certificate if manifest else None)
         self._names = [name for cut in self.exits for name in (f"to {cut}", f"head {cut}")] + ["to the end"]
         self._clock = fair_clock(classifier.device)
         self._times: defaultdict[str, dict[int, tuple[float, float]]] = defaultdict(dict)
+
+    def overloaded(self) -> "Engine | None":
+        """The same engine with exits open as wide as overload allows; None where the heads have no such thresholds.
+
+        It shares all but the thresholds, so that it is as warm as this one; only one of the two may run at a time.
+
+        >>> Engine(traced, heads).overloaded() is None
+        True
+        """
+        overload = self.heads.manifest.overload if self.heads else None
+        if overload is None:
+            return None
+        bolder = copy.copy(self)
+        bolder._in_force, bolder.budget = 1, "overload"
+        bolder.max_disagreement = self._served_budget(overload.certificate)
+        return bolder
+
+    def _served_budget(self, certificate: Certificate | None) -> float | None:
+        """How often exits may answer otherwise than the model; None where they answer nothing, or nobody promised."""
+        return certificate.max_disagreement if certificate and self.exits and self.mode == "serve" else None
 
     def run(self, frames: Tensor, audits: npt.NDArray[np.bool_]) -> Answers:
         """Answers ``frames``, uint8 ``[N, C, h, w]`` of :meth:`Preprocessing.fit`; ``audits`` bool ``[N]``.
@@ -97,18 +128,20 @@ class Engine:
         labels = np.empty(n, np.int64)
         exits = np.full(n, -1, np.int16)
         probabilities = np.empty((n, len(self.traced.classifier.classes)), np.float32)
-        live_exit = np.full(n, -1, np.int32)
-        live_label = np.empty(n, np.int32)
+        # Where a frame leaves by each setting's thresholds, were it not kept, and with which answer.
+        would_leave = np.full((len(self._thresholds), n), -1, np.int32)
+        would_answer = np.empty((len(self._thresholds), n), np.int32)
         for index in range(len(self.exits)):
             x = self._timed(2 * index, self._segments[index], x)
             chances, score, label = self._score(index, x)
-            fires = score.cpu().numpy() >= self._thresholds[index]
+            fires = score.cpu().numpy() >= self._thresholds[:, index, None]
             if not fires.any():
                 continue
             answered = label.cpu().numpy()
-            first = fires & (live_exit[alive] < 0)
-            live_exit[alive[first]], live_label[alive[first]] = index, answered[first]
-            leaves = fires & ~kept[alive]
+            for setting, fire in enumerate(fires):
+                first = fire & (would_leave[setting, alive] < 0)
+                would_leave[setting, alive[first]], would_answer[setting, alive[first]] = index, answered[first]
+            leaves = fires[self._in_force] & ~kept[alive]
             if leaves.any():
                 rows = alive[leaves]
                 labels[rows], exits[rows] = answered[leaves], index
@@ -125,16 +158,17 @@ class Engine:
             logits = ends.cpu().numpy()
             labels[alive] = ends.argmax(1).cpu().numpy()
             probabilities[alive] = ends.softmax(1).cpu().numpy()
-            through = alive[live_exit[alive] < 0]
-            live_label[through] = labels[through]
+            np.copyto(would_answer, labels, where=would_leave < 0, casting="same_kind")
+        would_answer = would_answer[:, alive]
         return Answers(
             labels=labels,
             probabilities=probabilities,
             exits=exits,
             full_rows=alive,
             logits=logits,
-            live_exit=live_exit[alive],
-            live_label=live_label[alive],
+            live_exit=would_leave[0, alive],
+            live_label=would_answer[0],
+            overload_label=would_answer[1] if len(would_answer) > 1 else None,
         )
 
     def score(self, frames: Tensor) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:

@@ -12,6 +12,8 @@ partition      int32     [N]                 of the frame
 offset         int64     [N]                 of the frame
 timestamp_ms   int64     [N]                 of the frame's record
 key_hash       int64     [N]                 hash of the frame's key; 0 where it had none
+overload_label int32     [N]                 audits: ``live_label`` under the thresholds for overload; only where the
+                                             heads have such. Both are told whichever a worker answers by.
 =============  ========  ==================  =====================================================================
 
 Metadata (safetensors holds text only): ``header``, the JSON of :class:`DistillationHeader`.
@@ -68,20 +70,26 @@ class DistillationBatch:
     offset: npt.NDArray[np.int64]
     timestamp_ms: npt.NDArray[np.int64]
     key_hash: npt.NDArray[np.int64]
+    overload_label: npt.NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
 
     def rows(self, start: int, stop: int) -> "DistillationBatch":
         """A record of the frames from ``start`` to before ``stop``."""
-        arrays = {name: getattr(self, name)[start:stop] for name in _LAYOUT}
+        arrays = {name: array[start:stop] for name, array in self._arrays().items()}
         header = msgspec.structs.replace(self.header, frame_ids=self.header.frame_ids[start:stop])
-        return replace(self, header=header, **arrays)
+        return replace(self, header=header, **arrays)  # type: ignore[arg-type]  # as they were
 
     def encode(self) -> bytes:
         """As safetensors."""
-        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _LAYOUT}
+        arrays = {name: np.ascontiguousarray(array) for name, array in self._arrays().items()}
         return save(arrays, {"header": msgspec.json.encode(self.header).decode()})
+
+    def _arrays(self) -> dict[str, Array]:
+        """Those that there are, by name."""
+        arrays = ((name, getattr(self, name)) for name in _LAYOUT)
+        return {name: array for name, array in arrays if array is not None}
 
     def encode_within(self, max_bytes: int) -> Iterator[bytes]:
         """As records of at most ``max_bytes`` each, halved as often as that needs; a single frame is never split.
@@ -108,7 +116,10 @@ _LAYOUT: dict[str, tuple[type[np.generic], int]] = {
     "offset": (np.int64, 1),
     "timestamp_ms": (np.int64, 1),
     "key_hash": (np.int64, 1),
+    "overload_label": (np.int32, 1),
 }
+#: What a record may lack.
+_OPTIONAL = {"overload_label"}
 _CODES: dict[str, type[np.generic]] = {"U8": np.uint8, "F32": np.float32, "I32": np.int32, "I64": np.int64}
 
 assert set(_LAYOUT) == {field.name for field in fields(DistillationBatch)} - {"header"}
@@ -131,6 +142,8 @@ def decode(record: bytes) -> DistillationBatch:
         raise DistillationError(f"distillation record of format {header.format}, this version reads format 1")
     arrays: dict[str, Array] = {}
     for name, (dtype, dimensions) in _LAYOUT.items():
+        if name not in tensors and name in _OPTIONAL:
+            continue
         if name not in tensors:
             raise DistillationError(f"distillation record without the tensor {name!r}")
         view = tensors[name]
@@ -153,6 +166,8 @@ def _check_indices(batch: DistillationBatch) -> None:
         "live_exit": (batch.live_exit[audits], -1, len(batch.header.exits) - 1),
         "live_label": (batch.live_label[audits], 0, batch.logits.shape[1] - 1),
     }
+    if batch.overload_label is not None:
+        bounds["overload_label"] = (batch.overload_label[audits], 0, batch.logits.shape[1] - 1)
     for name, (values, lowest, highest) in bounds.items():
         wrong = values[(values < lowest) | (values > highest)]
         if len(wrong):

@@ -21,7 +21,11 @@ repeatable = settings(derandomize=True, deadline=None, max_examples=60)
 
 
 def example_batch(
-    rows: int, header: DistillationHeader = HEADER, size: tuple[int, int, int] = (3, 4, 5), classes: int = 7
+    rows: int,
+    header: DistillationHeader = HEADER,
+    size: tuple[int, int, int] = (3, 4, 5),
+    classes: int = 7,
+    overload: bool = True,
 ) -> DistillationBatch:
     """A batch of seeded noise."""
     random = np.random.default_rng(rows)
@@ -36,12 +40,16 @@ def example_batch(
         offset=random.integers(0, 2**62, rows, dtype=np.int64),
         timestamp_ms=random.integers(0, 2**42, rows, dtype=np.int64),
         key_hash=random.integers(-(2**63), 2**63 - 1, rows, dtype=np.int64),
+        overload_label=random.integers(0, classes, rows, dtype=np.int32) if overload else None,
     )
 
 
 def assert_same(left: DistillationBatch, right: DistillationBatch) -> None:
     assert left.header == right.header
     for name in ARRAYS:
+        if getattr(right, name) is None:
+            assert getattr(left, name) is None
+            continue
         np.testing.assert_array_equal(getattr(left, name), getattr(right, name), strict=True)
 
 
@@ -63,6 +71,7 @@ batches = st.builds(
     header=headers,
     size=st.tuples(st.sampled_from([1, 3]), st.integers(1, 6), st.integers(1, 6)),
     classes=st.integers(1, 9),
+    overload=st.booleans(),
 )
 
 
@@ -127,7 +136,10 @@ def test_a_damaged_record_is_refused_or_still_a_whole_record(data: st.DataObject
         batch = decode(bytes(record))
     except DistillationError:
         return
-    assert {len(getattr(batch, name)) for name in ARRAYS} == {len(batch.header.frame_ids)}
+    arrays = {name: getattr(batch, name) for name in ARRAYS}
+    lacking = {name for name, array in arrays.items() if array is None}
+    assert lacking <= {"overload_label"}
+    assert {len(array) for name, array in arrays.items() if name not in lacking} == {len(batch.header.frame_ids)}
 
 
 @repeatable
@@ -185,8 +197,11 @@ def test_another_format_is_refused_by_its_number() -> None:
 
 @pytest.mark.parametrize(
     ("tensor", "value", "audit"),
-    [("audit", 2, 0), ("live_exit", 2, 1), ("live_exit", -2, 1), ("live_label", 7, 1), ("live_label", -1, 1)],
-)
+    [
+        ("audit", 2, 0), ("live_exit", 2, 1), ("live_exit", -2, 1), ("live_label", 7, 1), ("live_label", -1, 1),
+        ("overload_label", 7, 1), ("overload_label", -1, 1),
+    ],
+)  # fmt: skip
 def test_an_index_that_points_nowhere_is_refused(tensor: str, value: int, audit: int) -> None:
     batch = example_batch(2)
     batch.audit[:] = audit
@@ -200,6 +215,8 @@ def test_only_audits_must_say_what_was_live() -> None:
     batch.audit[:] = 0
     batch.live_exit[:] = -7
     batch.live_label[:] = -7
+    assert batch.overload_label is not None
+    batch.overload_label[:] = -7
     assert len(decode(batch.encode())) == 2
 
 
