@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from stream.histogram import BatchHistogram
+
 log = logging.getLogger(__name__)
 
 _STAGE_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -50,12 +52,12 @@ class Metrics:
         self.batch_size = Histogram(
             "layercache_batch_size", "Frames per micro-batch.", registry=registry, buckets=_powers_of_two(max_batch)
         )
-        self._stages = Histogram(
+        self._stages = BatchHistogram(
             "layercache_stage_seconds",
             "Time by stage: decode and wait per frame; inference, produce and commit per batch or transaction.",
-            ["stage"],
-            registry=registry,
-            buckets=_STAGE_BUCKETS,
+            "stage",
+            _STAGE_BUCKETS,
+            registry,
         )
         self.lag = Gauge(
             "layercache_consumer_lag", "Frames still to be read.", ["topic", "partition"], registry=registry
@@ -66,7 +68,10 @@ class Metrics:
         )
         self.distillation_share.set(1.0)
         self.distillation_held_back = Counter(
-            "layercache_distillation_held_back", "Misses not sent, by who could not keep up.", ["why"], registry=registry
+            "layercache_distillation_held_back",
+            "Misses not sent, by who could not keep up.",
+            ["why"],
+            registry=registry,
         )
         self.exits_closed = Gauge(
             "layercache_exits_closed", "1 while the worker keeps its exits closed on an alarm.", registry=registry
@@ -81,9 +86,9 @@ class Metrics:
             "layercache_transactions", "Commits of predictions and offsets.", ["result"], registry=registry
         )
 
-    def observe(self, stage: str, seconds: float) -> None:
-        """Time spent in a stage."""
-        self._stages.labels(stage).observe(seconds)
+    def observe(self, stage: str, *seconds: float) -> None:
+        """Time spent in a stage, once or several times."""
+        self._stages.observe(stage, seconds)
 
     def stage(self, name: str) -> "Stopwatch":
         """Times a ``with`` block."""
