@@ -12,6 +12,7 @@ PYTEST_ARGS ?=
 TEST_PROCESSES ?= 2
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+FAULTS_ARGS ?=
 LAYERCACHE_DATA ?= ../shared/data
 
 VENV := .venv
@@ -19,13 +20,14 @@ BIN := $(VENV)/bin
 # Several processes share the machine: threads of torch that wait for each other cost more than they bring.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test slow lint types check format bench-paper clean
+.PHONY: demo test slow faults lint types check format bench-paper clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    the demo: broker, worker, trainer and publisher here, about three minutes; leaves demo-report/"
 	@echo "make test    unit and integration tests; no Docker and no service needed"
 	@echo "make slow    the tests that make test leaves out: the largest models"
+	@echo "make faults  kills, stops and cuts everything under load for an hour; KAFKA_HOME; writes docs/reliability.md"
 	@echo "make lint    ruff"
 	@echo "make types   mypy --strict"
 	@echo "make check   lint, types and all tests"
@@ -37,10 +39,13 @@ demo: $(VENV)/.demo
 	$(BIN)/layercache demo $(DEMO_ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow and not faults" -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+faults: $(VENV)/.dev
+	$(BIN)/python -m tests.faults.harness $(FAULTS_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -70,7 +70,9 @@ def start_worker(settings: Settings, folder: Path, name: str = "worker") -> Work
     config.write_text(as_toml(settings))
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "layercache", "worker", "--config", str(config)], stdout=output, stderr=output
+            [sys.executable, "-X", "faulthandler", "-m", "layercache", "worker", "--config", str(config)],
+            stdout=output,
+            stderr=output,
         )
     return WorkerProcess(process, log)
 

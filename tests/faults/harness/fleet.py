@@ -1,0 +1,171 @@
+"""The workers: started, killed and looked after as an orchestrator would."""
+
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from schemas.settings import Settings
+from tests.support.worker_process import WorkerProcess, start_worker
+
+#: Longest that a worker may take to end after SIGTERM.
+STOP_S = 60.0
+_ASK_S = 3.0
+_SAID = 400
+#: What a worker logs before an error that nobody foresaw.
+_UNFORESEEN = "the worker failed"
+
+
+@dataclass
+class Ended:
+    """A worker that ended by itself: which, with what exit code, and its last words."""
+
+    worker: str
+    code: int
+    said: str
+    is_clean: bool
+    """It said why, and ended with exit code 1; else it crashed, or failed by an error that nobody foresaw."""
+
+
+@dataclass
+class Member:
+    """One replica: its settings stay, its processes come and go."""
+
+    name: str
+    settings: Settings
+    process: WorkerProcess | None = None
+    paused: bool = False
+    starts: int = 0
+
+    @property
+    def runs(self) -> bool:
+        return self.process is not None
+
+
+@dataclass
+class Fleet:
+    """Replicas 0 to ``size`` - 1; every other one has a ``worker_id``, so that its transactional.id is stable."""
+
+    settings: Settings
+    folder: Path
+    size: int
+    servers: str
+    members: list[Member] = field(init=False)
+    ended: list[Ended] = field(default_factory=list)
+    """Those that ended by themselves."""
+    codes: Counter[int] = field(default_factory=Counter)
+    """Exit codes of those that were asked to end."""
+    stubborn: int = 0
+    """Those that had to be killed because they did not end on SIGTERM."""
+
+    def __post_init__(self) -> None:
+        self.members = [Member(f"worker-{number}", self._settings_of(number)) for number in range(self.size)]
+        # Asks by the broker's own listener: what the harness knows must not depend on what it breaks.
+        self._admin = AdminClient({"bootstrap.servers": self.servers, "log_level": 0})
+
+    @property
+    def running(self) -> list[Member]:
+        return [member for member in self.members if member.runs]
+
+    @property
+    def idle(self) -> list[Member]:
+        return [member for member in self.members if not member.runs]
+
+    def start(self, member: Member) -> None:
+        member.starts += 1
+        # A log for each life: what a worker said is not what the one before it said.
+        member.process = start_worker(member.settings, self.folder, f"{member.name}-{member.starts}")
+
+    def kill(self, member: Member) -> None:
+        """SIGKILL, also of a stopped one."""
+        if member.process is not None:
+            member.process.process.kill()
+            member.process.process.wait(30)
+            member.process, member.paused = None, False
+
+    def pause(self, member: Member) -> None:
+        if member.process is not None:
+            member.process.process.send_signal(signal.SIGSTOP)
+            member.paused = True
+
+    def resume(self, member: Member) -> None:
+        if member.process is not None:
+            member.process.process.send_signal(signal.SIGCONT)
+            member.paused = False
+
+    def stop(self, member: Member) -> None:
+        """SIGTERM, and waits for the end."""
+        if member.process is None:
+            return
+        process = member.process.process
+        process.terminate()
+        try:
+            self.codes[process.wait(STOP_S)] += 1
+        except subprocess.TimeoutExpired:
+            self.stubborn += 1
+            process.kill()
+            process.wait(30)
+        member.process = None
+
+    def tend(self) -> None:
+        """Starts again whoever has ended by itself, as an orchestrator would, and notes it."""
+        for member in self.running:
+            assert member.process is not None
+            code = member.process.process.poll()
+            if code is not None:
+                self.ended.append(_ended(member.process, code))
+                self.start(member)
+
+    def partitions_of(self, member: Member) -> frozenset[int]:
+        """The partitions that the group's coordinator says are this worker's; none where it cannot say."""
+        group = self.settings.worker.group_id
+        try:
+            described = self._admin.describe_consumer_groups([group], request_timeout=_ASK_S)[group].result()
+        except KafkaException:
+            return frozenset()
+        return frozenset(
+            partition.partition
+            for one in described.members
+            if one.client_id == member.name and one.assignment
+            for partition in one.assignment.topic_partitions
+        )
+
+    def close(self) -> None:
+        """Ends all at once; killed if need be."""
+        for member in self.running:
+            self.kill(member)
+
+    def stop_all(self) -> None:
+        """SIGTERM to all, one after another."""
+        for member in self.running:
+            self.stop(member)
+
+    def wait(self, condition: Callable[[], bool], seconds: float, step_s: float = 0.1) -> bool:
+        """Tends until ``condition`` holds; False where it does not within ``seconds``."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                return False
+            self.tend()
+            time.sleep(step_s)
+        return True
+
+    def _settings_of(self, number: int) -> Settings:
+        """Its name as client.id, by which the group's coordinator knows it; ``worker_id`` for the even ones."""
+        name = f"worker-{number}"
+        kafka = self.settings.kafka.model_copy(update={"options": {**self.settings.kafka.options, "client.id": name}})
+        worker = self.settings.worker.model_copy(update={"worker_id": None if number % 2 else name})
+        return self.settings.model_copy(update={"kafka": kafka, "worker": worker})
+
+
+def _ended(worker: WorkerProcess, code: int) -> Ended:
+    lines = worker.log.read_text(errors="replace").strip().splitlines()
+    errors = [line for line in lines if " ERROR " in line] or lines or [""]
+    is_clean = code == 1 and not any(_UNFORESEEN in line for line in lines)
+    return Ended(worker.log.stem, code, (errors if is_clean else lines)[-1][-_SAID:], is_clean)

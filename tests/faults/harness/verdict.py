@@ -1,0 +1,138 @@
+"""The verdict on a phase: what a new reader finds, what holds readers up, and where the group's offsets stand."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TypeVar
+
+from confluent_kafka import Consumer, IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+
+from schemas.settings import Settings, Topics
+from tests.faults.harness.clock import Fault
+from tests.faults.harness.fleet import Ended
+from tests.faults.harness.ledger import Verdict
+
+#: The transaction of a worker that was killed last may be open for its time-out, and a little.
+_SETTLES_S = 30.0
+_ASK_S = 20.0
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A phase as it ended."""
+
+    phase: str
+    delivery: str
+    nodes: int
+    seed: int
+    seconds: float
+    read_to_the_end: bool
+    settled: bool
+    """Every frame had an answer before the workers were told to stop."""
+    verdict: Verdict
+    missing: list[int]
+    repeated: list[int]
+    faults: list[Fault]
+    longest_gap_s: float
+    longest_partition_gap_s: float
+    blocked_partitions: int
+    """Partitions whose committed end lies before their end: an open transaction holds readers up."""
+    offsets_behind: int
+    """Frames that the group has not committed."""
+    exit_codes: Counter[int]
+    stubborn: int
+    ended: list[Ended]
+    versions: int
+    exits: Counter[str]
+    publisher_failure: str | None
+    reader_failure: str | None
+    left_out: list[str]
+
+    def failures(self) -> list[str]:
+        """What should not have been, in words; nothing where all is well."""
+        verdict = self.verdict
+        exact = self.delivery == "exactly_once"
+        found = {
+            f"{verdict.lost} frames were lost: {self.missing[:10]}": verdict.lost,
+            f"{verdict.duplicated} answers were duplicates: {self.repeated[:10]}": exact and verdict.duplicated,
+            f"{verdict.wrong} answers were wrong": verdict.wrong,
+            f"{verdict.misplaced} answers name another position than the first": verdict.misplaced,
+            f"{verdict.out_of_order} answers were out of order": exact and verdict.out_of_order,
+            f"{verdict.unknown} answers were to frames that were never published": verdict.unknown,
+            f"open transactions hold up readers of {self.blocked_partitions} partitions": self.blocked_partitions,
+            f"the group's offsets are {self.offsets_behind} frames behind": self.offsets_behind,
+            f"{self.stubborn} workers did not end on SIGTERM": self.stubborn,
+            f"workers crashed: {self.crashes()}": self.crashes(),
+            f"not recovered from: {self.unrecovered()}": self.unrecovered(),
+            "the answers could not be read to the end": not self.read_to_the_end,
+            "answers stopped coming before the last frame": not self.settled,
+            f"the publisher failed: {self.publisher_failure}": self.publisher_failure,
+            f"the live reader failed: {self.reader_failure}": self.reader_failure,
+        }
+        return [text for text, is_so in found.items() if is_so]
+
+    def crashes(self) -> list[str]:
+        """Workers that ended by themselves otherwise than by saying why and exit code 1."""
+        return [f"{one.worker}: {one.code}: {one.said}" for one in self.ended if not one.is_clean]
+
+    def unrecovered(self) -> list[str]:
+        """Faults after which a partition never had an answer again."""
+        return [f"{fault.number} {fault.kind}" for fault in self.faults if fault.recovery_s is None]
+
+
+def open_transactions(servers: str, topics: Topics) -> int:
+    """Partitions of what workers write whose last stable offset is behind their end, once that no longer changes."""
+    deadline = time.monotonic() + _SETTLES_S
+    while True:
+        blocked = sum(
+            committed < end
+            for topic in (topics.predictions, topics.dead_letters, topics.distillation)
+            for committed, end in zip(
+                _ends(servers, topic, IsolationLevel.READ_COMMITTED),
+                _ends(servers, topic, IsolationLevel.READ_UNCOMMITTED),
+                strict=True,
+            )
+        )
+        if not blocked or time.monotonic() > deadline:
+            return blocked
+        time.sleep(0.2)
+
+
+def offsets_behind(servers: str, settings: Settings) -> int:
+    """How many frames the group has not committed."""
+    topic = settings.topics.frames
+    ends = _ends(servers, topic, IsolationLevel.READ_UNCOMMITTED)
+    config = {"bootstrap.servers": servers, "group.id": settings.worker.group_id, "log_level": 0}
+    with closing(Consumer(config)) as consumer:
+        partitions = [TopicPartition(topic, number) for number in range(len(ends))]
+        committed = _insisting(lambda: consumer.committed(partitions, _ASK_S))
+    return sum(end - max(0, one.offset) for end, one in zip(ends, committed, strict=True))
+
+
+def _ends(servers: str, topic: str, isolation: IsolationLevel) -> list[int]:
+    client = AdminClient({"bootstrap.servers": servers, "log_level": 0})
+
+    def ask() -> list[int]:
+        numbers = sorted(client.list_topics(topic, timeout=_ASK_S).topics[topic].partitions)
+        asked = {TopicPartition(topic, number): OffsetSpec.latest() for number in numbers}  # type: ignore[no-untyped-call]
+        found = client.list_offsets(asked, isolation_level=isolation, request_timeout=_ASK_S)
+        return [found[partition].result().offset for partition in asked]
+
+    return _insisting(ask)
+
+
+def _insisting(ask: Callable[[], Result]) -> Result:
+    """Asks again where a coordinator or a leader is just moving."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return ask()
+        except KafkaException as error:
+            if not error.args[0].retriable() or time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)

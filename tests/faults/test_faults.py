@@ -1,0 +1,47 @@
+"""Every kind of fault once or more on Apache Kafka, in both modes and on three brokers: the harness, made short.
+
+The long run is ``make faults``; what it found last is in ``docs/reliability.md``.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.faults.harness.phase import Phase, run
+from tests.support.require import missing
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(420)]
+
+SEED = 5
+RATE = 1_000.0
+
+PHASES = (
+    Phase(
+        "workers and storage", 1, "exactly_once", 15_000, 0, SEED, RATE,
+        ("worker_kill", "store_hanging", "worker_zombie", "heads_published", "store_full", "worker_hiccup"),
+    ),
+    Phase(
+        "brokers and network", 1, "exactly_once", 15_000, 0, SEED, RATE,
+        ("connections_stalled", "worker_added", "broker_kill", "connections_cut", "worker_removed"),
+    ),
+    Phase("at least once", 1, "at_least_once", 10_000, 0, SEED, RATE, ("worker_kill", "connections_half_open")),
+    Phase("one of three brokers", 3, "exactly_once", 10_000, 0, SEED, RATE, ("broker_kill",)),
+)  # fmt: skip
+
+
+@pytest.fixture
+def home() -> Path:
+    if "KAFKA_HOME" not in os.environ:
+        missing("apache-kafka", "set KAFKA_HOME to an unpacked distribution (needs Java 17): faults stop and kill it")
+    return Path(os.environ["KAFKA_HOME"])
+
+
+@pytest.mark.parametrize("phase", PHASES, ids=lambda phase: phase.name)
+def test_nothing_is_lost_and_nothing_comes_twice(phase: Phase, home: Path, tmp_path: Path) -> None:
+    outcome = run(phase, home, tmp_path / "phase")
+    assert not outcome.failures()
+    assert [fault.kind for fault in outcome.faults] == [kind for kind in phase.kinds if kind not in outcome.left_out]
+    assert outcome.verdict.frames >= phase.frames
+    assert outcome.verdict.dead_letters > 0
+    assert outcome.exits["first"] > 0, "no head was ever taken up"
