@@ -311,6 +311,9 @@ def load_heads(manifest: Manifest, tensors: Mapping[str, Tensor], traced: Traced
         raise HeadsError(
             f"heads {manifest.version} were trained for model {manifest.model[:12]}, this one is {fingerprint[:12]}"
         )
+    overload = manifest.overload.thresholds if manifest.overload else None
+    if overload is not None and (len(overload) != len(manifest.exits) or not all(map(isfinite, overload))):
+        raise HeadsError(f"heads {manifest.version}: thresholds for overload {overload} do not fit the exits")
     modules = []
     used: set[str] = set()
     for exit_ in manifest.exits:

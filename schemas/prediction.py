@@ -1,5 +1,7 @@
 """A prediction on the ``predictions`` topic: JSON, under the frame's own key, with the frame's ``ce_*`` headers."""
 
+from typing import Literal
+
 import msgspec
 
 #: The name of the exit of a frame that ran the whole model.
@@ -8,7 +10,7 @@ FULL = "full"
 CONTENT_TYPE_VALUE = b"application/json"
 
 
-class Ranked(msgspec.Struct, frozen=True):
+class Ranked(msgspec.Struct, frozen=True, gc=False):
     """One of the most probable classes."""
 
     label: int
@@ -16,7 +18,7 @@ class Ranked(msgspec.Struct, frozen=True):
     confidence: float
 
 
-class Times(msgspec.Struct, frozen=True, kw_only=True):
+class Times(msgspec.Struct, frozen=True, gc=False):
     """When things happened to the frame: milliseconds since the epoch, and milliseconds spent."""
 
     frame_ms: int
@@ -29,8 +31,8 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
     """Spent by the engine on the frame's whole micro-batch."""
 
 
-class Prediction(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to one frame."""
+class Prediction(msgspec.Struct, frozen=True, gc=False):
+    """The answer to one frame. Workers make them by columns: the order of the fields counts."""
 
     id: str
     """The frame's ``ce_id``, or its position ``topic-partition-offset``."""
@@ -50,6 +52,10 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     """The model's fingerprint."""
     times: Times
+    budget: Literal["normal", "overload"] = "normal"
+    """Which budget the exits were open for: ``overload`` while the worker was further behind than it may be."""
+    max_disagreement: float | None = None
+    """That budget: how often exits may answer otherwise than the full model would; None where none were open."""
 
 
 encoder = msgspec.json.Encoder()

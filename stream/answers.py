@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -51,38 +52,36 @@ class PredictionWriter:
     def write(
         self, batch: MicroBatch, answers: Answers, engine: Engine, inference_ms: float, predicted_ms: int
     ) -> list[bytes]:
-        """One prediction for each frame of the batch, in order."""
-        names = (*engine.exits, FULL)  # index -1, the full path, is the last
-        top = self._ranked(answers)
-        labels, exits, audited = answers.labels.tolist(), answers.exits.tolist(), batch.audits.tolist()
-        confidences = np.take_along_axis(answers.probabilities, answers.labels[:, None], 1)[:, 0].tolist()
-        return [
-            encoder.encode(
-                Prediction(
-                    id=frame.id,
-                    topic=frame.topic,
-                    partition=frame.partition,
-                    offset=frame.offset,
-                    label=labels[row],
-                    class_name=self._classes[labels[row]],
-                    confidence=confidences[row],
-                    top_k=top[row],
-                    exit=names[exits[row]],
-                    audited=audited[row],
-                    heads_version=engine.version,
-                    model=self.model,
-                    times=Times(
-                        frame_ms=frame.timestamp_ms,
-                        predicted_ms=predicted_ms,
-                        decode_ms=batch.decode_ms[row],
-                        inference_ms=inference_ms,
-                    ),
-                )
-            )
-            for row, frame in enumerate(batch.frames)
-        ]
+        """One prediction for each frame of the batch, in order.
 
-    def _ranked(self, answers: Answers) -> list[tuple[Ranked, ...]]:
+        By columns: one call of a type for a whole batch makes its objects several times faster than a call for each.
+        """
+        frames = batch.frames
+        names = (*engine.exits, FULL)  # index -1, the full path, is the last
+        labels = answers.labels.tolist()
+        times = map(
+            Times, (frame.timestamp_ms for frame in frames), repeat(predicted_ms), batch.decode_ms, repeat(inference_ms)
+        )
+        predictions = map(
+            Prediction,
+            (frame.id for frame in frames),
+            (frame.topic for frame in frames),
+            (frame.partition for frame in frames),
+            (frame.offset for frame in frames),
+            labels,
+            map(self._classes.__getitem__, labels),
+            np.take_along_axis(answers.probabilities, answers.labels[:, None], 1)[:, 0].tolist(),
+            self._ranked(answers),
+            map(names.__getitem__, answers.exits.tolist()),
+            batch.audits.tolist(),
+            repeat(engine.version),
+            repeat(self.model),
+            times,
+        )
+        return list(map(encoder.encode, predictions))
+
+    def _ranked(self, answers: Answers) -> Iterator[tuple[Ranked, ...]]:
+        """For each frame the most probable classes, by descending probability."""
         chances = answers.probabilities
         if self._top_k < chances.shape[1]:
             best = np.argpartition(chances, -self._top_k, axis=1)[:, -self._top_k :]
@@ -90,12 +89,10 @@ class PredictionWriter:
             best = np.broadcast_to(np.arange(chances.shape[1]), chances.shape)
         values = np.take_along_axis(chances, best, 1)
         order = np.argsort(-values, axis=1, kind="stable")
-        labels = np.take_along_axis(best, order, 1).tolist()
-        values = np.take_along_axis(values, order, 1).tolist()
-        return [
-            tuple(Ranked(label, self._classes[label], value) for label, value in zip(*row, strict=True))
-            for row in zip(labels, values, strict=True)
-        ]
+        labels = np.take_along_axis(best, order, 1).ravel().tolist()
+        values = np.take_along_axis(values, order, 1).ravel().tolist()
+        ranked = map(Ranked, labels, map(self._classes.__getitem__, labels), values)
+        return zip(*[ranked] * self._top_k, strict=True)  # one iterator: each tuple takes the next ``top_k``
 
 
 class DistillationWriter:
@@ -143,6 +140,7 @@ class DistillationWriter:
             audit=batch.audits[rows].astype(np.uint8),
             live_exit=answers.live_exit[taught],
             live_label=answers.live_label[taught],
+            overload_label=None if answers.overload_label is None else answers.overload_label[taught],
             partition=np.array([frame.partition for frame in frames], np.int32),
             offset=np.array([frame.offset for frame in frames], np.int64),
             timestamp_ms=np.array([frame.timestamp_ms for frame in frames], np.int64),

@@ -48,6 +48,8 @@ class Serving:
     closed: Engine
     budget: float
     """The disagreement that the version may have."""
+    overload: Engine | None = None
+    """What to run while the worker is behind; None where nothing was certified for what may be then."""
 
     @property
     def version(self) -> str | None:
@@ -138,14 +140,23 @@ class HeadWatch:
             self.serving = self._full
             return
         if closed:
-            manifest = msgspec.structs.replace(manifest, exits=())
+            manifest = msgspec.structs.replace(manifest, exits=(), overload=None)
         heads = load_heads(manifest, tensors, self._traced)
         engine = Engine(self._traced, heads, self._mode)
         shut = Engine(self._traced, heads, "shadow")
         engine.warm_up(self._max_batch)
         budget = manifest.certificate.max_disagreement if manifest.certificate else self._promise.max_disagreement
-        self.serving = Serving(engine, shut, budget)
+        self.serving = Serving(engine, shut, budget, engine.overloaded() if self._may_overload(manifest) else None)
         log.info("serving %s%s", _named(self.serving), ", all exits kept closed by the operator" if closed else "")
+
+    def _may_overload(self, manifest: Manifest) -> bool:
+        """Whether the version's thresholds for overload were certified for what this worker's settings allow."""
+        promise, overload = self._promise, manifest.overload
+        if promise.overload_max_disagreement is None or overload is None or self._mode == "shadow":
+            return False
+        return overload.certificate.covers(
+            promise.overload_max_disagreement, promise.confidence, promise.max_class_disagreement
+        )
 
     def _watch(self, poll_s: float) -> None:
         failures = 0
@@ -170,6 +181,8 @@ class Audited:
     """``[A]``: the full model's."""
     disagreed: npt.NDArray[np.bool_]
     """``[A]``: whether an exit would have answered otherwise."""
+    overload_disagreed: npt.NDArray[np.bool_] | None
+    """``[A]``: the same under the thresholds for overload; None where the heads have none."""
 
     @classmethod
     def of(cls, batch: MicroBatch, answers: Answers) -> "Audited":
@@ -177,63 +190,102 @@ class Audited:
         kept = batch.audits[answers.full_rows]
         rows = answers.full_rows[kept]
         labels = answers.labels[rows]
-        disagreed = (answers.live_exit[kept] >= 0) & (answers.live_label[kept] != labels)
-        return cls(rows, labels, disagreed)
+        overload = answers.overload_label
+        return cls(
+            rows,
+            labels,
+            answers.live_label[kept] != labels,
+            None if overload is None else overload[kept] != labels,
+        )
 
 
 class ExitGuard:
-    """Runs a drift test on the audits of the version in force, and closes its exits once the test alarms.
+    """Runs drift tests on the audits of the version in force, and closes what has left its budget.
 
-    Exits stay closed until another version comes, or the worker is started anew. In shadow mode nothing is served by
-    exits, so the alarm is but said.
+    One test is for the thresholds of every day: when it alarms, all exits close. The other is for those of overload, at
+    their own budget, on the same audits, whether the worker is behind or not: when it alarms, the thresholds of every
+    day hold at any lag. Either stays until another version comes, or the worker is started anew. In shadow mode nothing
+    is served by exits, so the alarm is but said.
     """
 
     def __init__(self, confidence: float, block_s: float) -> None:
         self._level = 1 - confidence
         self._block_ms = max(1, int(block_s * 1000))
         self._blocks: dict[bytes, int] = {}
-        self._alarmed: str | None = None
         self._serving: Serving | None = None
         self._detector: DriftDetector | None = None
+        self._overload_detector: DriftDetector | None = None
+        #: Versions whose alarm has been raised: taken up again, they stay as they were left.
+        self._alarmed: str | None = None
+        self._overload_alarmed: str | None = None
         self._last: dict[int, int] = {}
 
-    def choose(self, serving: Serving) -> Engine:
-        """The engine to run now."""
+    def choose(self, serving: Serving, behind: bool = False) -> Engine:
+        """The engine to run now; ``behind``: overload's, where there is one to trust."""
         if serving is not self._serving:
             self._serving = serving
             self._detector = DriftDetector(serving.budget, self._level) if serving.engine.exits else None
+            bolder = serving.overload.max_disagreement if serving.overload else None
+            self._overload_detector = DriftDetector(bolder, self._level) if bolder is not None else None
             self._blocks.clear()
-        return serving.closed if self.closed else serving.engine
+        if self.closed:
+            return serving.closed
+        if behind and serving.overload is not None and not self.overload_closed:
+            return serving.overload
+        return serving.engine
 
     @property
     def closed(self) -> bool:
         """True while an alarm keeps the exits closed."""
-        return self._detector is not None and (
-            self._detector.alarmed or (self._serving is not None and self._serving.version == self._alarmed)
+        return self._has_alarmed(self._detector, self._alarmed)
+
+    @property
+    def overload_closed(self) -> bool:
+        """True while an alarm keeps overload's thresholds out of use."""
+        return self._has_alarmed(self._overload_detector, self._overload_alarmed)
+
+    def _has_alarmed(self, detector: DriftDetector | None, version: str | None) -> bool:
+        return detector is not None and (
+            detector.alarmed or (self._serving is not None and self._serving.version == version)
         )
 
     def watch(self, batch: MicroBatch, answers: Answers) -> Audited:
         """Takes in a batch that :meth:`choose`'s engine answered; returns what its audits found."""
         audited = Audited.of(batch, answers)
-        detector = self._detector
-        if detector is not None and not detector.alarmed:
-            for row, disagreed in zip(audited.rows.tolist(), audited.disagreed.tolist(), strict=True):
-                frame = batch.frames[row]
-                # A frame that is read again after an abort has been counted.
-                if frame.offset <= self._last.get(frame.partition, -1) or not self._opens_block(frame):
-                    continue
-                if detector.update(disagreed):
-                    self._alarmed = self._serving.version if self._serving else None
-                    log.warning(
-                        "heads %s have left their budget of %.4f: %d of %d audits disagreed; exits closed until "
-                        "another version comes",
-                        self._serving and self._serving.version, detector.budget,
-                        detector.disagreements, detector.audits,
-                    )  # fmt: skip
-                    break
+        version = self._serving.version if self._serving else None
+        if self._detector is not None and not (self._detector.alarmed and self.overload_closed):
+            counted = self._counted(batch, audited)
+            if self._alarms(self._detector, audited.disagreed[counted], "exits closed"):
+                self._alarmed = version
+            if self._overload_detector is not None and audited.overload_disagreed is not None:
+                disagreed = audited.overload_disagreed[counted]
+                if self._alarms(self._overload_detector, disagreed, "exits open no wider at any lag"):
+                    self._overload_alarmed = version
         for frame in batch.frames:
             self._last[frame.partition] = max(frame.offset, self._last.get(frame.partition, -1))
         return audited
+
+    def _counted(self, batch: MicroBatch, audited: Audited) -> npt.NDArray[np.bool_]:
+        """``[A]``: which audits enter a test."""
+        frames = (batch.frames[row] for row in audited.rows.tolist())
+        # A frame that is read again after an abort has been counted.
+        counted = [frame.offset > self._last.get(frame.partition, -1) and self._opens_block(frame) for frame in frames]
+        return np.array(counted, np.bool_)
+
+    def _alarms(self, detector: DriftDetector, disagreed: npt.NDArray[np.bool_], consequence: str) -> bool:
+        """Feeds a test that has not alarmed yet; True where it does now, which is said."""
+        if detector.alarmed:
+            return False
+        for one in disagreed.tolist():
+            if detector.update(one):
+                log.warning(
+                    "heads %s have left their budget of %.4f: %d of %d audits disagreed; %s until another version "
+                    "comes",
+                    self._serving and self._serving.version, detector.budget,
+                    detector.disagreements, detector.audits, consequence,
+                )  # fmt: skip
+                return True
+        return False
 
     def _opens_block(self, frame: Frame) -> bool:
         """Whether the frame is the first of its key's block of time: near-copies counted singly raise false alarms."""
@@ -259,4 +311,5 @@ def _named(serving: Serving) -> str:
     if serving.version is None:
         return "the full path, without heads"
     exits = ", ".join(serving.engine.exits)
-    return f"heads {serving.version} ({f'exits at {exits}' if exits else 'no exit open'})"
+    wider = ", wider under overload" if serving.overload else ""
+    return f"heads {serving.version} ({f'exits at {exits}{wider}' if exits else 'no exit open'})"
