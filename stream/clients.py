@@ -94,23 +94,48 @@ def long_running(config: Config) -> Config:
     return {"log_level": 2, "error_cb": ErrorLog()} | config
 
 
-def admin_client(settings: Settings) -> AdminClient:
-    """A client to ask about topics and create them."""
-    return AdminClient(_common(settings) | {"log_level": 0} | settings.kafka.options)
+class Troubles:
+    """The ``error_cb`` of a client: remembers the latest trouble, since a timeout by itself says nothing."""
+
+    def __init__(self) -> None:
+        self.latest: KafkaError | None = None
+
+    def __call__(self, error: KafkaError) -> None:
+        # "all brokers down" follows the error that says why
+        if error.code() != KafkaError._ALL_BROKERS_DOWN or self.latest is None:
+            self.latest = error
+
+    def __str__(self) -> str:
+        return told(self.latest) if self.latest else "no connection"
 
 
-def wait_for_broker(client: AdminClient, servers: str, stopping: Callable[[], bool], topics: Iterable[str]) -> bool:
+def admin_client(settings: Settings, troubles: Troubles | None = None) -> AdminClient:
+    """A client to ask about topics and create them. Raises :class:`KafkaUnusable` for options that make none."""
+    own: Config = {"log_level": 0} | ({"error_cb": troubles} if troubles else {})
+    try:
+        return AdminClient(_common(settings) | own | settings.kafka.options)
+    except KafkaException as error:
+        raise KafkaUnusable(f"kafka.options, or -X: {error.args[0].str()}") from error
+
+
+def wait_for_broker(settings: Settings, stopping: Callable[[], bool], topics: Iterable[str]) -> bool:
     """Waits until a broker answers and has all ``topics``; False where ``stopping`` came first.
 
-    Says every few seconds that it waits. Raises :class:`KafkaUnusable` where a topic is missing.
+    Says every few seconds that it waits. Raises :class:`KafkaUnusable` where a topic is missing, and where the broker
+    refuses us, or we its certificate.
     """
-    throttle = Throttle()
+    throttle, troubles, servers = Throttle(), Troubles(), settings.kafka.bootstrap_servers
+    client = admin_client(settings, troubles)
     while not stopping():
         try:
             known = client.list_topics(timeout=_PROBE_S).topics
         except KafkaException as error:
+            client.poll(0)  # lets troubles hear
+            if troubles.latest is not None and is_hopeless(troubles.latest):
+                raise KafkaUnusable(f"Kafka at {servers} cannot be used: {troubles}") from error
             if throttle.passes():
-                log.warning("no answer from Kafka at %s (%s); trying again", servers, error.args[0].str())
+                why = troubles if troubles.latest is not None else error.args[0].str()
+                log.warning("no answer from Kafka at %s (%s); trying again", servers, why)
             continue
         missing = [name for name in topics if name not in known]
         if missing:
@@ -121,11 +146,32 @@ def wait_for_broker(client: AdminClient, servers: str, stopping: Callable[[], bo
 
 def missing_topics(names: Iterable[str], servers: str) -> str:
     """What to say where topics are missing."""
-    return f"no topic {', '.join(names)} at {servers}; create the topics with `layercache topics create`"
+    return (
+        f"no topic {', '.join(names)} at {servers} that this user may see; create the topics with "
+        "`layercache topics create`, or give the user rights on them"
+    )
+
+
+def told(error: KafkaError) -> str:
+    """What the error says, and what to do about it where that is known."""
+    advice = _advice(error)
+    return f"{error.str()}; {advice}" if advice else error.str()
+
+
+def _advice(error: KafkaError) -> str | None:
+    if error.code() in (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED):
+        return "check sasl.mechanism and its credentials in kafka.options"
+    if error.code() == KafkaError._SSL:
+        return "check ssl.ca.location, and for client certificates ssl.certificate.location, in kafka.options"
+    if error.name().endswith("_AUTHORIZATION_FAILED"):
+        return "give this user the right; docs/security.md lists those that are needed"
+    return None
 
 
 def is_hopeless(error: KafkaError) -> bool:
     """True for errors that no waiting cures: rights, authentication, a missing topic, a fatal state of the client."""
+    if error.code() == KafkaError._SSL:  # other handshakes fail for a moment while a broker starts
+        return "certificate" in error.str()
     return error.fatal() or error.code() in _HOPELESS
 
 

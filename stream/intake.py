@@ -6,7 +6,7 @@ from typing import Protocol
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from stream.clients import KafkaUnusable, is_hopeless, missing_topics
+from stream.clients import KafkaUnusable, is_hopeless, missing_topics, told
 from stream.frames import Frame
 from stream.throttle import Throttle
 
@@ -108,7 +108,7 @@ class Intake:
         if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
             raise KafkaUnusable(missing_topics([self._topic], "the broker"))
         if is_hopeless(error):
-            raise KafkaUnusable(f"cannot read {self._topic}: {error.str()}")
+            raise KafkaUnusable(f"cannot read {self._topic}: {told(error)}")
         if self._throttle.passes(error.code()):
             log.warning("reading %s: %s; waiting", self._topic, error.str())
 

@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaException
 from confluent_kafka.admin._metadata import ClusterMetadata
 
 from schemas.settings import Settings
-from stream.clients import Config, KafkaUnusable, is_hopeless, missing_topics
+from stream.clients import Config, KafkaUnusable, Troubles, is_hopeless, missing_topics
 
 #: How long a command waits for a broker that does not answer.
 PATIENCE_S = 8.0
@@ -27,7 +27,7 @@ class AsksForMetadata(Protocol):
 Client = TypeVar("Client")
 
 
-def connect(kind: Callable[[Config], Client], config: Config, troubles: "Troubles") -> Client:
+def connect(kind: Callable[[Config], Client], config: Config, troubles: Troubles) -> Client:
     """A quiet client whose troubles are told to ``troubles``.
 
     Raises :class:`KafkaUnusable` where librdkafka does not know an option.
@@ -36,21 +36,6 @@ def connect(kind: Callable[[Config], Client], config: Config, troubles: "Trouble
         return kind(config | {"error_cb": troubles, "log_level": 0})
     except KafkaException as error:
         raise KafkaUnusable(f"kafka.options, or -X: {error.args[0].str()}") from error
-
-
-class Troubles:
-    """The ``error_cb`` of a client: remembers the latest trouble, since a timeout by itself says nothing."""
-
-    def __init__(self) -> None:
-        self.latest: KafkaError | None = None
-
-    def __call__(self, error: KafkaError) -> None:
-        # "all brokers down" follows the error that says why
-        if error.code() != KafkaError._ALL_BROKERS_DOWN or self.latest is None:
-            self.latest = error
-
-    def __str__(self) -> str:
-        return self.latest.str() if self.latest else "no connection"
 
 
 def cluster(

@@ -32,7 +32,6 @@ from stream.batching import MicroBatcher
 from stream.clients import (
     RECORD_SLACK_BYTES,
     KafkaUnusable,
-    admin_client,
     consumer_config,
     long_running,
     wait_for_broker,
@@ -340,7 +339,7 @@ def _run(settings: Settings, stop: Stop) -> None:
     )
     log.info("model %s, fingerprint %s, on %s", classifier.name, classifier.fingerprint[:12], classifier.device)
     needed = (topics.frames, topics.predictions, topics.distillation, topics.dead_letters)
-    if not wait_for_broker(admin_client(settings), settings.kafka.bootstrap_servers, stop, needed):
+    if not wait_for_broker(settings, stop, needed):
         return
     pool = DecodePool(settings.worker.decode_threads, decoder(classifier.preprocessing, Limits.of(settings.worker)))
     try:
