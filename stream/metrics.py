@@ -76,6 +76,18 @@ class Metrics:
         self.exits_closed = Gauge(
             "layercache_exits_closed", "1 while the worker keeps its exits closed on an alarm.", registry=registry
         )
+        self.lag_seconds = Gauge(
+            "layercache_lag_seconds", "Seconds of work that wait, with exits as on other days.", registry=registry
+        )
+        self.overload = Gauge(
+            "layercache_overload", "1 while frames are answered under the budget for overload.", registry=registry
+        )
+        self.overload_frames = Counter(
+            "layercache_overload_frames", "Frames answered under the budget for overload.", registry=registry
+        )
+        self.overload_closed = Gauge(
+            "layercache_overload_closed", "1 while an alarm keeps exits from opening wider.", registry=registry
+        )
         self.store_errors = Counter("layercache_store_errors", "Failed looks for new heads.", registry=registry)
         self.heads_refused = Counter(
             "layercache_heads_refused",
