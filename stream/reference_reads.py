@@ -83,9 +83,14 @@ class RemoteFiles:
         # fsspec's own cache of instances is one per thread. Where two threads are first, each makes one, and one stays.
         self._files = files = self._files or self._class(skip_instance_cache=True, **self._options)
         url = str(location) if self._web else location.plain
-        with files.open(url, "rb", cache_type="none") as file:  # one request for the whole file, nothing read ahead
-            size = getattr(file, "size", None)
-            return read_bounded(file, size if isinstance(size, int) else None, max_bytes)
+        try:
+            with files.open(url, "rb", cache_type="none") as file:  # one request for the file, nothing read ahead
+                size = getattr(file, "size", None)
+                return read_bounded(file, size if isinstance(size, int) else None, max_bytes)
+        except FileNotFoundError as error:
+            if isinstance(error.__cause__, Refused):  # fsspec's answer to whatever goes wrong with a web server
+                raise error.__cause__ from None
+            raise
 
 
 def read_bounded(file: _File, size: int | None, max_bytes: int) -> bytes:

@@ -94,7 +94,8 @@ class Prefix:
         """
         try:
             scheme, authority, path = _split(text)
-            names = tuple(_name(part) for part in path.strip("/").split("/")) if path.strip("/") else ()
+            inner = path.removeprefix("/").removesuffix("/")
+            names = tuple(_name(part) for part in inner.split("/")) if inner else ()
         except Refused as error:
             raise UnusablePrefix(f"references.prefixes: a prefix cannot be used: {error}; {_EXAMPLE}") from error
         if scheme in _INDIRECT:

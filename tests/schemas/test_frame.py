@@ -11,7 +11,11 @@ repeatable = settings(derandomize=True, deadline=None)
 
 
 @repeatable
-@given(st.builds(FrameHeaders, content_type=texts, ce_id=texts, ce_source=texts, ce_time=texts, label=texts, ce_dataref=texts))
+@given(
+    st.builds(
+        FrameHeaders, content_type=texts, ce_id=texts, ce_source=texts, ce_time=texts, label=texts, ce_dataref=texts
+    )
+)
 def test_read_undoes_as_kafka(headers: FrameHeaders) -> None:
     assert FrameHeaders.read(headers.as_kafka()) == headers
 

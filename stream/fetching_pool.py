@@ -1,0 +1,79 @@
+"""The decode pool of a worker whose frames may refer to pictures that lie elsewhere."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+
+from early_exit.preprocessing import Preprocessing
+from schemas.settings import Settings
+from stream.decode import DecodeError, Limits
+from stream.fetching import Fetcher, deadline_s
+from stream.frames import Arrived, Decode, Decoded, DecodePool, Frame, decoder
+
+
+class FetchingPool(DecodePool):
+    """Decodes values as they are, and fetches first what frames without one refer to.
+
+    A record that has both its picture and a reference to it is decoded from what it has: CloudEvents' ``dataref``
+    promises that the two are the same.
+    """
+
+    def __init__(self, threads: int, decode: Decode, fetcher: Fetcher) -> None:
+        super().__init__(threads, decode)
+        self._fetcher = fetcher
+
+    def submit(self, frames: Sequence[Frame]) -> list[Arrived]:
+        """Starts fetching and decoding ``frames`` and returns at once."""
+        if not any(map(is_reference, frames)):
+            return super().submit(frames)
+        there = iter(super().submit([frame for frame in frames if not is_reference(frame)]))
+        return [Arrived(frame, self._fetch(frame), 0) if is_reference(frame) else next(there) for frame in frames]
+
+    def close(self) -> None:
+        """Ends the threads; what has not begun is dropped, and what is being fetched is given up."""
+        self._fetcher.close()
+        super().close()
+
+    def _fetch(self, frame: Frame) -> "Future[list[Decoded]]":
+        def decode(picture: bytes) -> list[Decoded]:
+            return self._decode([replace(frame, value=picture)])
+
+        chunk: Future[list[Decoded]] = Future()
+
+        def settle(fetched: "Future[list[Decoded]]") -> None:
+            if fetched.cancelled():
+                chunk.cancel()
+                return
+            error = fetched.exception()
+            if error is None:
+                chunk.set_result(fetched.result())
+            elif isinstance(error, DecodeError):
+                chunk.set_result([Decoded(error, 0.0)])
+            else:
+                chunk.set_exception(error)
+
+        self._fetcher.fetch(frame.headers.ce_dataref or "", decode, self._pool).add_done_callback(settle)
+        return chunk
+
+
+def is_reference(frame: Frame) -> bool:
+    """True where the record has no picture, and says where it lies."""
+    return not frame.value and bool(frame.headers.ce_dataref)
+
+
+def fetching_pool(
+    settings: Settings, preprocessing: Preprocessing, observe: Callable[[float], None] = lambda seconds: None
+) -> FetchingPool:
+    """The pool that the settings ask for; ``observe`` as :class:`~stream.fetching.Fetcher` takes it.
+
+    Raises :class:`~stream.references.UnusablePrefix`.
+    """
+    limits = Limits.of(settings.worker)
+    interval_ms = (settings.kafka.options | settings.kafka.consumer_options).get("max.poll.interval.ms", 300_000)
+    fetcher = Fetcher(
+        settings.references,
+        limits.max_bytes,
+        deadline_s(settings.references, float(interval_ms)),
+        observe=observe,
+    )
+    return FetchingPool(settings.worker.decode_threads, decoder(preprocessing, limits), fetcher)
