@@ -32,7 +32,9 @@ class Times(msgspec.Struct, frozen=True, gc=False):
 
 
 class Prediction(msgspec.Struct, frozen=True, gc=False):
-    """The answer to one frame. Workers make them by columns: the order of the fields counts."""
+    """The answer to one frame."""
+
+    # Workers make them by columns: the order of the fields counts.
 
     id: str
     """The frame's ``ce_id``, or its position ``topic-partition-offset``."""

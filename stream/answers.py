@@ -77,6 +77,8 @@ class PredictionWriter:
             repeat(engine.version),
             repeat(self.model),
             times,
+            repeat(engine.budget),
+            repeat(engine.max_disagreement),
         )
         return list(map(encoder.encode, predictions))
 
@@ -90,8 +92,8 @@ class PredictionWriter:
         values = np.take_along_axis(chances, best, 1)
         order = np.argsort(-values, axis=1, kind="stable")
         labels = np.take_along_axis(best, order, 1).ravel().tolist()
-        values = np.take_along_axis(values, order, 1).ravel().tolist()
-        ranked = map(Ranked, labels, map(self._classes.__getitem__, labels), values)
+        confidences = np.take_along_axis(values, order, 1).ravel().tolist()
+        ranked = map(Ranked, labels, map(self._classes.__getitem__, labels), confidences)
         return zip(*[ranked] * self._top_k, strict=True)  # one iterator: each tuple takes the next ``top_k``
 
 
