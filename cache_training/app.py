@@ -7,14 +7,14 @@ import asyncio
 import concurrent.futures
 import logging
 import queue
-import ssl
 from typing import Any
 
 import faust
 import torch
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
+from cache_training.credentials import credentials
 from cache_training.state import Checkpoints
 from cache_training.thread import Arrived, TrainingThread
 from cache_training.trainer import OnlineTrainer
@@ -24,7 +24,7 @@ from early_exit.memory import keep_freed_memory
 from early_exit.models import ModelError
 from early_exit.store import StoreError, model_folder, open_store
 from schemas.distillation import DistillationBatch, DistillationError, decode
-from schemas.settings import Kafka, Settings
+from schemas.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,13 @@ def run(settings: Settings) -> int:
 def _topic_is_there(settings: Settings) -> bool:
     """Waits for the broker; False where it answers that the distillation topic does not exist."""
     topic = settings.topics.distillation
-    config = {"bootstrap.servers": settings.kafka.bootstrap_servers, "log_level": 0, **settings.kafka.options}
+    refusals: list[KafkaError] = []
+    config = {
+        "bootstrap.servers": settings.kafka.bootstrap_servers,
+        "log_level": 0,
+        "error_cb": lambda error: refusals.append(error) if _is_refusal(error) else None,
+        **settings.kafka.options,
+    }
     try:
         client = AdminClient(config)
         credentials(settings.kafka)
@@ -81,11 +87,28 @@ def _topic_is_there(settings: Settings) -> bool:
         try:
             found = client.list_topics(timeout=_BROKER_WAIT_S).topics
         except KafkaException as error:
+            client.poll(0)  # lets error_cb speak
+            if refusals:
+                log.error(
+                    "Kafka at %s cannot be used: %s; check security.protocol, sasl.* and ssl.* in kafka.options",
+                    settings.kafka.bootstrap_servers, refusals[-1].str(),
+                )  # fmt: skip
+                return False
             log.warning("no broker at %s yet (%s); waiting", settings.kafka.bootstrap_servers, error.args[0].str())
             continue
         if topic not in found:
-            log.error("topic %r does not exist; create it with `layercache topics create`", topic)
+            log.error(
+                "topic %r does not exist, or this user may not see it; create it with `layercache topics create`, or "
+                "give the user rights on it", topic,
+            )  # fmt: skip
         return topic in found
+
+
+def _is_refusal(error: KafkaError) -> bool:
+    """Wrong credentials, or a certificate that is not trusted: waiting does not cure that."""
+    if error.code() == KafkaError._SSL:
+        return "certificate" in error.str()
+    return error.code() in (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED)
 
 
 def build_app(settings: Settings, thread: TrainingThread) -> faust.App:
@@ -187,30 +210,3 @@ def _serve(settings: Settings, thread: TrainingThread) -> int:
         if thread.is_alive():
             thread.stop()
     return 1 if thread.failure is not None else code
-
-
-def credentials(kafka: Kafka) -> Any:
-    """Faust's credentials from the librdkafka options that say the same; None for a plain connection.
-
-    Raises ``ValueError`` for a mechanism that the trainer's client does not have.
-    """
-    options = {str(name): str(value) for name, value in kafka.options.items()}
-    protocol = options.get("security.protocol", "PLAINTEXT").upper()
-    context = None
-    if protocol in ("SSL", "SASL_SSL"):
-        context = ssl.create_default_context(cafile=options.get("ssl.ca.location"))
-        if "ssl.certificate.location" in options:
-            context.load_cert_chain(
-                options["ssl.certificate.location"], options.get("ssl.key.location"), options.get("ssl.key.password")
-            )
-    if protocol.startswith("SASL"):
-        mechanism = options.get("sasl.mechanism", options.get("sasl.mechanisms", "PLAIN")).upper()
-        if mechanism not in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"):
-            raise ValueError(f"the trainer speaks SASL PLAIN and SCRAM, not {mechanism}")
-        return faust.SASLCredentials(
-            username=options.get("sasl.username"),
-            password=options.get("sasl.password"),
-            mechanism=mechanism,
-            ssl_context=context,
-        )
-    return faust.SSLCredentials(context) if context is not None else None
