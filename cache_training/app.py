@@ -71,7 +71,7 @@ def _topic_is_there(settings: Settings) -> bool:
     """Waits for the broker; False where it answers that the distillation topic does not exist."""
     topic = settings.topics.distillation
     refusals: list[KafkaError] = []
-    config = {
+    config: dict[str, Any] = {
         "bootstrap.servers": settings.kafka.bootstrap_servers,
         "log_level": 0,
         "error_cb": lambda error: refusals.append(error) if _is_refusal(error) else None,
