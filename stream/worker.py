@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
 import torch
@@ -36,11 +37,13 @@ from stream.clients import (
     long_running,
     wait_for_broker,
 )
-from stream.decode import DecodeError, Limits
-from stream.frames import Arrived, Decoded, DecodePool, Frame, decoder
+from stream.decode import DecodeError
+from stream.fetching_pool import fetching_pool
+from stream.frames import Arrived, Decoded, DecodePool, Frame
 from stream.heads_watch import ExitGuard, HeadWatch, flops_shares
 from stream.intake import Intake
 from stream.metrics import Metrics, distinct
+from stream.references import UnusablePrefix
 from stream.sampling import Sampler
 from stream.throttle import Throttle
 from stream.trainer_watch import trainer_watch
@@ -306,7 +309,7 @@ def run(settings: Settings) -> int:
     with stop.on_signals():
         try:
             _run(settings, stop)
-        except (ModelError, CutError, StoreError, KafkaUnusable, OSError) as error:
+        except (ModelError, CutError, StoreError, KafkaUnusable, UnusablePrefix, OSError) as error:
             log.error("%s", error)
             return FAILED
         except KafkaException as error:
@@ -341,7 +344,7 @@ def _run(settings: Settings, stop: Stop) -> None:
     needed = (topics.frames, topics.predictions, topics.distillation, topics.dead_letters)
     if not wait_for_broker(settings, stop, needed):
         return
-    pool = DecodePool(settings.worker.decode_threads, decoder(classifier.preprocessing, Limits.of(settings.worker)))
+    pool = fetching_pool(settings, classifier.preprocessing, partial(metrics.observe, "fetch"))
     try:
         heads.start(settings.store.poll_s)
         worker = Worker(settings, traced, heads, metrics, pool, stop)
