@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from layercache.cli.redaction import Formatter, hide, redacted
+
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
@@ -51,7 +53,7 @@ StoreUrl = Annotated[
 
 def fail(message: str, code: int = FAILED) -> NoReturn:
     """Ends the command with ``message`` on standard error and exit code ``code``."""
-    typer.echo(message, err=True)
+    typer.echo(redacted(message), err=True)
     raise typer.Exit(code)
 
 
@@ -72,7 +74,9 @@ def load_settings(config: Path | None = None, **overrides: Mapping[str, Any]) ->
     }
     _refuse_unknown_sections(tuple(settings.Settings.model_fields))
     try:
-        return settings.load(config, given)
+        found = settings.load(config, given)
+        hide(found)
+        return found
     except FileNotFoundError:
         fail(f"{config}: there is no such settings file", WRONG_USAGE)
     except OSError as error:
@@ -115,10 +119,10 @@ def set_up_logging(verbose: bool) -> None:
         from rich.logging import RichHandler
 
         handler = RichHandler(console=Console(stderr=True), show_path=False, log_time_format="%H:%M:%S")
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(Formatter("%(message)s"))
     else:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for room in ("layercache", "stream", "early_exit", "cache_training"):
         logging.getLogger(room).setLevel(logging.DEBUG if verbose else logging.INFO)

@@ -14,6 +14,7 @@ from layercache.cli import (
     heads,
     profile,
     publish,
+    redaction,
     settings,
     topics,
     trainer,
@@ -71,6 +72,7 @@ def layercache_command(
 
 def main() -> None:
     """Runs the command of ``sys.argv``; exit codes: 0 done, 1 failed, 2 wrong usage or settings, 130 Ctrl-C."""
+    redaction.install()
     verbose = "-v" in sys.argv or "--verbose" in sys.argv
     try:
         app(prog_name="layercache")
@@ -80,5 +82,5 @@ def main() -> None:
         # Errors of our own say what is wrong and what to do; a traceback would only hide it.
         if verbose or type(error).__module__.partition(".")[0] not in ROOMS:
             raise
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(redaction.redacted(f"error: {error}"), err=True)
         sys.exit(common.FAILED)
