@@ -125,6 +125,12 @@ class Metrics:
             # Also by nothing: a class without disagreements shows a zero instead of no series.
             self._class_disagreements.labels(name).inc(disagreements[name])
 
+    def show_overload(self, overloaded: bool, frames: int, closed: bool) -> None:
+        """Whether ``frames`` were answered under the budget for overload, and whether an alarm forbids that."""
+        self.overload.set(overloaded)
+        self.overload_frames.inc(frames if overloaded else 0)
+        self.overload_closed.set(closed)
+
     def show_heads(self, version: str | None) -> None:
         """Which version of heads is in force."""
         self._heads.clear()
