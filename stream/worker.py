@@ -5,6 +5,7 @@ engine; new heads come from a thread of their own.
 """
 
 import logging
+import math
 import signal
 import socket
 import threading
@@ -43,6 +44,7 @@ from stream.frames import Arrived, Decoded, DecodePool, Frame
 from stream.heads_watch import ExitGuard, HeadWatch, flops_shares
 from stream.intake import Intake
 from stream.metrics import Metrics, distinct
+from stream.overload import LagObjective
 from stream.references import UnusablePrefix
 from stream.sampling import Sampler
 from stream.throttle import Throttle
@@ -60,7 +62,7 @@ LOOKAHEAD = 3
 _IDLE_S = 0.1
 #: How long a worker that shall stop waits for a broker that does not answer.
 _STOP_PATIENCE_S = 8.0
-_LAG_EVERY_S = 2.0
+_LAG_EVERY_S = 0.5
 
 #: The headers that a prediction takes over from its frame.
 _PASSED_ON = (CE_ID, CE_SOURCE, CE_TIME)
@@ -117,6 +119,8 @@ class Worker:
         self._topics = topics
         self._heads = heads
         self._guard = ExitGuard(settings.promise.confidence, settings.promise.block_s)
+        overload = settings.promise.overload_max_disagreement is not None
+        self._lag = LagObjective(worker.target_lag_s if overload else math.inf, worker.max_batch)
         self._metrics = metrics
         self._pool = pool
         self._stop = stop
@@ -136,6 +140,7 @@ class Worker:
         self._throttle = Throttle()
         self._version: str | None = "not yet shown"
         self._next_lag = 0.0
+        self._overloaded = False
 
     def run(self) -> None:
         """Works until it shall stop. Raises :class:`KafkaUnusable`, or whatever the engine raised; frames stay safe."""
@@ -189,6 +194,8 @@ class Worker:
             self._answer([one for one, _ in arrived])
         if self._delivery.due_in(time.monotonic()) == 0.0:
             self._commit()
+        if arrived is not None:
+            self._lag.answered(len(arrived), time.monotonic() - now, self._overloaded)
 
     def _fetch(self) -> None:
         """Waits for what the next micro-batch lacks, then takes what else is there, as far as there is room."""
@@ -203,8 +210,17 @@ class Worker:
         if room > 0 and len(self._batcher):
             self._take_in(self._intake.fetch(room, 0))
         if now >= self._next_lag:
-            self._metrics.show_lags(self._topics.frames, self._intake.lags())
+            self._look_at_lag(now)
             self._next_lag = now + _LAG_EVERY_S
+
+    def _look_at_lag(self, now: float) -> None:
+        lags = self._intake.lags()
+        before = self._lag.missed
+        missed = self._lag.look(sum(lags.values()) + len(self._batcher), now)
+        self._metrics.show_lags(self._topics.frames, lags)
+        self._metrics.lag_seconds.set(self._lag.seconds)
+        if missed != before:
+            log.info("%s: %.1f s of work wait", "too far behind" if missed else "no longer behind", self._lag.seconds)
 
     def _take_in(self, frames: Sequence[Frame]) -> None:
         if frames:
@@ -226,7 +242,8 @@ class Worker:
             self._delivery.answered(one.frame.topic, one.frame.partition, one.frame.offset)
 
     def _infer(self, frames: Sequence[Frame], decoded: Sequence[Decoded]) -> None:
-        engine = self._guard.choose(self._heads.serving)
+        engine = self._guard.choose(self._heads.serving, self._lag.missed)
+        self._overloaded = engine.budget == "overload"
         batch = MicroBatch.of(frames, decoded, self._sampler.audit_rate(engine))
         with self._metrics.stage("inference") as inference:
             answers = engine.run(batch.pictures, batch.audits)
@@ -276,6 +293,7 @@ class Worker:
         if engine.exits:
             metrics.count_by_class(self._classes, audited.labels, audited.disagreed)
         metrics.exits_closed.set(self._guard.closed)
+        metrics.show_overload(self._overloaded, len(batch.frames), self._guard.overload_closed)
         if engine.version != self._version:
             self._version = engine.version
             metrics.show_heads(engine.version)
