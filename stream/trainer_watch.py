@@ -6,12 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from schemas.settings import Settings
-from stream.clients import admin_client
+from stream.clients import consumer_config
 
 log = logging.getLogger(__name__)
 
@@ -93,39 +91,50 @@ class TrainerWatch:
 
 
 class TopicOffsets:
-    """:class:`Offsets` by an admin client; every method may raise ``KafkaException``."""
+    """:class:`Offsets` by a consumer that never joins; every method may raise ``KafkaException``.
 
-    def __init__(self, client: AdminClient, topic: str, group_id: str) -> None:
-        self._client = client
+    Not by an admin client: librdkafka ends the whole process by a failed assertion where an admin request about a group
+    times out while its broker is away (confluentinc/librdkafka #4605, #3663, in 2.16 still).
+    """
+
+    def __init__(self, consumer: Consumer, topic: str) -> None:
+        self._consumer = consumer
         self._topic = topic
-        self._group_id = group_id
 
     def committed(self) -> dict[int, int]:
-        asked = [ConsumerGroupTopicPartitions(self._group_id, self._partitions())]
-        (answer,) = self._client.list_consumer_group_offsets(asked, request_timeout=_REQUEST_S).values()
-        return {partition.partition: partition.offset for partition in answer.result().topic_partitions}
+        while self._consumer.poll(0) is not None:  # nothing is subscribed: these are errors, and nobody else reads them
+            pass
+        return {one.partition: one.offset for one in self._consumer.committed(self._partitions(), _REQUEST_S)}
 
     def earliest(self) -> dict[int, int]:
-        return {partition: offset for partition, (offset, _) in self._listed(OffsetSpec.earliest()).items()}  # type: ignore[no-untyped-call]
+        return {one.partition: self._watermarks(one)[0] for one in self._partitions()}
 
     def since(self, timestamp_ms: int) -> dict[int, int | None]:
-        listed = self._listed(OffsetSpec.for_timestamp(timestamp_ms))
-        # Apache Kafka says -1 for both where there is no such record, others only for the timestamp.
-        return {partition: offset if min(offset, when) >= 0 else None for partition, (offset, when) in listed.items()}
+        asked = [TopicPartition(self._topic, one.partition, timestamp_ms) for one in self._partitions()]
+        found = {}
+        for one in self._consumer.offsets_for_times(asked, _REQUEST_S):
+            if one.error is not None:
+                raise KafkaException(one.error)
+            # Without such a record it is OFFSET_END from Apache Kafka, and from others the end itself.
+            is_there = 0 <= one.offset < self._watermarks(one)[1]
+            found[one.partition] = one.offset if is_there else None
+        return found
 
-    def _listed(self, spec: OffsetSpec) -> dict[int, tuple[int, int]]:
-        futures = self._client.list_offsets(dict.fromkeys(self._partitions(), spec), request_timeout=_REQUEST_S)
-        answers = {partition.partition: future.result() for partition, future in futures.items()}
-        return {partition: (answer.offset, answer.timestamp) for partition, answer in answers.items()}
+    def _watermarks(self, partition: TopicPartition) -> tuple[int, int]:
+        found = self._consumer.get_watermark_offsets(partition, _REQUEST_S)
+        if found is None:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        return found
 
     def _partitions(self) -> list[TopicPartition]:
-        known = self._client.list_topics(self._topic, timeout=_REQUEST_S).topics[self._topic].partitions
+        known = self._consumer.list_topics(self._topic, timeout=_REQUEST_S).topics[self._topic].partitions
         return [TopicPartition(self._topic, partition) for partition in known]
 
 
 def trainer_watch(settings: Settings) -> TrainerWatch:
     """A watch over the trainer that the settings name."""
-    offsets = TopicOffsets(admin_client(settings), settings.topics.distillation, settings.trainer.group_id)
+    consumer = Consumer(consumer_config(settings, settings.trainer.group_id) | {"log_level": 0})
     return TrainerWatch(
-        offsets, max(settings.worker.distillation_max_lag_s, _CHECKPOINTS * settings.trainer.checkpoint_s)
+        TopicOffsets(consumer, settings.topics.distillation),
+        max(settings.worker.distillation_max_lag_s, _CHECKPOINTS * settings.trainer.checkpoint_s),
     )
