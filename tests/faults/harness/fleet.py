@@ -1,5 +1,6 @@
 """The workers: started, killed and looked after as an orchestrator would."""
 
+import re
 import signal
 import subprocess
 import time
@@ -8,18 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
-
 from schemas.settings import Settings
 from tests.support.worker_process import WorkerProcess, start_worker
 
 #: Longest that a worker may take to end after SIGTERM.
 STOP_S = 60.0
-_ASK_S = 3.0
 _SAID = 400
 #: What a worker logs before an error that nobody foresaw.
 _UNFORESEEN = "the worker failed"
+_WORKING_ON = re.compile(r"working on \[([\d, ]*)\]")
 
 
 @dataclass
@@ -55,7 +53,6 @@ class Fleet:
     settings: Settings
     folder: Path
     size: int
-    servers: str
     members: list[Member] = field(init=False)
     ended: list[Ended] = field(default_factory=list)
     """Those that ended by themselves."""
@@ -66,8 +63,6 @@ class Fleet:
 
     def __post_init__(self) -> None:
         self.members = [Member(f"worker-{number}", self._settings_of(number)) for number in range(self.size)]
-        # Asks by the broker's own listener: what the harness knows must not depend on what it breaks.
-        self._admin = AdminClient({"bootstrap.servers": self.servers, "log_level": 0})
 
     @property
     def running(self) -> list[Member]:
@@ -123,18 +118,15 @@ class Fleet:
                 self.start(member)
 
     def partitions_of(self, member: Member) -> frozenset[int]:
-        """The partitions that the group's coordinator says are this worker's; none where it cannot say."""
-        group = self.settings.worker.group_id
-        try:
-            described = self._admin.describe_consumer_groups([group], request_timeout=_ASK_S)[group].result()
-        except KafkaException:
+        """The partitions that this worker last said it works on.
+
+        Not those that the group's coordinator would name: librdkafka's admin client aborts the process that asks about
+        a group while the broker is away.
+        """
+        if member.process is None:
             return frozenset()
-        return frozenset(
-            partition.partition
-            for one in described.members
-            if one.client_id == member.name and one.assignment
-            for partition in one.assignment.topic_partitions
-        )
+        said = _WORKING_ON.findall(member.process.log.read_text(errors="replace"))
+        return frozenset(int(number) for number in said[-1].split(",") if number.strip()) if said else frozenset()
 
     def close(self) -> None:
         """Ends all at once; killed if need be."""
@@ -157,7 +149,7 @@ class Fleet:
         return True
 
     def _settings_of(self, number: int) -> Settings:
-        """Its name as client.id, by which the group's coordinator knows it; ``worker_id`` for the even ones."""
+        """Its name as client.id, for whoever reads the broker's log; ``worker_id`` for the even ones."""
         name = f"worker-{number}"
         kafka = self.settings.kafka.model_copy(update={"options": {**self.settings.kafka.options, "client.id": name}})
         worker = self.settings.worker.model_copy(update={"worker_id": None if number % 2 else name})

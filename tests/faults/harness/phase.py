@@ -82,7 +82,7 @@ def run(phase: Phase, home: Path, folder: Path, until: float = float("inf")) -> 
         # Created by the nodes' own listeners: the workers' way leads through the proxies.
         create(settings.model_copy(update={"kafka": Kafka(bootstrap_servers=cluster.bootstrap_servers)}), wait_s=30)
         storage.open(settings)
-        fleet = Fleet(settings, folder, _AT_MOST, cluster.bootstrap_servers)
+        fleet = Fleet(settings, folder, _AT_MOST)
         stack.callback(fleet.close)
         run_ = _Run(phase, cluster, storage, fleet, settings.topics)
         with run_.flowing():
