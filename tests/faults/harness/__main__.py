@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -49,6 +50,7 @@ def main() -> int:
     if not home:
         print("set KAFKA_HOME to an unpacked Apache Kafka distribution (needs Java 17)", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # brokers and workers end with it
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     folder = Path(tempfile.mkdtemp(prefix="layercache-faults-"))
     until = time.monotonic() + chosen.minutes * 60

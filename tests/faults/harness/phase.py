@@ -160,14 +160,14 @@ class _Run:
 
     def strike_all(self, until: float) -> list[Fault]:
         """All faults of the phase, each a while after the one before is recovered from, or in the midst of it."""
-        dealt = list(self._phase.kinds) or deal(self._phase.faults, self._dice)
-        kinds = [kind for kind in dealt if kind not in self.left_out]
+        wanted = list(self._phase.kinds) or deal(self._phase.faults, self._dice)
+        kinds = [kind for kind in wanted if kind not in self.left_out]
         faults: list[Fault] = []
-        for number, kind in enumerate(kinds, 1):
+        for number, dealt in enumerate(kinds, 1):
             if time.monotonic() > until:
                 break
             self._fleet.wait(lambda: False, self._dice.uniform(0, _PAUSE_S))
-            kind = possible(kind, len(self._fleet.running), len(self._fleet.idle))
+            kind = possible(dealt, len(self._fleet.running), len(self._fleet.idle))
             began = time.monotonic()
             fault = Fault(number, kind, "", began - self.began)
             self.recovery.begins(fault)
