@@ -27,6 +27,7 @@ def record(
     version: str | None = None,
     keys: npt.NDArray[np.int64] | None = None,
     timestamp_ms: npt.NDArray[np.int64] | None = None,
+    overload_label: npt.NDArray[np.int32] | None = None,
 ) -> DistillationBatch:
     """A distillation record of partition 0."""
     n = len(inputs)
@@ -39,7 +40,7 @@ def record(
         header, inputs, logits, np.full(n, audit, np.uint8), np.full(n, -1, np.int32),
         labels if live_label is None else live_label, np.zeros(n, np.int32),
         np.arange(first_offset, first_offset + n), np.zeros(n, np.int64) if timestamp_ms is None else timestamp_ms,
-        np.zeros(n, np.int64) if keys is None else keys,
+        np.zeros(n, np.int64) if keys is None else keys, overload_label,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from early_exit.heads import CacheHeads, build_head
 from early_exit.policy import cascade
 from schemas.manifest import Exit, HeadSpec, Manifest
 from tests.cache_training.streams import pictures
+from tests.support.manifests import overload as overload_of
 from tests.support.tiny_model import TinyModel
 
 
@@ -22,7 +23,9 @@ def traced(tiny_model: TinyModel) -> TracedModel:
     return cuts.trace(models.load(tiny_model.settings))
 
 
-def heads(traced: TracedModel, thresholds: dict[str, float], seed: int = 0) -> CacheHeads:
+def heads(
+    traced: TracedModel, thresholds: dict[str, float], seed: int = 0, overload: tuple[float, ...] | None = None
+) -> CacheHeads:
     """Untrained heads: their answers are arbitrary, so that nothing agrees by luck."""
     torch.manual_seed(seed)
     exits, modules = [], []
@@ -33,6 +36,7 @@ def heads(traced: TracedModel, thresholds: dict[str, float], seed: int = 0) -> C
     manifest = Manifest(
         version="v1", model=traced.classifier.fingerprint, model_name="tiny", created="", reason="first",
         predecessor=None, exits=tuple(exits), audit_rate=0.1, certificate=None, expected=None,
+        overload=overload_of(overload) if overload else None,
     )  # fmt: skip
     return CacheHeads(manifest, tuple(modules))
 
@@ -134,3 +138,52 @@ def test_shrinking_keeps_the_layout_that_convolutions_are_fast_on(traced: Traced
     answers = engine.run(frames, none(12))
     assert seen == [((scores[:, 0] < half).sum(), True)]
     assert 0 < len(answers.full_rows) < 12
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    n=st.integers(1, 40), seed=st.integers(0, 10**6), everyday=st.tuples(st.floats(0.3, 1.01), st.floats(0.3, 1.01)),
+    bolder=st.tuples(st.floats(0.3, 1.01), st.floats(0.3, 1.01)), audited=st.floats(0, 1),
+)  # fmt: skip
+def test_under_overload_other_thresholds_answer_and_audits_tell_of_both(
+    traced: TracedModel,
+    n: int,
+    seed: int,
+    everyday: tuple[float, float],
+    bolder: tuple[float, float],
+    audited: float,
+) -> None:
+    frames = pictures(n, seed)
+    audits = np.random.default_rng(seed).random(n) < audited
+    normal = Engine(traced, heads(traced, {"first": everyday[0], "second": everyday[1]}, overload=bolder))
+    overloaded = normal.overloaded()
+    assert overloaded is not None
+    scores, labels = normal.score(frames)
+    near = (np.abs(scores[:, None] - np.array((everyday, bolder))) < 1e-5).any((1, 2))
+    full = Engine(traced).run(frames, none(n)).labels
+    would = []
+    for thresholds in (everyday, bolder):
+        leaves = cascade(scores, np.array(thresholds, np.float32))
+        would.append((leaves, np.where(leaves < 0, full, labels[np.arange(n), leaves])))
+    for engine, (leaves, _) in zip((normal, overloaded), would, strict=True):
+        answers = engine.run(frames, audits)
+        assert (answers.exits == np.where(audits, -1, leaves))[~near].all()
+        rows = answers.full_rows
+        told = ~near[rows] & audits[rows]
+        assert answers.overload_label is not None
+        assert (answers.live_exit == would[0][0][rows])[told].all()
+        assert (answers.live_label == would[0][1][rows])[told].all()
+        assert (answers.overload_label == would[1][1][rows])[told].all()
+
+
+def test_an_engine_says_which_budget_it_serves(traced: TracedModel) -> None:
+    normal = Engine(traced, heads(traced, {"first": 0.9}, overload=(0.5,)))
+    overloaded = normal.overloaded()
+    assert overloaded is not None
+    assert (normal.budget, normal.max_disagreement) == ("normal", None)  # not certified
+    assert (overloaded.budget, overloaded.max_disagreement) == ("overload", 0.03)
+    assert Engine(traced, heads(traced, {"first": 0.9})).overloaded() is None
+    assert Engine(traced).overloaded() is None
+    shadow = Engine(traced, heads(traced, {"first": 0.9}, overload=(0.5,)), "shadow").overloaded()
+    assert shadow is not None
+    assert shadow.max_disagreement is None  # nothing is answered by exits

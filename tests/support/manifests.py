@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from early_exit.store import HeadStore
-from schemas.manifest import Certificate, Exit, Expected, HeadSpec, Manifest
+from schemas.manifest import Certificate, Exit, Expected, HeadSpec, Manifest, Overload
 
 
 def manifest(number: int, predecessor: int | None = None, model: str = "ab" * 32) -> Manifest:
@@ -31,6 +31,16 @@ def manifest(number: int, predecessor: int | None = None, model: str = "ab" * 32
         ),
         expected=Expected(hit_rate=0.7, flops_saved=0.4, time_saved=0.35),
     )
+
+
+def overload(thresholds: tuple[float, ...], budget: float = 0.03) -> Overload:
+    """What a worker may do that is behind, certified for ``budget``."""
+    certificate = Certificate(
+        max_disagreement=budget, confidence=0.95, attempt=2, error=0.0025, frames=1000, disagreements=12,
+        p_value=0.0002, upper_bound=0.026,
+    )  # fmt: skip
+    expected = Expected(hit_rate=0.9, flops_saved=0.6, time_saved=0.55)
+    return Overload(thresholds=thresholds, certificate=certificate, expected=expected)
 
 
 def name(number: int) -> str:
