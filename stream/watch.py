@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from schemas.dead_letter import DeadLetterHeaders
 from schemas.frame import FrameHeaders, default_id
 from schemas.prediction import FULL, Prediction
 from schemas.settings import Settings
-from stream.clients import KafkaUnusable, consumer_config, is_hopeless
+from stream.clients import KafkaUnusable, consumer_config, is_hopeless, told
 from stream.reach import Troubles, cluster, connect, partitions_of
 
 _POLL_S = 0.1
@@ -48,8 +48,9 @@ def follow(
             message = consumer.poll(_POLL_S)
             error = message.error() if message else None
             if error is not None:
-                if is_hopeless(error):
-                    raise KafkaUnusable(f"{topic} cannot be read: {error.str()}")
+                # No group is joined, and yet the client asks for its coordinator; who may not is still shown records.
+                if is_hopeless(error) and error.code() != KafkaError.GROUP_AUTHORIZATION_FAILED:
+                    raise KafkaUnusable(f"{topic} cannot be read: {told(error)}")
                 message = None  # the client tries again by itself
             yield message
     finally:
