@@ -78,19 +78,29 @@ class _Meter:
 
     def __init__(self) -> None:
         self.frames = 0
-        self._began: tuple[float, float, float] | None = None
+        self._began: tuple[float, float] | None = None
+        self._loop_began = 0.0
 
     def begin(self) -> None:
+        """The first frame is here; called in any thread."""
         if self._began is None:
-            self._began = self._now()
+            self._began = time.perf_counter(), time.process_time()
+
+    def step(self) -> None:
+        """Called in the loop's thread before every step: waiting for the first frame takes none of its time."""
+        if self._began is None:
+            self._loop_began = time.thread_time()
 
     def usage(self) -> Usage:
+        """Called in the loop's thread."""
         assert self._began is not None, "no frame came"
-        return Usage(self.frames, *(end - begin for begin, end in zip(self._began, self._now(), strict=True)))
-
-    @staticmethod
-    def _now() -> tuple[float, float, float]:
-        return time.perf_counter(), time.process_time(), time.thread_time()
+        seconds, cpu_seconds = self._began
+        return Usage(
+            self.frames,
+            time.perf_counter() - seconds,
+            time.process_time() - cpu_seconds,
+            time.thread_time() - self._loop_began,
+        )
 
 
 class DoNothingEngine(Engine):
@@ -151,22 +161,27 @@ def run_do_nothing_worker(settings: Settings, frames: int) -> Usage:
     heads.serving = Serving(engine, engine, settings.promise.max_disagreement)
     picture = torch.zeros(1, 1, 1, dtype=torch.uint8)
     pool = DecodePool(settings.worker.decode_threads, lambda frame: picture)
-    stop = _StopAt(lambda: meter.frames >= frames)
+    stop = _StopAt(meter, frames)
     metrics = Metrics(CollectorRegistry(), settings.worker.max_batch)
     try:
-        WorkerLoop(settings, traced, heads, metrics, pool, stop).run()
+        with stop.on_signals():
+            WorkerLoop(settings, traced, heads, metrics, pool, stop).run()
         return meter.usage()
     finally:
         pool.close()
 
 
 class _StopAt(Stop):
-    def __init__(self, enough: Callable[[], bool]) -> None:
+    """Asked before every step."""
+
+    def __init__(self, meter: _Meter, frames: int) -> None:
         super().__init__()
-        self._enough = enough
+        self._meter = meter
+        self._frames = frames
 
     def __call__(self) -> bool:
-        if self._enough():
+        self._meter.step()
+        if self._meter.frames >= self._frames:
             self.set()
         return super().__call__()
 
@@ -186,6 +201,7 @@ def run_bare_loop(settings: Settings, frames: int) -> Usage:
         began = time.monotonic()
         producer.begin_transaction()
         while time.monotonic() - began < _COMMIT_INTERVAL_S and meter.frames < frames:
+            meter.step()
             messages = consumer.consume(10_000, 0.01)
             if messages:
                 meter.begin()
