@@ -1,0 +1,134 @@
+"""A real worker fetches what frames refer to: from a disk and from a web server, and from nowhere else."""
+
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Message, Producer
+
+from schemas.dead_letter import DeadLetterHeaders, Reason
+from schemas.settings import References, Settings
+from tests.support.pictures import coloured, encode
+from tests.support.tiny_model import CLASSES, TinyModel
+from tests.support.waiting import wait_until
+from tests.support.worker_process import reading, running_worker
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """A folder on the web. Hangs where it is asked for ``hangs.png``."""
+
+    released = threading.Event()
+
+    def send_head(self):  # type: ignore[no-untyped-def]  # theirs has a private type
+        if self.path.endswith("hangs.png"):
+            type(self).released.wait(60)
+        return super().send_head()
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """The URL of a web server, and the folder that it shows."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+    Quiet.released = threading.Event()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", folder
+    Quiet.released.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def refer(settings: Settings, references: dict[str, str], key: str | None = None) -> None:
+    """Publishes frames without a value, by id."""
+    producer = Producer({"bootstrap.servers": settings.kafka.bootstrap_servers})
+    for name, reference in references.items():
+        headers: list[tuple[str, str | bytes | None]] = [("ce_id", name), ("ce_dataref", reference)]
+        producer.produce(settings.topics.frames, None, key, headers=headers)
+    assert producer.flush(30) == 0
+
+
+def allowing(settings: Settings, *prefixes: str, **options: float) -> Settings:
+    worker = settings.worker.model_copy(update={"metrics_port": 0})
+    references = References(prefixes={prefix: {} for prefix in prefixes}, **options)
+    return settings.model_copy(update={"references": references, "worker": worker})
+
+
+def header(message: Message, name: str) -> str:
+    value = dict(message.headers() or [])[name]
+    assert isinstance(value, bytes)
+    return value.decode()
+
+
+def test_pictures_come_from_a_disk_and_from_the_web(
+    worker_settings: Settings, tmp_path: Path, web: tuple[str, Path]
+) -> None:
+    url, on_web = web
+    on_disk = tmp_path / "frames"
+    on_disk.mkdir()
+    settings = allowing(worker_settings, f"file://{on_disk}/", f"{url}/")
+    references: dict[str, str] = {}
+    for number in range(60):
+        name = f"{CLASSES[number % 3]}-{number}"
+        folder, prefix = ((on_disk, f"file://{on_disk}"), (on_web, url))[number % 2]
+        (folder / f"{name}.png").write_bytes(encode(coloured(CLASSES[number % 3], noise=number), "PNG"))
+        references[name] = f"{prefix}/{name}.png"
+    refer(settings, references, key="camera")
+    with running_worker(settings, tmp_path) as worker, reading(settings, settings.topics.predictions) as reader:
+        reader.read_count(60)
+        predictions = reader.predictions()
+        assert [prediction.id for prediction in predictions] == list(references)  # in order, whatever came first
+        assert all(prediction.id.startswith(prediction.class_name) for prediction in predictions)
+        told = worker.metrics()
+        assert 'layercache_stage_seconds_count{stage="fetch"} 60.0' in told
+        assert worker.stop() == 0
+
+
+def test_what_cannot_be_fetched_is_a_dead_letter_and_the_stream_goes_on(
+    worker_settings: Settings, tmp_path: Path, web: tuple[str, Path]
+) -> None:
+    """A server that hangs, a file that is not there, files that are not allowed: none of it holds the others."""
+    url, on_web = web
+    (on_web / "good.png").write_bytes(encode(coloured("blue"), "PNG"))
+    (on_web / "large.npy").write_bytes(bytes(worker_settings.worker.max_frame_bytes + 1))
+    (tmp_path / "secret.png").write_bytes(encode(coloured("red"), "PNG"))
+    settings = allowing(worker_settings, f"{url}/", timeout_s=0.5, attempts=2)
+    expected = {
+        "hangs": (f"{url}/hangs.png", Reason.REFERENCE_FAILED),
+        "absent": (f"{url}/absent.png", Reason.REFERENCE_FAILED),
+        "large": (f"{url}/large.npy", Reason.TOO_MANY_BYTES),
+        "elsewhere": (f"file://{tmp_path}/secret.png", Reason.REFERENCE_REFUSED),
+        "around": (f"{url}/%2e%2e/secret.png", Reason.REFERENCE_REFUSED),
+        "user": (f"{url.replace('//', '//me:hunter2@')}/good.png", Reason.REFERENCE_REFUSED),
+    }
+    refer(settings, {name: reference for name, (reference, _) in expected.items()} | {"good": f"{url}/good.png"})
+    with running_worker(settings, tmp_path) as worker:
+        with reading(settings, settings.topics.dead_letters) as letters:
+            for message in letters.read_count(len(expected)):
+                reference, reason = expected[header(message, "ce_id")]
+                told = DeadLetterHeaders.read(message.headers())  # type: ignore[arg-type]
+                assert (told.reason, header(message, "ce_dataref"), message.value()) == (reason, reference, None)
+                assert "hunter2" not in told.message
+        with reading(settings, settings.topics.predictions) as reader:
+            (message,) = reader.read_count(1)
+            assert [(p.id, p.class_name) for p in reader.predictions()] == [("good", "blue")]
+            assert "ce_dataref" not in dict(message.headers() or [])  # it would say that the prediction lies there
+        assert worker.stop() == 0
+        assert "hunter2" not in worker.log.read_text()
+
+
+def test_a_worker_with_an_unusable_prefix_does_not_start(tiny_model: TinyModel, tmp_path: Path) -> None:
+    settings = allowing(Settings(model=tiny_model.settings), "simplecache::s3://cameras/")
+    with running_worker(settings, tmp_path) as worker:
+        wait_until(lambda: worker.process.poll() is not None, "the worker has ended", 120)
+        assert worker.process.returncode == 1
+        assert "references.prefixes: a prefix cannot be used" in worker.log.read_text()
+        assert "Traceback" not in worker.log.read_text()
