@@ -68,6 +68,8 @@ class Preprocessing:
             fitted: Tensor = F.resize(image, list(self.size), mode, antialias=True)
         else:
             fitted = F.center_crop(F.resize(image, [self.resize], mode, antialias=True), list(self.size))
+            # The crop is a view: without a copy a strip of a picture would keep all of it in memory for as long.
+            fitted = fitted.clone(memory_format=torch.contiguous_format)
         return fitted
 
     def _colours(self, image: Tensor) -> Tensor:

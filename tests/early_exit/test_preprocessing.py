@@ -112,3 +112,10 @@ def test_refuses_values_that_make_no_sense(changes: dict[str, object], message: 
 def test_refuses_what_is_no_picture(image: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="a picture must be uint8"):
         RGB.fit(image)
+
+
+@pytest.mark.parametrize("shape", [(3, 30, 6_000), (3, 6_000, 30), (1, 6_000, 30), (3, 40, 50)])
+def test_a_picture_keeps_nothing_of_what_was_cropped_away(shape: tuple[int, ...]) -> None:
+    preprocessing = Preprocessing(size=(28, 28), mean=(0.5,) * 3, std=(0.25,) * 3, resize=28)
+    fitted = preprocessing.fit(torch.zeros(shape, dtype=torch.uint8))
+    assert fitted.untyped_storage().nbytes() == 3 * 28 * 28
