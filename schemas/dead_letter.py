@@ -19,6 +19,7 @@ class Reason(enum.StrEnum):
     EMPTY = "empty"
     TOO_MANY_BYTES = "too-many-bytes"
     TOO_MANY_PIXELS = "too-many-pixels"
+    TOO_LARGE_HEADERS = "too-large-headers"
     UNKNOWN_FORMAT = "unknown-format"
     WRONG_CONTENT_TYPE = "wrong-content-type"
     CORRUPT = "corrupt"

@@ -7,6 +7,7 @@ from dataclasses import replace
 from early_exit.preprocessing import Preprocessing
 from schemas.settings import Settings
 from stream.decode import DecodeError, Limits
+from stream.envelope import envelope_limit
 from stream.fetching import Fetcher, deadline_s
 from stream.frames import Arrived, Decode, Decoded, DecodePool, Frame, decoder
 
@@ -18,8 +19,8 @@ class FetchingPool(DecodePool):
     promises that the two are the same.
     """
 
-    def __init__(self, threads: int, decode: Decode, fetcher: Fetcher) -> None:
-        super().__init__(threads, decode)
+    def __init__(self, threads: int, decode: Decode, fetcher: Fetcher, max_envelope_bytes: int) -> None:
+        super().__init__(threads, decode, max_envelope_bytes)
         self._fetcher = fetcher
 
     def submit(self, frames: Sequence[Frame]) -> list[Arrived]:
@@ -76,4 +77,5 @@ def fetching_pool(
         deadline_s(settings.references, float(interval_ms)),
         observe=observe,
     )
-    return FetchingPool(settings.worker.decode_threads, decoder(preprocessing, limits), fetcher)
+    most = envelope_limit(settings.topics.max_record_bytes)
+    return FetchingPool(settings.worker.decode_threads, decoder(preprocessing, limits), fetcher, most)

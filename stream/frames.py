@@ -11,6 +11,7 @@ from torch import Tensor
 from early_exit.preprocessing import Preprocessing
 from schemas.frame import FrameHeaders, RawHeaders, default_id
 from stream.decode import DecodeError, Limits, decode_frame
+from stream.envelope import MAX_ENVELOPE_BYTES, check_envelope
 
 #: Frames that one task of the pool decodes: small pictures take less time than handing them over does.
 _CHUNK = 8
@@ -84,7 +85,8 @@ def decoder(preprocessing: Preprocessing, limits: Limits) -> Decode:
 class DecodePool:
     """Threads that decode and resize; torchvision and Pillow let go of Python's lock meanwhile."""
 
-    def __init__(self, threads: int, decode: Decode) -> None:
+    def __init__(self, threads: int, decode: Decode, max_envelope_bytes: int = MAX_ENVELOPE_BYTES) -> None:
+        self._max_envelope_bytes = max_envelope_bytes
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._threads = threads
         self._decode_frame = decode
@@ -110,6 +112,7 @@ class DecodePool:
         began = perf_counter()
         picture: Tensor | DecodeError
         try:
+            check_envelope(frame.key, frame.raw_headers, self._max_envelope_bytes)
             picture = self._decode_frame(frame)
         except DecodeError as error:
             picture = error

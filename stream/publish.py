@@ -12,8 +12,8 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from schemas.frame import FrameHeaders
 from schemas.settings import Settings
-from stream.clients import RECORD_SLACK_BYTES, KafkaUnusable, producer_config
-from stream.reach import Troubles, cluster, connect, partitions_of
+from stream.clients import RECORD_SLACK_BYTES, KafkaUnusable, Troubles, producer_config
+from stream.reach import cluster, connect, partitions_of
 from stream.sources import Picture, Skipped, Source, rfc3339
 
 #: A broker that goes away in mid-stream has this long to come back before frames count as failed.

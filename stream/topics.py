@@ -15,8 +15,8 @@ from confluent_kafka.cimpl import NewTopic
 
 from schemas.dead_letter import HEADROOM_BYTES
 from schemas.settings import Settings
-from stream.clients import KafkaUnusable
-from stream.reach import Troubles, cluster, connect
+from stream.clients import KafkaUnusable, Troubles
+from stream.reach import cluster, connect
 
 _REQUEST_S = 30.0
 _PROBE_S = 0.2

@@ -13,8 +13,8 @@ from schemas.dead_letter import DeadLetterHeaders
 from schemas.frame import FrameHeaders, default_id
 from schemas.prediction import FULL, Prediction
 from schemas.settings import Settings
-from stream.clients import KafkaUnusable, consumer_config, is_hopeless, told
-from stream.reach import Troubles, cluster, connect, partitions_of
+from stream.clients import KafkaUnusable, Troubles, consumer_config, is_hopeless, told
+from stream.reach import cluster, connect, partitions_of
 
 _POLL_S = 0.1
 _OFFSETS_S = 10.0

@@ -25,7 +25,6 @@ from early_exit.engine import Answers, Engine
 from early_exit.memory import keep_freed_memory
 from early_exit.models import ModelError, load
 from early_exit.store import StoreError, open_store
-from schemas import dead_letter
 from schemas.frame import CE_ID, CE_SOURCE, CE_TIME, CONTENT_TYPE
 from schemas.prediction import CONTENT_TYPE_VALUE, FULL
 from schemas.settings import Settings
@@ -40,6 +39,7 @@ from stream.clients import (
 )
 from stream.decode import DecodeError
 from stream.fetching_pool import fetching_pool
+from stream.envelope import dead_letter_of, shown
 from stream.frames import Arrived, Decoded, DecodePool, Frame
 from stream.heads_watch import ExitGuard, HeadWatch, flops_shares
 from stream.intake import Intake
@@ -268,15 +268,10 @@ class Worker:
             more = self._throttle.held_back[error.reason]
             log.warning(
                 "frame %s is a dead letter: %s: %s%s",
-                frame.id, error.reason, error, f" ({more} more since the last line)" if more else "",
+                shown(frame.id), error.reason, error, f" ({more} more since the last line)" if more else "",
             )  # fmt: skip
-        headers = [
-            *frame.raw_headers,
-            *dead_letter.headers(error.reason, str(error), frame.topic, frame.partition, frame.offset),
-        ]
-        # Compressed, a record may be read that is too large to be written: then the reason stays, and where it was.
-        fits = len(frame.value or b"") <= self._topics.max_record_bytes
-        self._delivery.produce(self._topics.dead_letters, frame.value if fits else None, frame.key, headers)
+        value, key, headers = dead_letter_of(frame, error, self._topics.max_record_bytes)
+        self._delivery.produce(self._topics.dead_letters, value, key, headers)
         self._metrics.dead_letters.labels(error.reason.value).inc()
 
     def _count(self, batch: MicroBatch, answers: Answers, engine: Engine) -> None:

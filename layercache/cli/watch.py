@@ -142,6 +142,7 @@ class _DeadLetters(_Show):
     def take(self, message: Any) -> bool:
         import msgspec
 
+        from stream.envelope import shown
         from stream.watch import read_dead_letter
 
         try:
@@ -151,7 +152,7 @@ class _DeadLetters(_Show):
         if self._as_json:
             typer.echo(msgspec.json.encode(letter).decode())
         else:
-            typer.echo(f"{letter.id}\t{letter.reason}\t{letter.message}")
+            typer.echo(f"{shown(letter.id)}\t{letter.reason}\t{shown(letter.message)}")
         sys.stdout.flush()
         return True
 
@@ -197,8 +198,10 @@ def _predictions() -> _Show:
 
 
 def _cells(prediction: "Prediction") -> tuple[str, ...]:
+    from stream.envelope import shown
+
     return (
-        prediction.id,
+        shown(prediction.id),
         str(prediction.label),
         prediction.class_name,
         f"{prediction.confidence:.3f}",

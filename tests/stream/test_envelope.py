@@ -1,0 +1,80 @@
+"""Keys and headers are bounded, so that everything made of a frame fits into a record."""
+
+import pytest
+from confluent_kafka import Producer
+
+from schemas.dead_letter import HEADROOM_BYTES, DeadLetterHeaders, Reason
+from schemas.prediction import Prediction, Ranked, Times, encoder
+from stream.decode import DecodeError
+from stream.envelope import MAX_ENVELOPE_BYTES, check_envelope, dead_letter_of, envelope_limit, shown
+from stream.frames import DecodePool, Frame
+
+RECORD = 200_000
+
+
+def frame(key: bytes | None = None, value: bytes = b"picture", **headers: bytes) -> Frame:
+    return Frame(
+        topic="frames", partition=1, offset=2, timestamp_ms=3, key=key, value=value, raw_headers=list(headers.items())
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "headers"),
+    [
+        (b"k" * (MAX_ENVELOPE_BYTES + 1), {}),
+        (None, {"ce_id": b"i" * MAX_ENVELOPE_BYTES}),
+        (b"k" * 9_000, {"other": b"o" * 9_000}),
+        (None, {f"h{number}": b"" for number in range(9_000)}),
+    ],
+)
+def test_a_frame_with_too_much_around_it_is_not_decoded(key: bytes | None, headers: dict[str, bytes]) -> None:
+    decoded: list[Frame] = []
+    pool = DecodePool(1, lambda one: decoded.append(one))  # type: ignore[arg-type,return-value]
+    (arrived,) = pool.submit([frame(key, **headers)])
+    error = arrived.decoded().picture
+    pool.close()
+    assert isinstance(error, DecodeError)
+    assert error.reason is Reason.TOO_LARGE_HEADERS
+    assert not decoded
+
+
+def test_as_much_as_is_allowed_is_allowed() -> None:
+    check_envelope(b"k" * 100, [("ce_id", b"i" * (MAX_ENVELOPE_BYTES - 105))], MAX_ENVELOPE_BYTES)
+    check_envelope(None, [("empty", None)], 5)
+
+
+def test_the_prediction_of_the_largest_envelope_fits_into_a_record() -> None:
+    for max_record_bytes in (10_000, RECORD, 5_000_000):
+        limit = envelope_limit(max_record_bytes)
+        name = "\x00" * (limit - len("ce_id"))  # JSON writes six bytes for each
+        prediction = Prediction(
+            id=name, topic="frames", partition=1, offset=2, label=0, class_name="a", confidence=1.0,
+            top_k=(Ranked(0, "a", 1.0),), exit="full", audited=False, heads_version=None, model="f" * 64,
+            times=Times(frame_ms=1, predicted_ms=2, decode_ms=0.1, inference_ms=0.1),
+        )  # fmt: skip
+        assert len(encoder.encode(prediction)) + 2 * limit < max_record_bytes
+
+
+def test_the_dead_letter_of_any_frame_fits_into_a_record() -> None:
+    error = DecodeError(Reason.TOO_LARGE_HEADERS, "too much")
+    for one in (
+        frame(b"k" * 10**7),
+        frame(b"key", ce_id=b"i" * 10**7),
+        frame(b"key", b"v" * 10**7, **{f"h{number}": b"x" for number in range(100_000)}),
+    ):
+        value, key, headers = dead_letter_of(one, error, RECORD)
+        size = len(value or b"") + len(key or b"") + sum(len(name) + len(text or b"") for name, text in headers)
+        assert size < RECORD + HEADROOM_BYTES - 1_000
+        Producer(
+            {"bootstrap.servers": "localhost:1", "message.max.bytes": RECORD + HEADROOM_BYTES, "log_level": 0}
+        ).produce("dlq", value, key, headers=list(headers))
+        assert DeadLetterHeaders.read(headers).reason is Reason.TOO_LARGE_HEADERS
+    small = frame(b"key", ce_id=b"7")
+    value, key, headers = dead_letter_of(small, DecodeError(Reason.CORRUPT, "broken"), RECORD)
+    assert (value, key, headers[0]) == (b"picture", b"key", ("ce_id", b"7"))
+
+
+def test_a_publishers_text_neither_steers_a_terminal_nor_fills_a_log() -> None:
+    assert shown("Kamera 7 – Tür") == "Kamera 7 – Tür"
+    assert shown("a\nb\x1b[2J\u202e") == "a\\nb\\x1b[2J\\u202e"
+    assert len(shown("x" * 10**6)) == 201
