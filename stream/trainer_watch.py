@@ -13,7 +13,8 @@ from stream.clients import consumer_config
 
 log = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 5.0
+#: Looks for each span of the greatest lag, and the longest time between two.
+_LOOKS_PER_LAG, _LOOK_EVERY_S = 4, 5.0
 _REQUEST_S = 5.0
 #: The trainer acknowledges what a checkpoint holds, so it is never less behind than the time between two of them.
 _CHECKPOINTS = 2
@@ -66,7 +67,7 @@ class TrainerWatch:
         self.looks += 1
 
     def start(self) -> None:
-        """Looks every few seconds."""
+        """Looks every few seconds, more often where little lag is allowed."""
         self._thread = threading.Thread(target=self._run, name="trainer-watch", daemon=True)
         self._thread.start()
 
@@ -77,7 +78,7 @@ class TrainerWatch:
             self._thread.join(1.0)
 
     def _run(self) -> None:
-        while not self._stop.wait(_LOOK_EVERY_S):
+        while not self._stop.wait(min(_LOOK_EVERY_S, self._max_lag_s / _LOOKS_PER_LAG)):
             self.look()
 
     def _asked(self) -> bool:
