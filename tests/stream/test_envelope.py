@@ -29,7 +29,7 @@ def frame(key: bytes | None = None, value: bytes = b"picture", **headers: bytes)
 )
 def test_a_frame_with_too_much_around_it_is_not_decoded(key: bytes | None, headers: dict[str, bytes]) -> None:
     decoded: list[Frame] = []
-    pool = DecodePool(1, decoded.append)  # type: ignore[arg-type,return-value]
+    pool = DecodePool(1, decoded.append)  # type: ignore[arg-type]
     (arrived,) = pool.submit([frame(key, **headers)])
     error = arrived.decoded().picture
     pool.close()
