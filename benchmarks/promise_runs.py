@@ -21,7 +21,7 @@ from benchmarks.simulated_streams import SimulatedHeads, Stream, latents_of, ris
 from cache_training import audits, certificate, certifier
 from cache_training.audits import Intake, Windows
 from cache_training.candidates import Candidate, Costs
-from cache_training.certificate import ClassCap, Verdict, upper_bound, verdict_of
+from cache_training.certificate import ClassCap, Errors, Verdict, upper_bound, verdict_of
 from cache_training.certifier import Certifier
 from cache_training.choosing import Scored
 from cache_training.dealing import blocks
@@ -220,15 +220,29 @@ def _trust_the_mean(
     return verdict_of(passed - 1, wrong[passed - 1], budget, error) if passed else None
 
 
+def _trust_the_bolder_mean(
+    wrong: npt.NDArray[np.bool_], after: Verdict, budget: float, error: float, cap: ClassCap | None = None
+) -> Verdict | None:
+    verdict = _trust_the_mean(wrong[after.index + 1 :], budget, error, cap)
+    return replace(verdict, index=verdict.index + after.index + 1) if verdict else None
+
+
+def _overload_takes_all(attempt: int, confidence: float, two_budgets: bool) -> Errors:
+    return replace(_ERRORS_OF(attempt, confidence, two_budgets), overload=1 - confidence)
+
+
 def _deal_by_frame(batch: DistillationBatch, block_s: float) -> npt.NDArray[np.uint64]:
     return blocks(replace(batch, key_hash=np.zeros_like(batch.key_hash)), block_s)
 
 
+_ERRORS_OF = Errors.of
 #: The trainer as it is, and mistakes that the simulation must catch.
 MUTANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "none": nullcontext,
     "empirical mean": lambda: patch.object(certifier, "certify", _trust_the_mean),
     "error not shared": lambda: patch.object(certificate, "attempt_error", lambda attempt, confidence: 1 - confidence),
+    "overload by the mean": lambda: patch.object(certifier, "certify_bolder", _trust_the_bolder_mean),
+    "overload's error not shared": lambda: patch.object(Errors, "of", _overload_takes_all),
     "copies counted singly": lambda: patch.object(certifier, "one_per_block", lambda block: np.arange(len(block))),
     "dealt by frame": lambda: patch.object(audits, "blocks", _deal_by_frame),
     "classes not tested": lambda: patch.object(ClassCap, "passes", lambda cap, wrong, error: np.ones(len(wrong), bool)),

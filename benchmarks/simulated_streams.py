@@ -229,6 +229,32 @@ class Cliff:
 
 
 @dataclass
+class TwoCliffs:
+    """Saving little is safe; more has a risk of ``risk``, just over one budget, say; still more one of ``bolder``."""
+
+    risk: float
+    bolder: float
+    honest: bool = False
+    exits: int = 1
+
+    def learn(self, frames: int, random: np.random.Generator, learnt: Sequence[Frames]) -> None:
+        """Nothing ever helps."""
+
+    def doubts(self, latents: Latents) -> Floats:
+        """A quarter leaves at the safest setting, a second from a bolder one on, a third from a still bolder one."""
+        return self._by_quarter(latents, 1e-4, 3e-3, 5e-2, 0.9)
+
+    def chances(self, latents: Latents) -> Floats:
+        """A tenth of the smaller risk is in the first quarter."""
+        steps = np.diff([0.0, 0.1 * self.risk, self.risk, self.bolder, self.bolder])
+        return self._by_quarter(latents, *(4 * steps).tolist())
+
+    def _by_quarter(self, latents: Latents, *values: float) -> Floats:
+        result: Floats = np.array(values)[(4 * latents.difficulty).astype(np.int64)][:, None]
+        return result
+
+
+@dataclass
 class Erratic(Flat):
     """Flattered heads that are now good and now bad: risks around ``risk``, a factor of two either way."""
 

@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from cache_training.certificate import allowed, attempt_error, certify, p_value, upper_bound
+from cache_training.certificate import (
+    Errors,
+    allowed,
+    attempt_error,
+    certify,
+    certify_bolder,
+    p_value,
+    upper_bound,
+    verdict_of,
+)
 
 budgets = st.floats(0.001, 0.3)
 errors = st.floats(1e-5, 0.2)
@@ -66,3 +75,51 @@ def test_a_risk_over_the_budget_passes_no_more_often_than_the_error() -> None:
 def test_the_same_check_catches_a_mutant_that_trusts_the_mean() -> None:
     tries, error = 2000, 0.05
     assert broken_share(0.01, error, 1000, tries, empirical_mean=True) > binom.ppf(0.999, tries, error) / tries
+
+
+@given(st.integers(1, 50), st.floats(0.5, 0.999), st.booleans())
+def test_two_budgets_have_no_more_error_than_one(attempt: int, confidence: float, two_budgets: bool) -> None:
+    errors = Errors.of(attempt, confidence, two_budgets)
+    assert errors.normal + errors.overload == pytest.approx(attempt_error(attempt, confidence), rel=1e-12)
+    assert errors.normal > errors.overload >= 0
+    assert (errors.overload > 0) == two_budgets
+
+
+@given(st.integers(0, 2**32), st.integers(1, 3000), st.integers(1, 12), st.data())
+def test_the_larger_budget_goes_on_where_the_smaller_stopped(
+    seed: int, frames: int, settings: int, data: st.DataObject
+) -> None:
+    random = np.random.default_rng(seed)
+    wrong = random.random((settings, frames)) < np.sort(random.uniform(0, 0.1, settings))[:, None]
+    stopped = data.draw(st.integers(0, settings - 1))
+    verdict = certify_bolder(wrong, verdict_of(stopped, wrong[stopped], 0.01, 0.02), 0.03, 0.005)
+    passes = [p_value(int(row.sum()), frames, 0.03) <= 0.005 for row in wrong[stopped + 1 :]]
+    bolder = next((n for n, passed in enumerate(passes) if not passed), len(passes))
+    if bolder == 0:
+        assert verdict is None
+    else:
+        assert verdict == verdict_of(stopped + bolder, wrong[stopped + bolder], 0.03, 0.005)
+
+
+def broken_by_either(errors: Errors, tries: int) -> int:
+    """Attempts of which one budget or the other was broken: settings are safe, over 5 %, within 10 % and over 10 %."""
+    random = np.random.default_rng(7)
+    risks = np.array([0.015, 0.0501, 0.075, 0.1001])
+    broken = 0
+    for _ in range(tries):
+        wrong = random.random(3000) < risks[:, None]
+        normal = certify(wrong, 0.05, errors.normal)
+        bolder = certify_bolder(wrong, normal, 0.1, errors.overload) if normal else None
+        broken += (normal is not None and normal.index > 0) or (bolder is not None and bolder.index > 2)
+    return broken
+
+
+def test_with_shared_error_no_more_attempts_break_either_budget_than_may() -> None:
+    tries, error = 2000, 0.2
+    broken = broken_by_either(Errors(normal=0.9 * error, overload=0.1 * error), tries)
+    assert 0.15 * tries < broken <= binom.ppf(0.999, tries, error)  # nor are the tests merely timid
+
+
+def test_the_same_check_catches_two_budgets_that_each_take_all_of_it() -> None:
+    tries, error = 2000, 0.2
+    assert broken_by_either(Errors(normal=error, overload=error), tries) > binom.ppf(0.999, tries, error)

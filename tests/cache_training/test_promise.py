@@ -29,6 +29,7 @@ STREAMS = [
     (promise.ONE_CLASS, 60, 6),
     (promise.COPIES, 60, 5),
     (promise.MEMORISING, 20, 5),
+    (promise.TWO_BUDGETS, 40, 6),
 ]
 MUTANTS = [
     (promise.WORST, "empirical mean", 30),
@@ -38,6 +39,8 @@ MUTANTS = [
     (promise.COPIES, "copies counted singly", 80),
     (promise.MEMORISING, "dealt by frame", 50),
     (promise.ONE_CLASS, "classes not tested", 30),
+    (promise.TWO_BUDGETS, "overload by the mean", 15),
+    (promise.TWO_BUDGETS, "overload's error not shared", 40),
 ]
 
 
