@@ -119,6 +119,7 @@ def frame_headers(picture: Picture, source: Source, pattern: re.Pattern[str] | N
         ce_id=picture.name if lap == 1 else f"{picture.name}#{lap}",
         ce_source=source.uri,
         ce_time=rfc3339(picture.time) if picture.time else None,
+        ce_dataref=picture.reference,
         label=found[1] if found else None,
     )
 
@@ -210,7 +211,7 @@ class _Publisher:
             try:
                 self._producer.produce(
                     self._topic,
-                    picture.value,
+                    picture.value if picture.reference is None else None,
                     self._key,
                     headers=raw,  # type: ignore[arg-type]  # their stub asks for an invariant list
                     on_delivery=partial(self._delivered, picture.name),

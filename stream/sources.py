@@ -40,6 +40,8 @@ class Picture:
     content_type: str
     time: datetime | None = None
     """When it was taken, where the source knows."""
+    reference: str | None = None
+    """Where it lies, if it does not travel itself: then it has no value."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class Zip:
                 names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
         except (OSError, zipfile.BadZipFile) as error:
             raise SourceError(f"{path}: not a zip archive that can be read: {error}") from error
-        self._names = sorted(name for name in names if _is_picture(PurePosixPath(name)))
+        self._names = sorted(name for name in names if is_picture(PurePosixPath(name)))
         self.uri = _uri(path)
         self.total = len(self._names)
         if not self._names:
@@ -245,10 +247,11 @@ def _jpeg(frame: Any) -> bytes:
 
 def _pictures_below(folder: Path) -> tuple[str, ...]:
     found = (Path(parent, name).relative_to(folder) for parent, _, names in os.walk(folder) for name in names)
-    return tuple(sorted(path.as_posix() for path in found if _is_picture(path)))
+    return tuple(sorted(path.as_posix() for path in found if is_picture(path)))
 
 
-def _is_picture(path: PurePosixPath | Path) -> bool:
+def is_picture(path: PurePosixPath | Path) -> bool:
+    """Whether a file's path, relative to the source, says that it is a picture to publish."""
     hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
     return path.suffix.lower() in CONTENT_TYPES and not hidden
 

@@ -9,7 +9,9 @@ import typer
 from layercache.cli import common
 
 if TYPE_CHECKING:
+    from schemas.settings import Settings
     from stream.publish import Counts
+    from stream.sources import Source
 
 _LINE_EVERY_S = 5.0
 
@@ -20,7 +22,8 @@ def command(
         typer.Argument(
             metavar="SOURCE",
             help="A folder of pictures (.jpg .jpeg .png .webp .npy, folders in it as well), a zip of them, "
-            "one picture, a video file, or `webcam` (`webcam:1` for the second).",
+            "one picture, a video file, or `webcam` (`webcam:1` for the second). A URL (s3://, file://, …) of a folder "
+            "or a picture publishes references to what lies there.",
             show_default=False,
         ),
     ],
@@ -40,6 +43,15 @@ def command(
             show_default=False,
         ),
     ] = None,
+    by_reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Put pictures below this URL, and publish where they lie: for pictures too large for the topic. "
+            "The workers' references.prefixes must allow it.",
+            show_default=False,
+        ),
+    ] = None,
     label_pattern: Annotated[
         str | None,
         typer.Option(
@@ -55,6 +67,8 @@ def command(
     Example:
       layercache publish photos/ --rate 20
       layercache publish street.mp4 --key gate-3
+      layercache publish x-rays/ --by-reference s3://clinic/frames/
+      layercache publish s3://clinic/frames/2026-11-24/
       layercache publish test-set.zip --label-pattern '-(\\w+)\\.webp$'
     """
     pattern = _pattern(label_pattern)
@@ -64,10 +78,10 @@ def command(
     from layercache.cli.stopping import stop_on_signals
     from stream.clients import KafkaUnusable
     from stream.publish import Plan, publish
-    from stream.sources import SourceError, open_source
+    from stream.sources import SourceError
 
     try:
-        opened = open_source(source, settings.topics.max_record_bytes)
+        opened = _open(source, by_reference, settings)
     except SourceError as error:
         common.fail(f"error: {error}", common.WRONG_USAGE)
     plan = Plan(rate=rate, limit=limit, loop=loop, key=key, label_pattern=pattern)
@@ -81,6 +95,23 @@ def command(
     if stop.is_set():
         raise typer.Exit(common.INTERRUPTED)
     raise typer.Exit(common.OK if counts.whole else common.FAILED)
+
+
+def _open(source: str, by_reference: str | None, settings: "Settings") -> "Source":
+    from stream.sources import SourceError, open_source
+
+    prefixes = settings.references.prefixes
+    if "://" in source:
+        from stream.reference_sources import Stored
+
+        if by_reference is not None:
+            raise SourceError(f"{source} is a URL: its pictures are published by reference where they lie")
+        return Stored(source, prefixes)
+    if by_reference is None:
+        return open_source(source, settings.topics.max_record_bytes)
+    from stream.reference_sources import Deposited
+
+    return Deposited(open_source(source, settings.worker.max_frame_bytes), by_reference, prefixes)
 
 
 def _pattern(text: str | None) -> re.Pattern[str] | None:

@@ -12,7 +12,7 @@ from confluent_kafka import Message, Producer
 from schemas.dead_letter import DeadLetterHeaders, Reason
 from schemas.settings import References, Settings
 from tests.support.pictures import coloured, encode
-from tests.support.tiny_model import CLASSES, TinyModel
+from tests.support.tiny_model import CLASSES
 from tests.support.waiting import wait_until
 from tests.support.worker_process import reading, running_worker
 
@@ -125,9 +125,8 @@ def test_what_cannot_be_fetched_is_a_dead_letter_and_the_stream_goes_on(
         assert "hunter2" not in worker.log.read_text()
 
 
-def test_a_worker_with_an_unusable_prefix_does_not_start(tiny_model: TinyModel, tmp_path: Path) -> None:
-    settings = allowing(Settings(model=tiny_model.settings), "simplecache::s3://cameras/")
-    with running_worker(settings, tmp_path) as worker:
+def test_a_worker_with_an_unusable_prefix_does_not_start(worker_settings: Settings, tmp_path: Path) -> None:
+    with running_worker(allowing(worker_settings, "simplecache::s3://cameras/"), tmp_path) as worker:
         wait_until(lambda: worker.process.poll() is not None, "the worker has ended", 120)
         assert worker.process.returncode == 1
         assert "references.prefixes: a prefix cannot be used" in worker.log.read_text()

@@ -129,7 +129,7 @@ def test_librdkafka_options_of_all_sources_come_together(tmp_path: Path) -> None
         (
             ["worker"], {"LAYERCACHE_WROKER__MAX_BATCH": "8"}, None,
             "LAYERCACHE_WROKER__MAX_BATCH: no such section; "
-            "there are kafka, topics, model, promise, store, worker, trainer",
+            "there are kafka, topics, model, promise, store, worker, references, trainer",
         ),
         (
             ["worker"], {}, "[worker]\nmode = 'fast'\n",
