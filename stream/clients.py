@@ -26,6 +26,17 @@ PRODUCER_QUEUE_KB = 131_072
 #: Room for a record's key, headers and framing under the topic's limit.
 RECORD_SLACK_BYTES = 4_096
 
+#: librdkafka's own, where the user sets no ``max.poll.interval.ms``.
+MAX_POLL_INTERVAL_MS = 300_000
+
+#: Of the group's patience between two polls, what a worker lets anything take.
+_POLL_BUDGET = 0.5
+
+#: With KIP-848 the broker keeps these for the group; librdkafka refuses them.
+_CLASSIC_ONLY = frozenset(
+    {"session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy", "group.protocol.type"}
+)
+
 _PROBE_S = 2.0
 
 Config = dict[str, Any]
@@ -54,12 +65,42 @@ def consumer_config(settings: Settings, group_id: str, **overrides: Any) -> Conf
         **_dotted(overrides),
     }
     users = settings.kafka.options | settings.kafka.consumer_options
-    if users.get("group.protocol") == "consumer":
-        del own["partition.assignment.strategy"]  # KIP-848: the broker assigns, and librdkafka refuses the option
-    elif "session.timeout.ms" in users:
+    if "session.timeout.ms" in users:
         # With librdkafka's 3 s between heartbeats a shorter session would be lost again and again.
         own["heartbeat.interval.ms"] = max(1, min(3_000, int(users["session.timeout.ms"]) // 4))
-    return _common(settings) | own | users
+    config = _common(settings) | own | users
+    if config.get("group.protocol") == "consumer":
+        return {name: value for name, value in config.items() if name not in _CLASSIC_ONLY}
+    return config
+
+
+def worker_config(settings: Settings) -> Config:
+    """Configuration of a worker's consumer: a member of the workers' group, as the settings want it to be one.
+
+    >>> config = worker_config(Settings(worker={"worker_id": "w-0", "static_membership": True}))
+    >>> config["group.instance.id"], config["partition.assignment.strategy"]
+    ('w-0', 'cooperative-sticky')
+    """
+    worker = settings.worker
+    membership: Config = {}
+    if worker.group_protocol != "classic":
+        membership["group_protocol"] = worker.group_protocol
+    if worker.static_membership:
+        membership["group_instance_id"] = worker.worker_id
+    config = consumer_config(settings, worker.group_id, **membership)
+    users = settings.kafka.options | settings.kafka.consumer_options
+    if left_out := sorted(_CLASSIC_ONLY & users.keys() - config.keys()):
+        log.warning("with KIP-848 the broker sets %s for the group; what the settings say is left out", left_out)
+    return config
+
+
+def poll_budget_s(config: Config) -> float:
+    """For how many seconds at most a consumer may stay away from being polled, by its ``max.poll.interval.ms``.
+
+    A member that exceeds the interval is thrown out of its group, its partitions go to others, and what it did
+    since its last commit is done again.
+    """
+    return _POLL_BUDGET * int(config.get("max.poll.interval.ms", MAX_POLL_INTERVAL_MS)) / 1000
 
 
 def producer_config(settings: Settings, **overrides: Any) -> Config:
@@ -175,7 +216,19 @@ def is_hopeless(error: KafkaError) -> bool:
     return error.fatal() or error.code() in _HOPELESS
 
 
+def is_replaced(error: KafkaError) -> bool:
+    """True where the worker's ``group.instance.id`` is another member's (KIP-345, KIP-848).
+
+    It comes as ``_FATAL``, and only its text says which.
+    """
+    return error.code() in (KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID) and any(
+        name in error.str() for name in ("group.instance.id", "instance ID")
+    )
+
+
 _HOPELESS = {
+    KafkaError._FATAL,  # such an error's own fatal() says no
+    KafkaError.FENCED_INSTANCE_ID,
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError._UNKNOWN_TOPIC,
     KafkaError.TOPIC_AUTHORIZATION_FAILED,

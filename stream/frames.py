@@ -12,6 +12,7 @@ from early_exit.preprocessing import Preprocessing
 from schemas.frame import FrameHeaders, RawHeaders, default_id
 from stream.decode import DecodeError, Limits, decode_frame
 from stream.envelope import MAX_ENVELOPE_BYTES, check_envelope
+from stream.patience import attend
 
 #: Frames that one task of the pool decodes: small pictures take less time than handing them over does.
 _CHUNK = 8
@@ -68,9 +69,10 @@ class Arrived:
     chunk: "Future[list[Decoded]]"
     index: int
 
-    def decoded(self) -> Decoded:
-        """Waits for the picture."""
-        return self.chunk.result()[self.index]
+    def decoded(self, duties: Callable[[], float] | None = None) -> Decoded:
+        """Waits for the picture; meanwhile ``duties`` are done, see :func:`stream.patience.attend`."""
+        chunk = self.chunk.result() if duties is None else attend(self.chunk, duties)
+        return chunk[self.index]
 
 
 #: From a frame to its picture, uint8 ``[C, h, w]`` as the model takes it; raises :class:`DecodeError`. Thread-safe.

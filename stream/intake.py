@@ -1,18 +1,25 @@
 """The worker's consumer: frames in, rebalances noticed, and back to where the last commit was."""
 
 import logging
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from stream.clients import KafkaUnusable, is_hopeless, missing_topics, told
+from stream.clients import KafkaUnusable, is_hopeless, is_replaced, missing_topics, told
 from stream.frames import Frame
+from stream.patience import Stuck, within
 from stream.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
 _CALL_S = 5.0
+#: How often a worker that waits for something else looks what its group wants: rebalances wait no longer for it.
+_STAY_S = 1.0
+#: Frames that come by such looks and are kept; more are read again.
+_MAX_AHEAD = 16
 
 
 class Owner(Protocol):
@@ -28,11 +35,22 @@ class Owner(Protocol):
 class Intake:
     """Frames of one topic, as one member of a consumer group."""
 
-    def __init__(self, consumer: Consumer, topic: str, owner: Owner, give_up: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        consumer: Consumer,
+        topic: str,
+        owner: Owner,
+        give_up: Callable[[], bool],
+        poll_budget_s: float = float("inf"),
+    ) -> None:
         self._consumer = consumer
         self._topic = topic
         self._owner = owner
         self._give_up = give_up
+        self._poll_budget_s = poll_budget_s
+        self._polled = time.monotonic()
+        #: read while something else was waited for, and not yet fetched
+        self._ahead: list[Frame] = []
         #: assigned partition -> the first offset that we read since it was assigned, None before
         self._first: dict[int, int | None] = {}
         #: the offset that comes next
@@ -45,6 +63,33 @@ class Intake:
 
     def fetch(self, count: int, timeout_s: float) -> list[Frame]:
         """Up to ``count`` frames; waits up to ``timeout_s`` for all of them. Raises :class:`KafkaUnusable`."""
+        if self._ahead:
+            frames, self._ahead = self._ahead, []
+            return frames
+        return self._read(count, timeout_s)
+
+    def stay(self) -> float:
+        """Shows the group that this member lives, while its work takes long; returns in how many seconds to come again.
+
+        Serves rebalances like :meth:`fetch`. Without it a batch that takes longer than ``max.poll.interval.ms`` would
+        lose its partitions, be read again, and never be done. Raises :class:`KafkaUnusable`.
+        """
+        left = self._polled + min(_STAY_S, self._poll_budget_s) - time.monotonic()
+        if left > 0:
+            return left
+        self._ahead += self._read(1, 0)
+        if len(self._ahead) > _MAX_AHEAD:
+            ahead, self._ahead = self._ahead, []
+            for frame in reversed(ahead):
+                self._seek(frame.partition, frame.offset)
+        return min(_STAY_S, self._poll_budget_s)
+
+    def time_left(self) -> float:
+        """For how many seconds a call may block before the group must see this member again."""
+        return max(0.0, self._polled + self._poll_budget_s - time.monotonic())
+
+    def _read(self, count: int, timeout_s: float) -> list[Frame]:
+        self._polled = time.monotonic()
         frames = []
         for message in self._consumer.consume(count, timeout_s):
             error = message.error()
@@ -56,21 +101,28 @@ class Intake:
                     self._first[frame.partition] = frame.offset
                 self._next[frame.partition] = frame.offset + 1
                 frames.append(frame)
+        self._polled = time.monotonic()
         return frames
 
     def rewind(self) -> None:
         """Goes back to the committed offset of every partition, to where we began where there is none yet."""
+        self._ahead.clear()
         while self._first:
             partitions = [TopicPartition(self._topic, partition) for partition in self._first]
             try:
-                for committed in self._consumer.committed(partitions, _CALL_S):
+                # It exceeds its own timeout while a transaction over these offsets is open.
+                for committed in within(2 * _CALL_S, partial(self._consumer.committed, partitions, _CALL_S)):
                     self._seek(committed.partition, committed.offset)
                 return
             except KafkaException as error:
                 if is_hopeless(error.args[0]) or self._give_up():
                     raise KafkaUnusable(f"cannot go back to the last commit: {error.args[0].str()}") from error
                 self._complain(error.args[0])
-                self.fetch(1, 0)  # may bring a rebalance, after which other partitions are ours; frames are read again
+            except Stuck as error:
+                if self._give_up():
+                    raise KafkaUnusable("cannot go back to the last commit: the broker does not tell it") from error
+                log.warning("waiting for the broker to tell the last commit; a transaction over it may still be open")
+            self._read(1, 0)  # may bring a rebalance, after which other partitions are ours; frames are read again
 
     def lags(self) -> dict[int, int]:
         """Partition to how many frames are still to be read there, as far as the last fetch told."""
@@ -107,6 +159,11 @@ class Intake:
     def _complain(self, error: KafkaError) -> None:
         if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
             raise KafkaUnusable(missing_topics([self._topic], "the broker"))
+        if is_replaced(error):
+            raise KafkaUnusable(
+                f"another worker of the group has this worker_id ({error.str()}): each running worker needs one of its "
+                "own; that of a killed worker is free after the session time-out"
+            )
         if is_hopeless(error):
             raise KafkaUnusable(f"cannot read {self._topic}: {told(error)}")
         if self._throttle.passes(error.code()):
@@ -130,6 +187,7 @@ class Intake:
         for partition in _numbers(partitions):
             self._first.pop(partition, None)
             self._next.pop(partition, None)
+        self._ahead = [frame for frame in self._ahead if frame.partition in self._first]
         if partitions:
             log.info("%s partitions %s; working on %s", how, sorted(_numbers(partitions)), sorted(self._first))
 

@@ -1,9 +1,9 @@
-"""Waiting for calls that may never come back."""
+"""Waiting for what may never come back, and doing one's duties meanwhile."""
 
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -13,6 +13,23 @@ _LOOK_S = 0.2
 
 class Stuck(RuntimeError):
     """A call did not come back in time; it may still be running, in a thread that nobody waits for."""
+
+
+class Deadline:
+    """One span of time for a whole chain of calls, in place of a time-out for each that add up.
+
+    >>> deadline = Deadline(10.0, clock=iter([0.0, 4.0, 11.0]).__next__)
+    >>> deadline.left(), deadline.left()
+    (6.0, 0.0)
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._end = clock() + seconds
+
+    def left(self) -> float:
+        """Seconds until it has passed, 0.0 from then on."""
+        return max(0.0, self._end - self._clock())
 
 
 def within(seconds: float, call: Callable[[], Result], give_up: Callable[[], bool] = lambda: False) -> Result:
@@ -26,12 +43,48 @@ def within(seconds: float, call: Callable[[], Result], give_up: Callable[[], boo
             outcome.set_exception(error)
 
     threading.Thread(target=run, name="kafka-call", daemon=True).start()
-    deadline = time.monotonic() + seconds
+    deadline = Deadline(seconds)
     while True:
         try:
             return outcome.result(min(_LOOK_S, seconds))
         except TimeoutError:
             if outcome.done():
                 raise
-            if time.monotonic() >= deadline or give_up():
+            if not deadline.left() or give_up():
                 raise Stuck(f"no return within {seconds:.0f} s") from None
+
+
+def attend(future: Future[Result], duties: Callable[[], float]) -> Result:
+    """What ``future`` comes to. Until then ``duties`` are done again and again, as soon as the seconds they return
+    have passed.
+
+    What the duties raise ends the waiting, not the work that is waited for.
+    """
+    while not future.done():
+        try:
+            return future.result(duties())
+        except TimeoutError:
+            if future.done():  # its own, or it came just now
+                break
+    return future.result()
+
+
+class Aside:
+    """One thread for calls that may take long, so that who needs their results can do its duties meanwhile.
+
+    >>> aside = Aside("sums")
+    >>> aside.run(lambda: 6 * 7, duties=lambda: 0.1)
+    42
+    >>> aside.close()
+    """
+
+    def __init__(self, name: str) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    def run(self, call: Callable[[], Result], duties: Callable[[], float]) -> Result:
+        """What ``call`` returns or raises; see :func:`attend`."""
+        return attend(self._pool.submit(call), duties)
+
+    def close(self) -> None:
+        """Ends the thread, once the call that is running comes back."""
+        self._pool.shutdown(wait=True, cancel_futures=True)

@@ -33,9 +33,10 @@ from stream.batching import MicroBatcher
 from stream.clients import (
     RECORD_SLACK_BYTES,
     KafkaUnusable,
-    consumer_config,
     long_running,
+    poll_budget_s,
     wait_for_broker,
+    worker_config,
 )
 from stream.decode import DecodeError
 from stream.fetching_pool import fetching_pool
@@ -45,6 +46,7 @@ from stream.heads_watch import ExitGuard, HeadWatch, flops_shares
 from stream.intake import Intake
 from stream.metrics import Metrics, distinct
 from stream.overload import LagObjective
+from stream.patience import Aside
 from stream.references import UnusablePrefix
 from stream.sampling import Sampler
 from stream.throttle import Throttle
@@ -131,12 +133,15 @@ class Worker:
         self._distillation = DistillationWriter(
             classifier.fingerprint, name, topics.max_record_bytes - RECORD_SLACK_BYTES
         )
-        consumer = Consumer(long_running(consumer_config(settings, worker.group_id)))
-        self._intake = Intake(consumer, topics.frames, self, stop.patience_is_over)
-        self._delivery: Delivery = delivery(settings, name, consumer, stop.patience_is_over)
+        config = worker_config(settings)
+        consumer = Consumer(long_running(config))
+        self._intake = Intake(consumer, topics.frames, self, stop.patience_is_over, poll_budget_s(config))
+        self._delivery: Delivery = delivery(settings, name, consumer, stop.patience_is_over, self._intake.time_left)
+        self._engine_thread = Aside("engine")
         self._trainer = trainer_watch(settings)
         self._sampler = Sampler(metrics, self._trainer, time.monotonic())
         self._undone = False
+        self._gone: set[int] = set()
         self._throttle = Throttle()
         self._version: str | None = "not yet shown"
         self._next_lag = 0.0
@@ -149,12 +154,13 @@ class Worker:
         try:
             while not self._stop():
                 try:
-                    self._step()
+                    if self._undone:
+                        self._rewind()
+                    else:
+                        self._step()
                 except Aborted as error:
                     log.warning("%s; reading again from the last commit", error)
                     self._undone = True
-                if self._undone:
-                    self._rewind()
             self._commit()
         except Aborted as error:
             log.warning("stopping: the last frames were not delivered (%s) and will be read again", error)
@@ -164,6 +170,7 @@ class Worker:
                 self._delivery.close()
             finally:
                 self._intake.close()
+                self._engine_thread.close()
 
     def revoked(self, partitions: set[int]) -> None:
         """Part of a rebalance: what was answered is committed while the partitions are still ours."""
@@ -228,16 +235,21 @@ class Worker:
             self._batcher.add(((one, now) for one in self._pool.submit(frames)), now)
 
     def _answer(self, arrived: Sequence[Arrived]) -> None:
+        self._gone.clear()
         good: list[tuple[Frame, Decoded]] = []
+        bad: list[tuple[Frame, DecodeError]] = []
         for one in arrived:
-            decoded = one.decoded()
+            decoded = one.decoded(self._duties)
             self._metrics.observe("decode", decoded.decode_ms / 1000)
             if isinstance(decoded.picture, DecodeError):
-                self._send_dead_letter(one.frame, decoded.picture)
+                bad.append((one.frame, decoded.picture))
             else:
                 good.append((one.frame, decoded))
         if good:
             self._infer(*zip(*good, strict=True))
+        # Not before the engine was waited for: the duties may have committed, and these frames' offsets come below.
+        for frame, error in bad:
+            self._send_dead_letter(frame, error)
         for one in arrived:
             self._delivery.answered(one.frame.topic, one.frame.partition, one.frame.offset)
 
@@ -246,7 +258,7 @@ class Worker:
         self._overloaded = engine.budget == "overload"
         batch = MicroBatch.of(frames, decoded, self._sampler.audit_rate(engine))
         with self._metrics.stage("inference") as inference:
-            answers = engine.run(batch.pictures, batch.audits)
+            answers = self._engine_thread.run(lambda: engine.run(batch.pictures, batch.audits), self._duties)
         with self._metrics.stage("produce"):
             predicted_ms = time.time_ns() // 1_000_000
             values = self._predictions.write(batch, answers, engine, inference.seconds * 1000, predicted_ms)
@@ -262,6 +274,21 @@ class Worker:
         for record in records:
             self._delivery.produce(self._topics.distillation, record, self._predictions.model.encode())
         self._sampler.waiting.handed_over(time.monotonic() - began)
+
+    def _duties(self) -> float:
+        """What cannot wait for slow pictures and models: commits that are due, and the group. Seconds until the next.
+
+        Nothing of the micro-batch that is waited for may have been produced yet.
+        """
+        now = time.monotonic()
+        due = self._delivery.due_in(now)
+        if due == 0.0:
+            self._commit()
+            due = None
+        again = self._intake.stay()
+        if self._gone:
+            raise Aborted("partitions went to other workers while frames were being answered")
+        return again if due is None else min(again, due)
 
     def _send_dead_letter(self, frame: Frame, error: DecodeError) -> None:
         if self._throttle.passes(error.reason):
@@ -307,12 +334,16 @@ class Worker:
 
     def _rewind(self) -> None:
         """Back to the last commit: what was in flight will be read again."""
-        self._delivery.abort()
         self._batcher.drop(lambda _: True)
+        self._delivery.abort()
+        self._intake.stay()
+        # Before offsets are asked for: brokers do not tell them while a transaction over them is open.
+        self._delivery.mend()
         self._undone = False
         self._intake.rewind()
 
     def _forget(self, partitions: set[int]) -> None:
+        self._gone |= partitions
         self._batcher.drop(lambda waiting: waiting[0].frame.partition in partitions)
 
 

@@ -1,0 +1,255 @@
+"""What both kinds of delivery have in common: records and offsets are collected, and leave together or not at all."""
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+
+from schemas.settings import Settings
+from stream.clients import KafkaUnusable, is_hopeless
+from stream.patience import Deadline, Stuck, within
+from stream.throttle import Throttle
+
+log = logging.getLogger(__name__)
+
+#: So many aborts without a commit in between are no accident; what comes next would abort too.
+MAX_ABORTS = 10
+
+#: Delivery is waited for so much longer than a transaction can last; then it is taken for lost, and its producer with
+#: it: librdkafka's ``rd_kafka_send_offsets_to_transaction`` can ignore its own timeout for good after a broker was away
+#: (confluentinc/librdkafka #5456, #5511, up to 2.16 at least), and a flush can make no more progress.
+GRACE_S = 5.0
+
+#: How long a worker that starts waits for its producer.
+_START_S = 60.0
+
+#: Errors that pass; however many there are in a row, they do not say that the next commit fails too.
+_PASSING = frozenset(
+    {
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._MSG_TIMED_OUT,
+        KafkaError._FENCED,
+        KafkaError._STATE,
+        KafkaError._PURGE_QUEUE,
+        KafkaError._PURGE_INFLIGHT,
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.INVALID_PRODUCER_EPOCH,
+        KafkaError.INVALID_PRODUCER_ID_MAPPING,
+    }
+)
+
+#: Of the calls that are repeated, each.
+CALL_S = 2.0
+_PAUSE_S = 0.1
+
+Headers = Sequence[tuple[str, bytes | None]]
+Result = TypeVar("Result")
+
+
+class Aborted(RuntimeError):
+    """Nothing since the last commit was delivered: its frames must be read again."""
+
+
+class Delivery(ABC):
+    """Collects records and offsets, and commits them together.
+
+    ``give_up`` says when waiting for a broker that is away has become pointless, and ``time_left`` for how many seconds
+    a call may wait before the consumer must be polled again. Every method may raise :class:`Aborted`, or
+    :class:`KafkaUnusable` where going on makes no sense.
+    """
+
+    def __init__(
+        self, settings: Settings, consumer: Consumer, give_up: Callable[[], bool], time_left: Callable[[], float]
+    ) -> None:
+        self._settings = settings
+        self._consumer = consumer
+        self._interval_s = settings.worker.commit_interval_ms / 1000
+        self._max_frames = settings.worker.commit_max_frames
+        self._patience_s = settings.worker.transaction_timeout_ms / 1000 + GRACE_S
+        self._give_up = give_up
+        self._time_left = time_left
+        self._offsets: dict[tuple[str, int], int] = {}
+        self._frames = 0
+        self._began: float | None = None
+        self._broken: str | None = None
+        self._aborts = 0
+        self._throttle = Throttle()
+        self._producer = self._new_producer(Deadline(_START_S))
+
+    def produce(self, topic: str, value: bytes | None, key: bytes | None = None, headers: Headers = ()) -> None:
+        """Hands a record to the producer, waiting for room in its queue if need be."""
+        self._begin()
+        try:
+            self._producer.produce(topic, value, key, headers=list(headers))
+        except BufferError:
+            self._wait_for_room(topic, value, key, headers)
+        except KafkaException as error:
+            self._failed("producing", error)
+
+    def answered(self, topic: str, partition: int, offset: int, frames: int = 1) -> None:
+        """Everything about this frame, and about those before it on its partition, has been produced.
+
+        ``frames`` says how many there were since the last call for the partition.
+        """
+        self._begin()
+        self._offsets[topic, partition] = offset + 1
+        self._frames += frames
+
+    def due_in(self, now: float) -> float | None:
+        """Seconds until :meth:`commit` should come, by ``time.monotonic``; None while there is nothing to commit."""
+        if self._began is None:
+            return None
+        if self._max_frames is not None and self._frames >= self._max_frames:
+            return 0.0
+        return max(0.0, self._began + self._interval_s - now)
+
+    def commit(self) -> bool:
+        """Delivers what has been produced together with its offsets; False where there was nothing."""
+        self._producer.poll(0)
+        if self._began is None:
+            return False
+        offsets = [TopicPartition(topic, partition, offset) for (topic, partition), offset in self._offsets.items()]
+        try:
+            self._commit(offsets, self._deadline())
+        except KafkaException as error:
+            self._failed("committing", error)
+        except Stuck as error:
+            self._give_up_producer(f"committing: {error}")
+        self._clear()
+        self._aborts = 0
+        return True
+
+    def abort(self) -> None:
+        """Takes back what has been produced since the last commit, as far as that can be."""
+        if self._began is None:
+            return
+        self._clear()
+        try:
+            self._abort(self._deadline())
+        except (KafkaException, Stuck) as error:
+            self._break(f"aborting: {text_of(error)}", fenced=is_fenced(error))
+
+    def mend(self) -> None:
+        """Makes sure that there is a producer that works; :class:`Aborted` where there cannot be one yet."""
+        if self._broken is not None:
+            self._replace()
+
+    def close(self) -> None:
+        """Aborts what is open."""
+        self.abort()
+
+    def _begin(self) -> None:
+        if self._began is not None:
+            return
+        self.mend()
+        try:
+            self._open()
+        except KafkaException as error:
+            self._break(text_of(error), fenced=is_fenced(error))
+            raise Aborted(text_of(error)) from error
+        self._began = time.monotonic()
+
+    def _clear(self) -> None:
+        self._offsets.clear()
+        self._frames = 0
+        self._began = None
+
+    def _deadline(self) -> Deadline:
+        """One for all that a call does: the broker's patience with a transaction, or the group's with its member."""
+        return Deadline(min(self._patience_s, self._time_left()))
+
+    def _wait_for_room(self, topic: str, value: bytes | None, key: bytes | None, headers: Headers) -> None:
+        deadline = self._deadline()
+        while deadline.left() and not self._give_up():
+            self._producer.poll(min(_PAUSE_S, deadline.left()))
+            try:
+                self._producer.produce(topic, value, key, headers=list(headers))
+                return
+            except BufferError:
+                continue
+            except KafkaException as error:
+                self._failed("producing", error)
+        self._give_up_producer("producing: its queue stays full")
+
+    def _failed(self, doing: str, error: KafkaException) -> NoReturn:
+        """Aborts after an error that waiting did not cure."""
+        cause: KafkaError = error.args[0]
+        self._aborts += cause.code() not in _PASSING
+        if self._aborts >= MAX_ABORTS:
+            raise KafkaUnusable(f"{self._aborts} commits in a row failed, the last while {doing}: {cause.str()}")
+        if cause.fatal():
+            self._clear()
+            self._break(f"{doing}: {cause.str()}", fenced=is_fenced(error))
+        else:
+            self.abort()
+        raise Aborted(f"{doing}: {cause.str()}") from error
+
+    def _give_up_producer(self, why: str) -> NoReturn:
+        """Ends what is open by leaving the producer: a call of it may hang for good."""
+        self._clear()
+        self._break(why)
+        raise Aborted(why)
+
+    def _break(self, why: str, fenced: bool = False) -> None:
+        """The producer cannot go on: :meth:`mend` makes another, once the consumer has been polled again.
+
+        Raises :class:`KafkaUnusable` where another makes no sense.
+        """
+        self._check_sense(why, fenced)
+        log.warning("the producer cannot go on (%s); starting another", why)
+        self._broken = why
+
+    def _replace(self) -> None:
+        try:
+            self._producer = self._new_producer(self._deadline())
+        except (KafkaException, Stuck) as error:
+            if isinstance(error, KafkaException) and is_hopeless(error.args[0]):
+                raise KafkaUnusable(text_of(error)) from error
+            raise Aborted(f"no new producer: {text_of(error)}") from error
+        self._broken = None
+
+    def _persist(self, call: Callable[[float], Result], doing: str, deadline: Deadline) -> Result:
+        """Repeats ``call`` (which takes a timeout in seconds) while its errors are such as pass, until the deadline."""
+        while True:
+            try:
+                return within(deadline.left(), lambda: call(min(CALL_S, deadline.left())), self._give_up)
+            except KafkaException as error:
+                if not error.args[0].retriable() or self._give_up():
+                    raise
+                if not deadline.left():
+                    raise Stuck(f"no success in time, at last {error.args[0].str()}") from error
+                if self._throttle.passes(doing):
+                    log.warning("still %s: %s", doing, error.args[0].str())
+                time.sleep(min(_PAUSE_S, deadline.left()))
+
+    @abstractmethod
+    def _new_producer(self, deadline: Deadline) -> Producer: ...
+
+    @abstractmethod
+    def _open(self) -> None: ...
+
+    @abstractmethod
+    def _commit(self, offsets: list[TopicPartition], deadline: Deadline) -> None: ...
+
+    @abstractmethod
+    def _abort(self, deadline: Deadline) -> None: ...
+
+    def _check_sense(self, why: str, fenced: bool) -> None:  # noqa: B027  # nothing to check in general
+        """Raises :class:`KafkaUnusable` where another producer in place of this one makes no sense."""
+
+
+def text_of(error: Exception) -> str:
+    """What to tell people."""
+    return str(error.args[0].str()) if isinstance(error, KafkaException) else str(error)
+
+
+def is_fenced(error: Exception) -> bool:
+    """True where another producer has taken over the transactional.id."""
+    return isinstance(error, KafkaException) and error.args[0].code() == KafkaError._FENCED
