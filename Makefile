@@ -20,7 +20,7 @@ BIN := $(VENV)/bin
 # Several processes share the machine: threads of torch that wait for each other cost more than they bring.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test slow faults lint types check format bench-paper clean
+.PHONY: demo test slow faults lint types check format bench-paper bench-pipeline bench-scaling clean
 .DEFAULT_GOAL := help
 
 help:
@@ -33,6 +33,8 @@ help:
 	@echo "make check   lint, types and all tests"
 	@echo "make format  lets ruff rewrite what it can"
 	@echo "make bench-paper    tables and plots of the paper's tasks, its method and ours; BENCH_ARGS=--quick: 45 minutes"
+	@echo "make bench-pipeline beside Faust, Quix Streams and bytewax, with KAFKA_HOME; BENCH_ARGS=--quick: six minutes"
+	@echo "make bench-scaling  1, 2 and 4 workers on as many partitions, with KAFKA_HOME"
 	@echo "make clean   removes .venv and everything made here"
 
 demo: $(VENV)/.demo
@@ -63,8 +65,14 @@ format: $(VENV)/.dev
 bench-paper: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.paper --data $(LAYERCACHE_DATA) $(BENCH_ARGS)
 
+bench-pipeline: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.pipeline $(BENCH_ARGS)
+
+bench-scaling: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.scaling $(BENCH_ARGS)
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-report .demo
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-report .demo .peers
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One environment; a stamp for each set of packages that is in it, outdated when pyproject.toml changes.

@@ -1,0 +1,1 @@
+"""The same job for other stream processors, written as their users would; see ``benchmarks.pipeline``."""
