@@ -20,7 +20,7 @@ BIN := $(VENV)/bin
 # Several processes share the machine: threads of torch that wait for each other cost more than they bring.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test slow faults lint types check format bench-paper bench-pipeline bench-scaling clean
+.PHONY: demo test slow faults lint types check format bench-paper bench-pipeline bench-scaling soak clean
 .DEFAULT_GOAL := help
 
 help:
@@ -35,6 +35,7 @@ help:
 	@echo "make bench-paper    tables and plots of the paper's tasks, its method and ours; BENCH_ARGS=--quick: 45 minutes"
 	@echo "make bench-pipeline beside Faust, Quix Streams and bytewax, with KAFKA_HOME; BENCH_ARGS=--quick: six minutes"
 	@echo "make bench-scaling  1, 2 and 4 workers on as many partitions, with KAFKA_HOME"
+	@echo "make soak    ten minutes of more than a worker can take: is memory flat? KAFKA_HOME; BENCH_ARGS=\"--minutes 2\""
 	@echo "make clean   removes .venv and everything made here"
 
 demo: $(VENV)/.demo
@@ -70,6 +71,9 @@ bench-pipeline: $(VENV)/.dev
 
 bench-scaling: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.scaling $(BENCH_ARGS)
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.soak $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-report .demo .peers
