@@ -228,7 +228,12 @@ class Worker(_Section):
         description="Once what teaches waits longer than this for the trainer, fewer frames are sent to it, audits all "
         "the same. Taken as twice `trainer.checkpoint_s` where that is longer.",
     )
-    metrics_port: int | None = Field(None, ge=0, le=65535, description="Port of the Prometheus metrics; 0 for any.")
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="Port of the Prometheus metrics, `/healthz` and `/readyz`; 0 for any."
+    )
+    stalled_after_s: float = Field(
+        120.0, gt=0, description="`/healthz` fails once a micro-batch and what goes with it has taken longer."
+    )
 
     @model_validator(mode="after")
     def _check_commits(self) -> "Worker":

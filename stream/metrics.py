@@ -8,8 +8,9 @@ from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from stream.health import Health, serve
 from stream.histogram import BatchHistogram
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry, max_batch: int) -> None:
         self.registry = registry
+        self.health = Health()
         self.frames = Counter("layercache_frames", "Frames answered, by exit.", ["exit"], registry=registry)
         self.audits = Counter("layercache_audits", "Frames audited.", registry=registry)
         self.disagreements = Counter(
@@ -143,13 +145,13 @@ class Metrics:
             self.lag.labels(topic, str(partition)).set(lag)
 
     def serve(self, port: int) -> int:
-        """Serves the metrics over HTTP on ``port``, 0 for any; returns the port. Raises ``OSError``."""
+        """Serves the metrics and the worker's health over HTTP on ``port``, 0 for any; returns the port. Raises ``OSError``."""
         try:
-            server, _ = start_http_server(port, registry=self.registry)
+            port = serve(self.registry, self.health, port)
         except OSError as error:
             raise OSError(f"cannot serve metrics on port {port}: {error.strerror}; set worker.metrics_port") from error
-        log.info("metrics at http://localhost:%d/metrics", server.server_port)
-        return int(server.server_port)
+        log.info("metrics at http://localhost:%d/metrics", port)
+        return port
 
 
 class Stopwatch:

@@ -153,6 +153,7 @@ class Worker:
         self._trainer.start()
         try:
             while not self._stop():
+                self._metrics.health.beat()
                 try:
                     if self._undone:
                         self._rewind()
@@ -372,6 +373,7 @@ def _run(settings: Settings, stop: Stop) -> None:
     topics = settings.topics
     metrics = Metrics(CollectorRegistry(), settings.worker.max_batch)
     if settings.worker.metrics_port is not None:
+        metrics.health.stalled_after_s = settings.worker.stalled_after_s
         metrics.serve(settings.worker.metrics_port)
     classifier = load(settings.model)
     traced = trace(classifier)
