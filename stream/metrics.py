@@ -145,7 +145,7 @@ class Metrics:
             self.lag.labels(topic, str(partition)).set(lag)
 
     def serve(self, port: int) -> int:
-        """Serves the metrics and the worker's health over HTTP on ``port``, 0 for any; returns the port. Raises ``OSError``."""
+        """Serves metrics and health over HTTP on ``port``, 0 for any; returns the port. Raises ``OSError``."""
         try:
             port = serve(self.registry, self.health, port)
         except OSError as error:
