@@ -73,6 +73,8 @@ class Life:
 
     attempts: int
     published: int
+    overloads: int
+    """Versions that were published with thresholds for overload."""
     broken: bool
     audits: int
     time_saved: float
@@ -81,44 +83,60 @@ class Life:
     """Frames in the certificate of the last version; 0 without one."""
 
 
-def live(scenario: Scenario, seed: int) -> Life:
-    """One stream from its first audit to its last attempt, all from ``seed``."""
-    random = np.random.default_rng([seed, 1])
-    stream, heads = scenario.stream(seed), scenario.heads()
-    folder = f"simulated-{next(_FOLDERS)}"
-    store = HeadStore("memory://promise", folder, now=lambda: _LONG_AGO)
-    windows = Windows(512, scenario.window_frames, _TUNING_FRAMES, seed)
-    intake = Intake(windows, scenario.promise.block_s)
-    published = Published(store, scenario.promise, scenario.classes)
+class Simulated:
+    """A stream's trainer, but for learning: its heads are simulated."""
 
-    def score(
-        manifest: Manifest, tensors: dict[str, Tensor], frames: Frames
+    def __init__(self, scenario: Scenario, seed: int, store: HeadStore) -> None:
+        self.scenario = scenario
+        self.stream, self.heads = scenario.stream(seed), scenario.heads()
+        self.windows = Windows(512, scenario.window_frames, _TUNING_FRAMES, seed)
+        self.intake = Intake(self.windows, scenario.promise.block_s)
+        self.published = Published(store, scenario.promise, scenario.classes)
+        model = _Model(tuple(str(label) for label in range(scenario.classes)))
+        self._certifier = Certifier(
+            model, self.published, self.intake, _COSTS, self._score, min_audit_rate=0.02, now=lambda: _LONG_AGO
+        )
+        self._random = np.random.default_rng([seed, 1])
+
+    def step(self) -> bool:
+        """Takes in some audits and lets the certifier look; True where it attempted something."""
+        self.intake.take(
+            self.stream.next(self.scenario.frames_at_once or max(100, len(self.windows.certification) // 3))
+        )
+        tuning = self.windows.tuning.frames()
+        if tuning is None:
+            return False
+        learnt = [window.frames() for window in (self.windows.learning, self.windows.misses)]
+        self.heads.learn(self.intake.audits, self._random, [frames for frames in learnt if frames is not None])
+        return self._certifier.consider(_scored(self.heads, tuning, self.scenario.classes))
+
+    def _score(
+        self, manifest: Manifest, tensors: dict[str, Tensor], frames: Frames
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         rows = [_CUTS.index(exit_.cut) for exit_ in manifest.exits]
-        scores, wrong = _answers(heads, frames)
+        scores, wrong = _answers(self.heads, frames)
         full = frames.labels[:, None]
-        return scores[:, rows], np.where(wrong[:, rows], (full + 1) % scenario.classes, full)
+        return scores[:, rows], np.where(wrong[:, rows], (full + 1) % self.scenario.classes, full)
 
-    model = _Model(tuple(str(label) for label in range(scenario.classes)))
-    certifying = Certifier(model, published, intake, _COSTS, score, min_audit_rate=0.02, now=lambda: _LONG_AGO)
-    versions, broken, attempts = 0, False, 0
+
+def live(scenario: Scenario, seed: int) -> Life:
+    """One stream from its first audit to its last attempt, all from ``seed``."""
+    folder = f"simulated-{next(_FOLDERS)}"
+    simulated = Simulated(scenario, seed, HeadStore("memory://promise", folder, now=lambda: _LONG_AGO))
+    intake, published = simulated.intake, simulated.published
+    versions, overloads, broken, attempts = 0, 0, False, 0
     while attempts < scenario.attempts and intake.audits < scenario.longest and not broken:
-        intake.take(stream.next(scenario.frames_at_once or max(100, len(windows.certification) // 3)))
-        tuning = windows.tuning.frames()
-        if tuning is None:
-            continue
-        learnt = [window.frames() for window in (windows.learning, windows.misses)]
-        heads.learn(intake.audits, random, [frames for frames in learnt if frames is not None])
         before = published.live
-        attempts += certifying.consider(_scored(heads, tuning, scenario.classes))
+        attempts += simulated.step()
         if published.live is not before and published.live is not None:
             versions += 1
-            broken = _breaks(published.live, heads, stream, scenario)
+            overloads += published.live.overload is not None
+            broken = _breaks(published.live, simulated.heads, simulated.stream, scenario)
     if attempts:
         fsspec.filesystem("memory").rm(f"/promise/{folder}", recursive=True)
     final = published.live.certificate if published.live else None
     tested = final.frames if final else 0
-    return Life(attempts, versions, broken, intake.audits, published.time_saved, tested)
+    return Life(attempts, versions, overloads, broken, intake.audits, published.time_saved, tested)
 
 
 @cache
@@ -173,6 +191,7 @@ class Result:
     attempts: float
     """Mean number in a stream."""
     versions: float
+    overloads: float
     audits: float
     time_saved: float
 
@@ -207,6 +226,7 @@ def simulate(scenario: Scenario, seeds: range, mutant: str = "none") -> Result:
         published=sum(life.published > 0 for life in lives),
         attempts=float(np.mean([life.attempts for life in lives])),
         versions=float(np.mean([life.published for life in lives])),
+        overloads=float(np.mean([life.overloads for life in lives])),
         audits=float(np.mean([life.audits for life in lives])),
         time_saved=float(np.mean([life.time_saved for life in lives])),
     )

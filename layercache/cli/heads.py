@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from early_exit.store import HeadStore
-    from schemas.manifest import Certificate, Manifest
+    from schemas.manifest import Certificate, Expected, Manifest, Overload
 
 app = typer.Typer(no_args_is_help=True, help="Lists versions of heads; says which of them workers shall use.")
 
@@ -232,7 +232,7 @@ def _sentence(store: "HeadStore") -> str:
 
 
 def _summary(manifest: "Manifest") -> dict[str, Any]:
-    expected, certificate = manifest.expected, manifest.certificate
+    expected, certificate, overload = manifest.expected, manifest.certificate, manifest.overload
     return {
         "version": manifest.version,
         "created": manifest.created,
@@ -244,6 +244,9 @@ def _summary(manifest: "Manifest") -> dict[str, Any]:
         "time_saved": expected.time_saved if expected else None,
         "max_disagreement": certificate.max_disagreement if certificate else None,
         "upper_bound": certificate.upper_bound if certificate else None,
+        "overload_max_disagreement": overload.certificate.max_disagreement if overload else None,
+        "overload_upper_bound": overload.certificate.upper_bound if overload else None,
+        "overload_time_saved": overload.expected.time_saved if overload else None,
     }
 
 
@@ -291,17 +294,35 @@ def _print_version(manifest: "Manifest") -> None:
     console.print(table if manifest.exits else "every exit is closed")
     certificate, expected = manifest.certificate, manifest.expected
     if certificate:
-        console.print(
-            f"certified for {certificate.max_disagreement:.2%} at {certificate.confidence:.0%}: "
-            f"{certificate.disagreements} of {certificate.frames} audits differ, risk at most "
-            f"{certificate.upper_bound:.2%} (attempt {certificate.attempt}, p = {certificate.p_value:.2g})",
-            markup=False,
-        )
+        console.print(_certified(certificate), markup=False)
         _print_classes(console, certificate)
     if expected:
-        saved = f"{_percent(expected.flops_saved)} of FLOPs and {_percent(expected.time_saved)} of time"
-        console.print(f"expected: {_percent(expected.hit_rate)} hits, saving {saved}", markup=False)
+        console.print(_expected(expected), markup=False)
+    if manifest.overload:
+        _print_overload(console, manifest.overload)
     console.print(f"audits: {_percent(manifest.audit_rate)} of frames", markup=False)
+
+
+def _print_overload(console: "Console", overload: "Overload") -> None:
+    """What a worker that is behind may do."""
+    thresholds = ", ".join(f"{threshold:.4f}" for threshold in overload.thresholds)
+    console.print(f"under overload, thresholds {thresholds}", markup=False)
+    console.print(_certified(overload.certificate), markup=False)
+    _print_classes(console, overload.certificate)
+    console.print(_expected(overload.expected), markup=False)
+
+
+def _certified(certificate: "Certificate") -> str:
+    return (
+        f"certified for {certificate.max_disagreement:.2%} at {certificate.confidence:.0%}: "
+        f"{certificate.disagreements} of {certificate.frames} audits differ, risk at most "
+        f"{certificate.upper_bound:.2%} (attempt {certificate.attempt}, p = {certificate.p_value:.2g})"
+    )
+
+
+def _expected(expected: "Expected") -> str:
+    saved = f"{_percent(expected.flops_saved)} of FLOPs and {_percent(expected.time_saved)} of time"
+    return f"expected: {_percent(expected.hit_rate)} hits, saving {saved}"
 
 
 def _print_classes(console: "Console", certificate: "Certificate") -> None:

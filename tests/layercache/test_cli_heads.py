@@ -15,7 +15,7 @@ from early_exit.store import HeadStore, open_store
 from layercache.cli import main
 from schemas.manifest import ClassResult
 from schemas.settings import Store
-from tests.support.manifests import manifest, name, tensors
+from tests.support.manifests import manifest, name, overload, tensors
 from tests.support.tiny_model import TinyModel
 
 Heads = Callable[..., Result]
@@ -97,6 +97,20 @@ def test_show_tells_which_classes_differed_and_how_far_each_is_certified(heads: 
     assert "certified for 10.00% within each of 2 classes, and within all others together: risk at most 8.00%" in said
     assert "[b]cat (1) 120 2 6.0%" in said
     assert "within each" not in heads("show", name(2)).output
+
+
+def test_show_tells_what_a_worker_that_is_behind_may_do(heads: Heads, store: HeadStore) -> None:
+    shown, held = store.load(name(2))
+    store.publish(msgspec.structs.replace(shown, version=name(3), overload=overload((0.75,), 0.03)), held)
+    said = " ".join(heads("show").output.split())
+    everyday, _, wider = said.partition("under overload, thresholds 0.7500")
+    assert "certified for 1.00% at 95%: 2 of 1000 audits differ" in everyday
+    assert "certified for 3.00% at 95%: 12 of 1000 audits differ, risk at most 2.60%" in wider
+    assert "expected: 90.0% hits, saving 60.0% of FLOPs and 55.0% of time" in wider
+    assert "under overload" not in heads("show", name(2)).output
+    listed = state(heads("list", "--json"))["versions"]
+    assert [one["overload_upper_bound"] for one in listed] == [0.026, None, None, None]
+    assert listed[0]["overload_max_disagreement"] == 0.03
 
 
 def test_show_tells_of_damage(heads: Heads, store: HeadStore) -> None:
