@@ -1,9 +1,11 @@
-"""What the clients are configured with."""
+"""What the clients are configured with, and which errors end them."""
 
 import pytest
+from confluent_kafka import Consumer, KafkaError
+from pydantic import ValidationError
 
-from schemas.settings import Kafka, Settings
-from stream.clients import consumer_config
+from schemas.settings import Kafka, Settings, Worker
+from stream.clients import consumer_config, is_hopeless, is_replaced, poll_budget_s, worker_config
 
 
 @pytest.mark.parametrize(("session_ms", "heartbeat_ms"), [(2_000, 500), (45_000, 3_000)])
@@ -15,3 +17,42 @@ def test_a_session_is_never_shorter_than_its_heartbeats(session_ms: int, heartbe
 def test_a_heartbeat_that_the_user_chose_stays() -> None:
     chosen = Kafka(consumer_options={"session.timeout.ms": 10_000, "heartbeat.interval.ms": 900})
     assert consumer_config(Settings(kafka=chosen), "group")["heartbeat.interval.ms"] == 900
+
+
+def test_with_kip_848_the_broker_says_what_a_classic_member_would(caplog: pytest.LogCaptureFixture) -> None:
+    kafka = Kafka(consumer_options={"session.timeout.ms": 10_000, "max.poll.interval.ms": 20_000})
+    config = worker_config(Settings(kafka=kafka, worker=Worker(group_protocol="consumer")))
+    assert config["group.protocol"] == "consumer"
+    refused = {"session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy"}
+    assert not refused & config.keys()
+    assert "session.timeout.ms" in caplog.text
+    Consumer(config).close()  # librdkafka takes it
+
+
+def test_a_static_member_has_the_workers_name() -> None:
+    config = worker_config(Settings(worker=Worker(worker_id="worker-3", static_membership=True)))
+    assert config["group.instance.id"] == "worker-3"
+    assert "group.instance.id" not in worker_config(Settings(worker=Worker(worker_id="worker-3")))
+    with pytest.raises(ValidationError, match=r"needs a worker\.worker_id"):
+        Worker(static_membership=True)
+
+
+def test_a_transaction_must_outlive_the_time_between_two_commits() -> None:
+    with pytest.raises(ValidationError, match="must be longer than"):
+        Worker(transaction_timeout_ms=1_000, commit_interval_ms=1_000)
+    Worker(transaction_timeout_ms=1_000, commit_interval_ms=1_000, delivery="at_least_once")
+
+
+def test_calls_take_half_of_the_groups_patience_at_most() -> None:
+    assert poll_budget_s({}) == 150.0
+    assert poll_budget_s({"max.poll.interval.ms": 6_000}) == 3.0
+
+
+def test_a_replaced_static_member_has_nothing_to_wait_for() -> None:
+    """As librdkafka reports it: code ``_FATAL``, whose own ``fatal()`` says no."""
+    fenced = KafkaError(KafkaError._FATAL, "Static consumer fenced by other consumer with same group.instance.id")
+    assert not fenced.fatal()
+    assert is_hopeless(fenced)
+    assert is_replaced(fenced)
+    assert not is_replaced(KafkaError(KafkaError._FATAL, "something else"))
+    assert not is_hopeless(KafkaError(KafkaError._MAX_POLL_EXCEEDED))

@@ -1,10 +1,11 @@
-"""Calls that hang are left behind; messages that repeat are held back."""
+"""Calls that hang are left behind, duties go on while others work; messages that repeat are held back."""
 
 import threading
+from concurrent.futures import Future
 
 import pytest
 
-from stream.patience import Stuck, within
+from stream.patience import Aside, Deadline, Stuck, attend, within
 from stream.throttle import Throttle
 
 
@@ -27,6 +28,55 @@ def test_a_call_that_hangs_is_left_behind() -> None:
     with pytest.raises(Stuck):
         within(60.0, never.wait, give_up=lambda: True)
     never.set()
+
+
+def test_one_deadline_holds_for_a_chain_of_calls() -> None:
+    times = iter([100.0, 101.0, 104.5, 105.0, 200.0])
+    deadline = Deadline(5.0, clock=lambda: next(times))
+    assert [deadline.left() for _ in range(4)] == [4.0, 0.5, 0.0, 0.0]
+
+
+def test_duties_are_done_until_the_work_is() -> None:
+    """The work ends only once the duties were done five times: they cannot have waited for it."""
+    begun, done = [], threading.Event()
+
+    def duties() -> float:
+        begun.append(threading.current_thread())
+        if len(begun) == 5:
+            done.set()
+        return 0.001
+
+    aside = Aside("work")
+    try:
+        assert aside.run(lambda: done.wait(60) and threading.current_thread().name, duties) == "work_0"
+        assert set(begun) == {threading.current_thread()}
+        with pytest.raises(TimeoutError, match="its own"):
+            aside.run(times_out, lambda: 60.0)
+    finally:
+        aside.close()
+
+
+def test_what_is_done_already_needs_no_duties() -> None:
+    future: Future[int] = Future()
+    future.set_result(3)
+    assert attend(future, times_out) == 3  # type: ignore[arg-type]  # raises where it is called
+
+
+def test_duties_that_fail_end_the_waiting_but_not_the_work() -> None:
+    go_on, finished = threading.Event(), threading.Event()
+
+    def work() -> None:
+        go_on.wait(60)
+        finished.set()
+
+    aside = Aside("work")
+    try:
+        with pytest.raises(ZeroDivisionError):
+            aside.run(work, lambda: 1 / 0)
+        go_on.set()
+        assert aside.run(finished.is_set, lambda: 60.0)
+    finally:
+        aside.close()
 
 
 def test_a_message_passes_once_in_a_while_for_each_key() -> None:
