@@ -88,6 +88,7 @@ def test_pictures_come_from_a_disk_and_from_the_web(
         assert [prediction.id for prediction in predictions] == list(references)  # in order, whatever came first
         assert all(prediction.id.startswith(prediction.class_name) for prediction in predictions)
         told = worker.metrics()
+        assert worker.metrics("/healthz") == worker.metrics("/readyz") == "working\n"
         assert 'layercache_stage_seconds_count{stage="fetch"} 60.0' in told
         assert worker.stop() == 0
 

@@ -38,10 +38,10 @@ class WorkerProcess:
             raise AssertionError(f"{error}; the log:\n{self.log.read_text()}") from None
         assert self.said(text), f"ended with {self.process.returncode} before {text!r}:\n{self.log.read_text()}"
 
-    def metrics(self) -> str:
-        """What Prometheus would read; the settings must have a ``metrics_port``."""
+    def metrics(self, path: str = "/metrics") -> str:
+        """What Prometheus would read, or a probe; the settings must have a ``metrics_port``."""
         self.wait_for("metrics at ")
-        url = self.log.read_text().split("metrics at ")[1].split()[0]
+        url = self.log.read_text().split("metrics at ")[1].split()[0].replace("/metrics", path)
         with urllib.request.urlopen(url, timeout=10) as response:
             text: str = response.read().decode()
             return text
