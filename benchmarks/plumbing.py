@@ -36,6 +36,7 @@ from schemas.manifest import Manifest
 from schemas.settings import Kafka, Settings, Topics, Worker
 from stream.clients import consumer_config, producer_config
 from stream.frames import DecodePool
+from stream.garbage import collect_seldom
 from stream.heads_watch import HeadWatch, Serving
 from stream.metrics import Metrics
 from stream.worker import Stop
@@ -163,6 +164,7 @@ def run_do_nothing_worker(settings: Settings, frames: int) -> Usage:
     pool = DecodePool(settings.worker.decode_threads, lambda frame: picture)
     stop = _StopAt(meter, frames)
     metrics = Metrics(CollectorRegistry(), settings.worker.max_batch)
+    collect_seldom()
     try:
         with stop.on_signals():
             WorkerLoop(settings, traced, heads, metrics, pool, stop).run()

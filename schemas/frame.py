@@ -46,9 +46,10 @@ class FrameHeaders(msgspec.Struct, frozen=True, kw_only=True, rename={"content_t
         """From a Kafka record's headers; of a repeated header the last one counts."""
         known: dict[str, str] = {}
         for name, value in headers or ():
-            if name in _FIELDS and value is not None:
+            field = _FIELDS.get(name)
+            if field is not None and value is not None:
                 try:
-                    known[_FIELDS[name]] = value.decode()
+                    known[field] = value.decode()
                 except UnicodeDecodeError:
                     continue
         return cls(**known)
@@ -68,6 +69,21 @@ _FIELDS = {
     CE_DATAREF: "ce_dataref",
     LABEL: "label",
 }
+
+
+def last_text(headers: RawHeaders, name: str) -> str | None:
+    """What :meth:`FrameHeaders.read` would find under one name, without reading the others.
+
+    >>> last_text([("ce_id", b"7"), ("ce_id", b"8"), ("ce_id", b"\\xff")], "ce_id")
+    '8'
+    """
+    for found, value in reversed(headers):
+        if found == name and value is not None:
+            try:
+                return value.decode()
+            except UnicodeDecodeError:
+                continue
+    return None
 
 
 def default_id(topic: str, partition: int, offset: int) -> str:

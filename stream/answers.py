@@ -12,8 +12,13 @@ from torch import Tensor
 from early_exit.engine import Answers, Engine
 from early_exit.policy import draw_audits
 from schemas.distillation import DistillationBatch, DistillationHeader, key_hash
-from schemas.prediction import FULL, Prediction, Ranked, Times, encoder
+from schemas.frame import CE_ID, CE_SOURCE, CE_TIME, CONTENT_TYPE
+from schemas.prediction import CONTENT_TYPE_VALUE, FULL, Prediction, Ranked, Times, encoder
 from stream.frames import Decoded, Frame
+
+#: The headers that a prediction takes over from its frame.
+_PASSED_ON = (CE_ID, CE_SOURCE, CE_TIME)
+_JSON = (CONTENT_TYPE, CONTENT_TYPE_VALUE)
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,11 @@ class PredictionWriter:
         confidences = np.take_along_axis(values, order, 1).ravel().tolist()
         ranked = map(Ranked, labels, map(self._classes.__getitem__, labels), confidences)
         return zip(*[ranked] * self._top_k, strict=True)  # one iterator: each tuple takes the next ``top_k``
+
+
+def prediction_headers(frame: Frame) -> list[tuple[str, bytes | None]]:
+    """The headers of a frame's prediction: what it is, and the frame's own CloudEvents attributes."""
+    return [_JSON, *[header for header in frame.raw_headers if header[0] in _PASSED_ON]]
 
 
 class DistillationWriter:

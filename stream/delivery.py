@@ -3,7 +3,7 @@
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -92,6 +92,20 @@ class Delivery(ABC):
             self._wait_for_room(topic, value, key, headers)
         except KafkaException as error:
             self._failed("producing", error)
+
+    def produce_all(
+        self, topic: str, values: Iterable[bytes], keys: Iterable[bytes | None], headers: Iterable[Headers]
+    ) -> None:
+        """Hands over a record for each value, its key and its headers, for less than as many :meth:`produce` cost."""
+        self._begin()
+        produce = self._producer.produce
+        for value, key, raw in zip(values, keys, headers, strict=True):
+            try:
+                produce(topic, value, key, headers=raw)  # type: ignore[arg-type]  # the stub asks for an invariant list
+            except BufferError:
+                self._wait_for_room(topic, value, key, raw)
+            except KafkaException as error:
+                self._failed("producing", error)
 
     def answered(self, topic: str, partition: int, offset: int, frames: int = 1) -> None:
         """Everything about this frame, and about those before it on its partition, has been produced.

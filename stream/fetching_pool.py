@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+
+import msgspec
 
 from early_exit.preprocessing import Preprocessing
 from schemas.settings import Settings
@@ -37,7 +38,7 @@ class FetchingPool(DecodePool):
 
     def _fetch(self, frame: Frame) -> "Future[list[Decoded]]":
         def decode(picture: bytes) -> list[Decoded]:
-            return self._decode([replace(frame, value=picture)])
+            return self._decode([msgspec.structs.replace(frame, value=picture)])
 
         chunk: Future[list[Decoded]] = Future()
 

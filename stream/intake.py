@@ -9,7 +9,7 @@ from typing import Protocol
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from stream.clients import KafkaUnusable, is_hopeless, is_replaced, missing_topics, told
-from stream.frames import Frame
+from stream.frames import Frame, frames_of
 from stream.patience import Stuck, within
 from stream.throttle import Throttle
 
@@ -90,18 +90,26 @@ class Intake:
 
     def _read(self, count: int, timeout_s: float) -> list[Frame]:
         self._polled = time.monotonic()
-        frames = []
-        for message in self._consumer.consume(count, timeout_s):
-            error = message.error()
-            if error is not None:
-                self._complain(error)
-            elif self._is_ours(message):
-                frame = Frame.of(message)
-                if self._first[frame.partition] is None:
-                    self._first[frame.partition] = frame.offset
-                self._next[frame.partition] = frame.offset + 1
-                frames.append(frame)
+        messages = self._consumer.consume(count, timeout_s)
+        if any(map(Message.error, messages)):
+            for message in messages:
+                if (error := message.error()) is not None:
+                    self._complain(error)
+            messages = [message for message in messages if message.error() is None]
+        frames = self._ours(frames_of(self._topic, messages))
         self._polled = time.monotonic()
+        return frames
+
+    def _ours(self, frames: list[Frame]) -> list[Frame]:
+        """Those of partitions that are assigned, from the offset on that comes next there; remembers how far we are."""
+        begins = {frame.partition: frame.offset for frame in reversed(frames)}
+        if any(not self._is_ours(partition, offset) for partition, offset in begins.items()):
+            frames = [frame for frame in frames if self._is_ours(frame.partition, frame.offset)]
+            begins = {frame.partition: frame.offset for frame in reversed(frames)}
+        for partition, offset in begins.items():
+            if self._first[partition] is None:
+                self._first[partition] = offset
+        self._next.update((frame.partition, frame.offset + 1) for frame in frames)
         return frames
 
     def rewind(self) -> None:
@@ -150,10 +158,7 @@ class Intake:
         self._consumer.seek(TopicPartition(self._topic, partition, offset))
         self._next[partition] = offset
 
-    def _is_ours(self, message: Message) -> bool:
-        partition, offset = message.partition(), message.offset()
-        assert partition is not None
-        assert offset is not None
+    def _is_ours(self, partition: int, offset: int) -> bool:
         return partition in self._first and offset >= self._next.get(partition, OFFSET_BEGINNING)
 
     def _complain(self, error: KafkaError) -> None:

@@ -57,7 +57,7 @@ class OfflineWorker:
         :class:`stream.decode.DecodeError` for a picture that a worker would make a dead letter.
         """
         frames = (
-            Frame(topic, partition, first_offset + index, 0, None, value, (), FrameHeaders(content_type=kind))
+            Frame(topic, partition, first_offset + index, 0, None, value, FrameHeaders(content_type=kind).as_kafka())
             for index, (value, kind) in enumerate(pictures)
         )
         return self.answer_frames(engine, frames)

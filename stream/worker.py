@@ -11,11 +11,13 @@ import socket
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
 
+import numpy as np
 import torch
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from prometheus_client import CollectorRegistry
@@ -25,10 +27,9 @@ from early_exit.engine import Answers, Engine
 from early_exit.memory import keep_freed_memory
 from early_exit.models import ModelError, load
 from early_exit.store import StoreError, open_store
-from schemas.frame import CE_ID, CE_SOURCE, CE_TIME, CONTENT_TYPE
-from schemas.prediction import CONTENT_TYPE_VALUE, FULL
+from schemas.prediction import FULL
 from schemas.settings import Settings
-from stream.answers import DistillationWriter, MicroBatch, PredictionWriter
+from stream.answers import DistillationWriter, MicroBatch, PredictionWriter, prediction_headers
 from stream.batching import MicroBatcher
 from stream.clients import (
     RECORD_SLACK_BYTES,
@@ -39,10 +40,12 @@ from stream.clients import (
     worker_config,
 )
 from stream.decode import DecodeError
-from stream.fetching_pool import fetching_pool
 from stream.envelope import dead_letter_of, shown
-from stream.frames import Arrived, Decoded, DecodePool, Frame
+from stream.fetching_pool import fetching_pool
+from stream.frames import Arrived, Decoded, DecodePool, Frame, all_decoded
+from stream.garbage import collect_seldom
 from stream.heads_watch import ExitGuard, HeadWatch, flops_shares
+from stream.held import HeldBytes
 from stream.intake import Intake
 from stream.metrics import Metrics, distinct
 from stream.overload import LagObjective
@@ -65,9 +68,6 @@ _IDLE_S = 0.1
 #: How long a worker that shall stop waits for a broker that does not answer.
 _STOP_PATIENCE_S = 8.0
 _LAG_EVERY_S = 0.5
-
-#: The headers that a prediction takes over from its frame.
-_PASSED_ON = (CE_ID, CE_SOURCE, CE_TIME)
 
 
 class Stop:
@@ -127,7 +127,8 @@ class Worker:
         self._pool = pool
         self._stop = stop
         self._room = LOOKAHEAD * worker.max_batch
-        self._batcher = MicroBatcher[tuple[Arrived, float]](worker.max_batch, worker.max_wait_ms / 1000)
+        self._batcher = MicroBatcher[Arrived](worker.max_batch, worker.max_wait_ms / 1000)
+        self._held = HeldBytes()
         self._classes = distinct(classifier.classes)
         self._predictions = PredictionWriter(classifier.classes, classifier.fingerprint, worker.top_k)
         self._distillation = DistillationWriter(
@@ -195,11 +196,12 @@ class Worker:
             return
         now = time.monotonic()
         self._sampler.adjust(now)
-        arrived = self._batcher.take(now)
+        arrived = self._batcher.take(now, all_due=self._held.is_full)
         if arrived is not None:
-            for _, since in arrived:
-                self._metrics.observe("wait", now - since)
-            self._answer([one for one, _ in arrived])
+            since, frames = zip(*arrived, strict=True)
+            self._metrics.observe("wait", *(now - began for began in since))
+            self._answer(frames)
+            self._held.let_go(one.frame for one in frames)
         if self._delivery.due_in(time.monotonic()) == 0.0:
             self._commit()
         if arrived is not None:
@@ -212,9 +214,9 @@ class Worker:
         patience = _IDLE_S if commit is None else min(_IDLE_S, commit)
         if due is None:  # a single frame ends the wait: its own wait begins with its arrival
             self._take_in(self._intake.fetch(1, patience))
-        elif due > 0:
-            self._take_in(self._intake.fetch(self._batcher.missing, min(due, patience)))
-        room = self._room - len(self._batcher)
+        elif due > 0 and not self._held.is_full:
+            self._take_in(self._intake.fetch(self._held.room(self._batcher.missing), min(due, patience)))
+        room = self._held.room(self._room - len(self._batcher))
         if room > 0 and len(self._batcher):
             self._take_in(self._intake.fetch(room, 0))
         if now >= self._next_lag:
@@ -233,26 +235,26 @@ class Worker:
     def _take_in(self, frames: Sequence[Frame]) -> None:
         if frames:
             now = time.monotonic()
-            self._batcher.add(((one, now) for one in self._pool.submit(frames)), now)
+            self._held.take_in(frames)
+            self._batcher.add(self._pool.submit(frames), now)
 
     def _answer(self, arrived: Sequence[Arrived]) -> None:
         self._gone.clear()
-        good: list[tuple[Frame, Decoded]] = []
-        bad: list[tuple[Frame, DecodeError]] = []
-        for one in arrived:
-            decoded = one.decoded(self._duties)
-            self._metrics.observe("decode", decoded.decode_ms / 1000)
-            if isinstance(decoded.picture, DecodeError):
-                bad.append((one.frame, decoded.picture))
-            else:
-                good.append((one.frame, decoded))
-        if good:
-            self._infer(*zip(*good, strict=True))
+        decoded = all_decoded(arrived, self._duties)
+        self._metrics.observe("decode", *(one.decode_ms / 1000 for one in decoded))
+        frames = [one.frame for one in arrived]
+        bad = {row: one.picture for row, one in enumerate(decoded) if isinstance(one.picture, DecodeError)}
+        if not bad:
+            self._infer(frames, decoded)
+        elif len(bad) < len(frames):
+            good = [row for row in range(len(frames)) if row not in bad]
+            self._infer([frames[row] for row in good], [decoded[row] for row in good])
         # Not before the engine was waited for: the duties may have committed, and these frames' offsets come below.
-        for frame, error in bad:
-            self._send_dead_letter(frame, error)
-        for one in arrived:
-            self._delivery.answered(one.frame.topic, one.frame.partition, one.frame.offset)
+        for row, error in bad.items():
+            self._send_dead_letter(frames[row], error)
+        counts = Counter(frame.partition for frame in frames)
+        for partition, offset in {frame.partition: frame.offset for frame in frames}.items():
+            self._delivery.answered(self._topics.frames, partition, offset, counts[partition])
 
     def _infer(self, frames: Sequence[Frame], decoded: Sequence[Decoded]) -> None:
         engine = self._guard.choose(self._heads.serving, self._lag.missed)
@@ -263,18 +265,10 @@ class Worker:
         with self._metrics.stage("produce"):
             predicted_ms = time.time_ns() // 1_000_000
             values = self._predictions.write(batch, answers, engine, inference.seconds * 1000, predicted_ms)
-            for frame, value in zip(frames, values, strict=True):
-                self._delivery.produce(self._topics.predictions, value, frame.key, _prediction_headers(frame))
+            keys = (frame.key for frame in frames)
+            self._delivery.produce_all(self._topics.predictions, values, keys, map(prediction_headers, frames))
             self._teach(batch, answers, engine)
         self._count(batch, answers, engine)
-
-    def _teach(self, batch: MicroBatch, answers: Answers, engine: Engine) -> None:
-        kept, share = self._sampler.keeps(batch, answers), self._sampler.share
-        records = list(self._distillation.write(batch, answers, engine, kept, share))
-        began = time.monotonic()
-        for record in records:
-            self._delivery.produce(self._topics.distillation, record, self._predictions.model.encode())
-        self._sampler.waiting.handed_over(time.monotonic() - began)
 
     def _duties(self) -> float:
         """What cannot wait for slow pictures and models: commits that are due, and the group. Seconds until the next.
@@ -291,6 +285,14 @@ class Worker:
             raise Aborted("partitions went to other workers while frames were being answered")
         return again if due is None else min(again, due)
 
+    def _teach(self, batch: MicroBatch, answers: Answers, engine: Engine) -> None:
+        kept, share = self._sampler.keeps(batch, answers), self._sampler.share
+        records = list(self._distillation.write(batch, answers, engine, kept, share))
+        began = time.monotonic()
+        for record in records:
+            self._delivery.produce(self._topics.distillation, record, self._predictions.model.encode())
+        self._sampler.waiting.handed_over(time.monotonic() - began)
+
     def _send_dead_letter(self, frame: Frame, error: DecodeError) -> None:
         if self._throttle.passes(error.reason):
             more = self._throttle.held_back[error.reason]
@@ -306,8 +308,9 @@ class Worker:
         metrics = self._metrics
         metrics.batch_size.observe(len(batch.frames))
         names, shares = (*engine.exits, FULL), flops_shares(engine)
-        for exit_ in set(answers.exits.tolist()):
-            count = int((answers.exits == exit_).sum())
+        for exit_, count in zip(
+            *(found.tolist() for found in np.unique(answers.exits, return_counts=True)), strict=True
+        ):
             metrics.frames.labels(names[exit_]).inc(count)
             metrics.flops.inc(count * shares[exit_])
         metrics.audits.inc(int(batch.audits.sum()))
@@ -336,6 +339,7 @@ class Worker:
     def _rewind(self) -> None:
         """Back to the last commit: what was in flight will be read again."""
         self._batcher.drop(lambda _: True)
+        self._held.hold_only(())
         self._delivery.abort()
         self._intake.stay()
         # Before offsets are asked for: brokers do not tell them while a transaction over them is open.
@@ -345,7 +349,8 @@ class Worker:
 
     def _forget(self, partitions: set[int]) -> None:
         self._gone |= partitions
-        self._batcher.drop(lambda waiting: waiting[0].frame.partition in partitions)
+        self._batcher.drop(lambda one: one.frame.partition in partitions)
+        self._held.hold_only(one.frame for one in self._batcher)
 
 
 def run(settings: Settings) -> int:
@@ -394,14 +399,10 @@ def _run(settings: Settings, stop: Stop) -> None:
     try:
         heads.start(settings.store.poll_s)
         worker = Worker(settings, traced, heads, metrics, pool, stop)
+        collect_seldom()
         log.info("working on %s at %s", topics.frames, settings.kafka.bootstrap_servers)
         worker.run()
         log.info("stopped")
     finally:
         heads.stop()
         pool.close()
-
-
-def _prediction_headers(frame: Frame) -> list[tuple[str, bytes | None]]:
-    passed_on = ((name, value) for name, value in frame.raw_headers if name in _PASSED_ON)
-    return [(CONTENT_TYPE, CONTENT_TYPE_VALUE), *passed_on]

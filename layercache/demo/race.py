@@ -88,6 +88,5 @@ def _frame(topic: str, pictures: Frames, answer: Answer) -> Frame:
         timestamp_ms=answer.frame_ms,
         key=None,
         value=pictures.pictures[answer.frame],
-        raw_headers=(),
-        headers=FrameHeaders(ce_id=pictures.names[answer.frame]),
+        raw_headers=FrameHeaders(ce_id=pictures.names[answer.frame]).as_kafka(),
     )

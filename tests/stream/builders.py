@@ -17,7 +17,7 @@ from tests.support.tiny_model import CLASSES
 
 def frame(offset: int, partition: int = 0, value: bytes | None = b"", ce_id: str | None = None) -> Frame:
     """A record of the topic ``frames``."""
-    return Frame("frames", partition, offset, 1_000 + offset, b"camera-1", value, (), FrameHeaders(ce_id=ce_id))
+    return Frame("frames", partition, offset, 1_000 + offset, b"camera-1", value, FrameHeaders(ce_id=ce_id).as_kafka())
 
 
 def picture(colour: str, noise: int = 0) -> Tensor:

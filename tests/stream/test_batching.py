@@ -14,11 +14,11 @@ def test_a_full_batch_is_taken_at_once_and_the_rest_waits() -> None:
     batcher = MicroBatcher[int](max_batch=3, max_wait_s=0.5)
     batcher.add(range(4), now=10.0)
     assert batcher.due_in(10.0) == 0.0
-    assert batcher.take(10.0) == [0, 1, 2]
+    assert batcher.take(10.0) == [(10.0, 0), (10.0, 1), (10.0, 2)]
     assert batcher.take(10.0) is None
     assert batcher.missing == 2
     assert batcher.due_in(10.2) == 0.5 - (10.2 - 10.0)
-    assert batcher.take(10.5) == [3]
+    assert batcher.take(10.5) == [(10.0, 3)]
     assert batcher.due_in(10.5) is None
 
 
@@ -27,13 +27,13 @@ def test_waiting_begins_with_the_oldest() -> None:
     batcher.add("a", now=0.0)
     batcher.add("b", now=0.9)
     assert batcher.take(0.99) is None
-    assert batcher.take(1.0) == ["a", "b"]
+    assert batcher.take(1.0) == [(0.0, "a"), (0.9, "b")]
 
 
 def test_no_wait_means_what_is_there_goes() -> None:
     batcher = MicroBatcher[int](max_batch=9, max_wait_s=0.0)
     batcher.add([1, 2], now=5.0)
-    assert batcher.take(5.0) == [1, 2]
+    assert batcher.take(5.0) == [(5.0, 1), (5.0, 2)]
 
 
 @given(
@@ -56,10 +56,11 @@ def test_everything_comes_out_once_in_order_and_in_time(
         while (batch := batcher.take(tick * TICK + TICK / 4)) is not None:  # a quarter: floats must not decide
             assert 1 <= len(batch) <= max_batch
             full = len(batch) == max_batch
-            assert full or tick - added_at[batch[0]] >= max_wait
-            for item in batch:
+            assert full or tick - added_at[batch[0][1]] >= max_wait
+            for since, item in batch:
+                assert since == added_at[item] * TICK
                 assert tick - added_at[item] <= max_wait
-            out.extend(batch)
+            out.extend(item for _, item in batch)
 
     for pause, count in arrivals:
         for _ in range(pause):
@@ -74,6 +75,14 @@ def test_everything_comes_out_once_in_order_and_in_time(
     gone = batcher.drop(lambda item: item in dropped)
     assert gone == len([item for item in range(len(out), len(added_at)) if item in dropped])
     while (batch := batcher.take(0.0, all_due=True)) is not None:
-        out.extend(batch)
+        out.extend(item for _, item in batch)
     assert set(range(len(added_at))) - set(out) <= dropped
     assert all(earlier < later for earlier, later in pairwise(out))
+
+
+def test_what_waits_can_be_looked_at() -> None:
+    batcher = MicroBatcher[int](max_batch=2, max_wait_s=1.0)
+    batcher.add(range(5), now=0.0)
+    batcher.take(0.0)
+    assert list(batcher) == [2, 3, 4]
+    assert len(batcher) == 3

@@ -46,7 +46,9 @@ def refer(tmp_path: Path) -> Callable[..., Frame]:
 
 
 def frame(value: bytes | None, content_type: str | None = None, reference: str | None = None) -> Frame:
-    return Frame("frames", 0, 0, 0, None, value, (), FrameHeaders(content_type=content_type, ce_dataref=reference))
+    return Frame(
+        "frames", 0, 0, 0, None, value, FrameHeaders(content_type=content_type, ce_dataref=reference).as_kafka()
+    )
 
 
 def colour(picture: Tensor | DecodeError) -> str:
