@@ -183,7 +183,7 @@ class HeadStore:
             return None
         try:
             return schema.pin_decoder.decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise StoreError(f"{self.url}/{PIN} is corrupt: {error}; pin, close or unpin again") from error
 
     def rollback(self, version: str | None = None) -> str:

@@ -137,7 +137,7 @@ class VersionFiles:
         path = f"{self._blobs.url}/{version}/{MANIFEST}"
         try:
             manifest = schema.decoder.decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise StoreError(f"{path} is corrupt: {error}; roll back to another version") from error
         if manifest.version != version:
             raise StoreError(f"{path} is version {manifest.version}'s; roll back to another version")

@@ -128,15 +128,15 @@ assert set(_LAYOUT) == {field.name for field in fields(DistillationBatch)} - {"h
 def decode(record: bytes) -> DistillationBatch:
     """Reads a record.
 
-    Raises :class:`DistillationError` where it is truncated, lacks a tensor, its shapes do not fit each other, or an
-    audit points to an exit or a class that there is not.
+    Raises :class:`DistillationError` where it is truncated, lacks a tensor, its shapes do not fit each other, an audit
+    points to an exit or a class that there is not, or a logit is not finite.
     """
     try:
         tensors = dict(deserialize(record))
         length = int.from_bytes(record[:8], "little")
         text = msgspec.json.decode(record[8 : 8 + length])["__metadata__"]["header"]
         header = msgspec.json.decode(text, type=DistillationHeader)
-    except (SafetensorError, msgspec.MsgspecError, KeyError, TypeError) as error:
+    except (SafetensorError, msgspec.MsgspecError, KeyError, TypeError, UnicodeDecodeError, RecursionError) as error:
         raise DistillationError(f"not a distillation record: {error}") from error
     if header.format != 1:
         raise DistillationError(f"distillation record of format {header.format}, this version reads format 1")
@@ -154,6 +154,8 @@ def decode(record: bytes) -> DistillationBatch:
     if len(set(lengths.values())) != 1:
         raise DistillationError(f"tensors of different lengths: {lengths}")
     batch = DistillationBatch(header=header, **arrays)  # type: ignore[arg-type]  # dtypes were checked above
+    if not np.isfinite(batch.logits).all():
+        raise DistillationError("tensor 'logits' is not finite: heads that learnt it would be lost")
     _check_indices(batch)
     return batch
 

@@ -325,5 +325,8 @@ def load(config: Path | None = None, overrides: dict[str, dict[str, Any]] | None
     if config is not None and config.stat().st_size > MAX_CONFIG_BYTES:
         raise ValueError(f"{config} has more than {MAX_CONFIG_BYTES:,} bytes: it is no settings file")
     values: dict[str, Any] = dict(overrides or {})
-    merged = Sourced(**values)
+    try:
+        merged = Sourced(**values)
+    except RecursionError:
+        raise ValueError(f"{config} or a variable nests tables or lists too deeply: it holds no settings") from None
     return Settings.model_validate(merged.model_dump())

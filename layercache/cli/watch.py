@@ -114,7 +114,7 @@ class _Predictions(_Show):
 
         try:
             self.add(prediction.decoder.decode(message.value() or b""), message.value())
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return self.refuse(message, f"not a prediction: {error}")
         return True
 
