@@ -5,7 +5,7 @@ import torch
 from early_exit import cuts, models
 from early_exit.heads import build_head, tensor_names
 from early_exit.store import HeadStore, open_store
-from schemas.manifest import Exit, HeadSpec, Manifest
+from schemas.manifest import Exit, HeadSpec, Manifest, Overload
 from schemas.settings import Settings
 from tests.support.tiny_model import CLASSES
 
@@ -17,7 +17,13 @@ def store_of(settings: Settings) -> HeadStore:
 
 
 def publish_heads(
-    settings: Settings, version: str, label: str, audit_rate: float = 0.0, threshold: float = 0.0, model: str = ""
+    settings: Settings,
+    version: str,
+    label: str,
+    audit_rate: float = 0.0,
+    threshold: float = 0.0,
+    model: str = "",
+    overload: Overload | None = None,
 ) -> Manifest:
     """Publishes a version whose one exit answers ``label`` to every frame; ``model`` claims another fingerprint."""
     classifier = models.load(settings.model)
@@ -39,5 +45,6 @@ def publish_heads(
         audit_rate=audit_rate,
         certificate=None,
         expected=None,
+        overload=overload,
     )
     return store_of(settings).publish(manifest, tensor_names(cut.name, head))
