@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.frame import FrameHeaders, default_id
+from schemas.frame import FrameHeaders, default_id, last_text
 
 texts = st.none() | st.text(st.characters(exclude_categories=["Cs"]))
 repeatable = settings(derandomize=True, deadline=None)
@@ -48,3 +48,15 @@ def test_of_a_repeated_header_the_last_readable_one_counts() -> None:
 
 def test_a_frame_without_an_id_is_called_by_its_position() -> None:
     assert default_id("frames", 3, 1871) == "frames-3-1871"
+
+
+HEADERS = st.lists(
+    st.tuples(st.sampled_from(["ce_id", "ce_source", "content-type", "other"]), st.none() | st.binary(max_size=4))
+)
+
+
+@repeatable
+@given(HEADERS)
+def test_one_header_is_read_as_all_of_them_are(headers: list[tuple[str, bytes | None]]) -> None:
+    assert last_text(headers, "ce_id") == FrameHeaders.read(headers).ce_id
+    assert last_text(headers, "content-type") == FrameHeaders.read(headers).content_type
