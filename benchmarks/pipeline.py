@@ -12,6 +12,7 @@ import argparse
 import os
 import random
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -103,6 +104,8 @@ class Benchmark:
         frames = frames_for(seconds, known, WHOLE)
         label = None if labels is None else lambda number: labels[number % len(labels)]
         with Session(system, load, self._servers, self._folder, self.heads) as session:
+            session.publish(frames)
+            session.start()
             drained = session.drain(frames, seconds, label)
             kept = None
             if drained.finished:
@@ -167,6 +170,8 @@ def _name(load: Load) -> str:
 @contextmanager
 def broker() -> Iterator[tuple[str, Path]]:
     """A broker's address and a folder for this run: a node of KAFKA_HOME's, or KAFKA_BOOTSTRAP_SERVERS."""
+    # As Ctrl-C does: a broker that is not stopped would stay.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="layercache-pipeline-") as name:
         folder = Path(name)
         if servers := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, ConsumerGroupState, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -65,6 +65,15 @@ def delete_topics(servers: str, topics: Topics) -> None:
     names = [name for name in admin.list_topics(timeout=_PATIENCE_S).topics if any(one in name for one in own)]
     for deleted in admin.delete_topics(names, operation_timeout=_PATIENCE_S).values():
         deleted.result(_PATIENCE_S)
+
+
+def assignments(servers: str, group: str) -> list[int]:
+    """How many partitions each member of a group has; empty while the group changes."""
+    admin = _admin(servers)
+    found = admin.describe_consumer_groups([group], request_timeout=_PATIENCE_S)[group].result(_PATIENCE_S)
+    if found.state != ConsumerGroupState.STABLE:
+        return []
+    return [len(member.assignment.topic_partitions) for member in found.members]
 
 
 def publish(servers: str, topics: Topics, load: Load, count: int, rate: float | None = None) -> None:

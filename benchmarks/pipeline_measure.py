@@ -14,13 +14,22 @@ from benchmarks.pipeline_load import (
     STREAMS,
     Load,
     Predictions,
+    assignments,
     create_topics,
     decode,
     delete_topics,
     publish,
     published,
 )
-from benchmarks.pipeline_numbers import Sample, cpu_ms_per_frame, frames_for, latencies, rate_per_s
+from benchmarks.pipeline_numbers import (
+    Sample,
+    cpu_ms_per_frame,
+    frames_for,
+    is_settled,
+    latencies,
+    most_waiting,
+    rate_per_s,
+)
 from benchmarks.pipeline_process import Usage, usage
 from benchmarks.pipeline_systems import BATCH, Place, System, environment
 from layercache.demo.processes import Children
@@ -60,6 +69,8 @@ class Kept(msgspec.Struct, frozen=True):
     frames: int
     mean_ms: float
     p99_ms: float
+    most_waiting: int
+    """The most frames that were published and not yet answered."""
 
 
 class Session:
@@ -91,15 +102,30 @@ class Session:
         finally:
             delete_topics(self._servers, self.topics)
 
+    def publish(self, frames: int) -> None:
+        """A backlog."""
+        publish(self._servers, self.topics, self._load, frames)
+
+    def start(self) -> None:
+        """The system, with all its workers."""
+        command = self._system.command(self._load.model, self._place)
+        self._running = [self._children.start(f"worker-{number}", command) for number in range(self._workers)]
+
+    def wait_for_group(self) -> None:
+        """Until the workers have shared out the partitions as evenly as can be; only for those that join a group."""
+        deadline = time.monotonic() + _START_LIMIT_S
+        while not is_settled(assignments(self._servers, self._place.group), self._workers, self.topics.partitions):
+            self._check()
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self._system.key}: the group did not settle within {_START_LIMIT_S:.0f} s")
+            time.sleep(_SAMPLE_S)
+
     def drain(self, frames: int, expected_s: float, label: Callable[[int], int] | None = None) -> Drained:
-        """Publishes ``frames`` frames, then starts the system and waits until it has answered them.
+        """Waits until the system has answered a backlog of ``frames`` frames.
 
         Where that takes much longer than ``expected_s``, what was answered by then counts. ``label`` gives the label to
         expect by a frame's number.
         """
-        publish(self._servers, self.topics, self._load, frames)
-        command = self._system.command(self._load.model, self._place)
-        self._running = [self._children.start(f"worker-{number}", command) for number in range(self._workers)]
         with Predictions(self._servers, self.topics) as predictions:
             samples = self._watch(predictions, frames, _SLOW * expected_s)
             times: list[int] = []
@@ -127,6 +153,7 @@ class Session:
         process = multiprocessing.get_context("spawn").Process(
             target=publish, args=(self._servers, self.topics, self._load, count, per_s), daemon=True
         )
+        times: list[tuple[int, int]] = []
         spent_ms = []
         with Predictions(self._servers, self.topics, from_end=True) as predictions:
             process.start()
@@ -142,11 +169,12 @@ class Session:
                     continue
                 seen += 1
                 number, at = published(decode(message.value() or b"").id)
+                times.append((at, now))
                 if number >= first:
                     spent_ms.append((now - at) / 1e6)
         process.join()
         mean_ms, p99_ms = latencies(spent_ms)
-        return Kept(per_s=per_s, frames=len(spent_ms), mean_ms=mean_ms, p99_ms=p99_ms)
+        return Kept(per_s, len(spent_ms), mean_ms, p99_ms, most_waiting(times))
 
     def usage(self) -> Usage:
         """Of all workers together."""

@@ -1,7 +1,7 @@
 """The arithmetic of the pipeline benchmark: from samples to runs, from runs to rows. No clocks, no Kafka."""
 
-from collections.abc import Mapping, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate, groupby
 from statistics import fmean, median
 
 import msgspec
@@ -120,6 +120,25 @@ def cpu_ms_per_frame(samples: Sequence[Sample]) -> float:
 def latencies(spent_ms: Sequence[float]) -> tuple[float, float]:
     """Mean and 99th percentile."""
     return fmean(spent_ms), float(np.percentile(spent_ms, 99))
+
+
+def most_waiting(times: Iterable[tuple[int, int]]) -> int:
+    """The most frames at once that were published and not yet answered; (published, answered) of each.
+
+    >>> most_waiting([(0, 10), (1, 5), (6, 9), (20, 21)])
+    2
+    """
+    changes = sorted(change for published, answered in times for change in ((published, 1), (answered, -1)))
+    return max(accumulate(change for _, change in changes), default=0)
+
+
+def is_settled(assigned: Sequence[int], workers: int, partitions: int) -> bool:
+    """Whether all ``workers`` are there and their numbers of partitions are even.
+
+    >>> is_settled([2, 2], 2, 4), is_settled([3, 1], 2, 4), is_settled([4], 2, 4)
+    (True, False, False)
+    """
+    return len(assigned) == workers and sum(assigned) == partitions and max(assigned) - min(assigned) <= 1
 
 
 def frames_for(seconds: float, per_s: float, multiple: int) -> int:

@@ -22,6 +22,9 @@ def topics_of(broker: Broker) -> set[str]:
 def test_a_system_drains_a_backlog_and_keeps_up_and_leaves_nothing(apache_kafka: Broker, tmp_path: Path) -> None:
     before = topics_of(apache_kafka)
     with Session(LOOP, LOAD, apache_kafka.bootstrap_servers, tmp_path, tmp_path) as session:
+        session.publish(20_480)
+        session.start()
+        session.wait_for_group()
         drained = session.drain(frames=20_480, expected_s=10, label=lambda number: 3)
         kept = session.keep_up(per_s=1_024, seconds=0.5)
         pid = session.usage().memory_mb
@@ -33,4 +36,5 @@ def test_a_system_drains_a_backlog_and_keeps_up_and_leaves_nothing(apache_kafka:
     # one second's worth is not measured
     assert kept.frames == 1_536 - 1_024
     assert 0 < kept.mean_ms <= kept.p99_ms
+    assert 1 <= kept.most_waiting <= 1_536
     assert topics_of(apache_kafka) - before <= {"__consumer_offsets", "__transaction_state"}
