@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from early_exit.costs import fair_clock
 from early_exit.cuts import TracedModel
 from early_exit.heads import CacheHeads
+from early_exit.memory import forget_generated_sources
 from schemas.manifest import Certificate
 
 #: How much a new time moves the running mean of a segment's times.
@@ -86,6 +87,7 @@ class Engine:
         self._names = [name for cut in self.exits for name in (f"to {cut}", f"head {cut}")] + ["to the end"]
         self._clock = fair_clock(classifier.device)
         self._times: defaultdict[str, dict[int, tuple[float, float]]] = defaultdict(dict)
+        forget_generated_sources()
 
     def overloaded(self) -> "Engine | None":
         """The same engine with exits open as wide as overload allows; None where the heads have no such thresholds.

@@ -1,6 +1,9 @@
-"""Memory that was freed stays with the process, ready for the next micro-batch."""
+"""Memory over weeks: what was freed stays ready for the next micro-batch, and what nobody needs is let go."""
 
 import ctypes
+import linecache
+
+from torch.fx import graph_module
 
 #: `mallopt`'s numbers, from glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -24,3 +27,15 @@ def keep_freed_memory() -> bool:
     if mallopt(_TRIM_THRESHOLD, _KEEP_BYTES) != 1:
         return False
     return any(mallopt(_MMAP_THRESHOLD, limit) == 1 for limit in (_KEEP_BYTES, _OLD_LIMIT_BYTES))
+
+
+def forget_generated_sources() -> None:
+    """Lets go of the source text of all modules that ``torch.fx`` has generated.
+
+    It keeps them for ever, to show them in tracebacks, and every version of heads brings new segments: a few kilobytes
+    each of a small model, a hundred of a large one. The modules themselves are not touched.
+    """
+    loader = getattr(graph_module, "_loader", None)  # private: where another release has none, there is nothing to do
+    for name in list(getattr(loader, "eval_cache", ())):
+        linecache.cache.pop(name, None)
+        loader.eval_cache.pop(name, None)  # type: ignore[union-attr]

@@ -1,10 +1,19 @@
-"""Freed memory stays with the process."""
+"""Freed memory stays with the process; what nobody needs does not."""
 
+import linecache
 import platform
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
+from torch.fx import graph_module
+
+from early_exit.cuts import trace
+from early_exit.engine import Engine
+from early_exit.models import load
+from tests.support.tiny_model import TinyModel
 
 _PROGRAM = """
 import resource, sys
@@ -32,3 +41,13 @@ def test_a_batch_like_the_one_before_asks_the_kernel_for_nothing() -> None:
     pages = 2 * (64 << 20) // 4096
     assert page_faults("as it is") >= pages // 512  # huge pages at the most
     assert page_faults("keep") < 16
+
+
+def test_engines_that_are_gone_leave_no_source_text(tiny_model: TinyModel) -> None:
+    traced = trace(load(tiny_model.settings))
+    for _ in range(5):
+        engine = Engine(traced)
+        kept = len(graph_module._loader.eval_cache)
+        lines = sum(name.startswith("<eval_with_key>") for name in linecache.cache)
+    assert kept == lines == 0
+    assert engine.run(traced.classifier.example(2).to(torch.uint8), np.zeros(2, np.bool_)).exits.tolist() == [-1, -1]
