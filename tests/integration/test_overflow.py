@@ -1,0 +1,181 @@
+"""Whoever cannot keep up gets fewer misses; nobody waits for him, no prediction and no audit is missing."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer
+
+from schemas import distillation
+from schemas.distillation import DistillationBatch
+from schemas.settings import Settings
+from tests.support.heads import publish_heads
+from tests.support.pictures import coloured, encode
+from tests.support.waiting import wait_until
+from tests.support.worker_process import Picture, Reader, WorkerProcess, publish, reading, running_worker
+
+SENT_AT_A_TIME = 100
+Position = tuple[int, int]
+
+
+@pytest.fixture
+def settings(worker_settings: Settings) -> Settings:
+    """Of a worker whose trainer may be half a second behind, and is not there."""
+    worker = worker_settings.worker.model_copy(update={"metrics_port": 0, "distillation_max_lag_s": 0.5})
+    trainer = worker_settings.trainer.model_copy(update={"group_id": f"of-{worker.group_id}", "checkpoint_s": 0.1})
+    return worker_settings.model_copy(update={"worker": worker, "trainer": trainer})
+
+
+class Stream:
+    """Sends frames, and reads what comes of them."""
+
+    def __init__(self, settings: Settings, predictions: Reader, records: Reader) -> None:
+        self.sent = 0
+        self._settings = settings
+        self._predictions = predictions
+        self._records = records
+        self._picture = encode(coloured("red"), "PNG")
+
+    def send(self) -> None:
+        """A hundred frames more, and waits for all answers."""
+        publish(self._settings, [Picture(self._picture) for _ in range(SENT_AT_A_TIME)])
+        self.sent += SENT_AT_A_TIME
+        self._predictions.read_until(lambda: len(self._predictions.messages) >= self.sent, "an answer to each")
+
+    def audited(self) -> set[Position]:
+        """Which frames were answered as audits; asserts that each frame was answered once."""
+        answers = self._predictions.predictions()
+        assert len({(one.partition, one.offset) for one in answers}) == len(answers) == self.sent
+        return {(one.partition, one.offset) for one in answers if one.audited}
+
+    def taught(self) -> list[DistillationBatch]:
+        """All records of the distillation topic, once those of all audits are there."""
+        expected = self.audited()
+        self._records.read_until(lambda: expected <= positions(self._decoded(), audits=True), "all audits")
+        records = self._decoded()
+        assert positions(records, audits=True) == expected
+        return records
+
+    def _decoded(self) -> list[DistillationBatch]:
+        return [distillation.decode(message.value() or b"") for message in self._records.messages]
+
+
+def positions(records: list[DistillationBatch], audits: bool) -> set[Position]:
+    """Of the audits, or of the misses."""
+    return {
+        (int(partition), int(offset))
+        for record in records
+        for partition, offset, audit in zip(record.partition, record.offset, record.audit, strict=True)
+        if bool(audit) == audits
+    }
+
+
+@contextmanager
+def streaming(settings: Settings, folder: Path) -> Iterator[tuple[WorkerProcess, Stream]]:
+    """A worker at work."""
+    with (
+        running_worker(settings, folder) as worker,
+        reading(settings, settings.topics.predictions) as predictions,
+        reading(settings, settings.topics.distillation) as records,
+    ):
+        yield worker, Stream(settings, predictions, records)
+        assert worker.stop() == 0
+
+
+def metric(worker: WorkerProcess, name: str) -> float:
+    """What Prometheus reads of one series, 0 where it is not there yet."""
+    lines = (line.split() for line in worker.metrics().splitlines() if not line.startswith("#"))
+    return next((float(value) for found, value in lines if found == name), 0.0)
+
+
+def test_a_trainer_that_is_not_there_gets_all_audits_and_few_misses(settings: Settings, tmp_path: Path) -> None:
+    publish_heads(settings, "v1", "red", audit_rate=0.2, threshold=1.1)
+    with streaming(settings, tmp_path) as (worker, stream):
+        worker.wait_for("serving heads v1")
+
+        def share_is_low() -> bool:
+            stream.send()
+            return metric(worker, "layercache_distillation_share") <= 0.0625
+
+        wait_until(share_is_low, "the share has fallen", 90)
+        assert worker.said("the trainer is behind: teaching less")
+        for _ in range(5):
+            stream.send()
+        records = stream.taught()
+        sampled = [record.header.miss_share for record in records if record.header.miss_share < 1]
+        assert min(sampled) <= 0.0625
+        held_back = metric(worker, 'layercache_distillation_held_back_total{why="trainer"}')
+        audits, misses = (positions(records, audits) for audits in (True, False))
+        assert held_back == stream.sent - len(audits) - len(misses) > 300
+
+
+def test_without_heads_fewer_frames_are_audited_while_nobody_learns(settings: Settings, tmp_path: Path) -> None:
+    with streaming(settings, tmp_path) as (worker, stream):
+
+        def share_is_low() -> bool:
+            stream.send()
+            return metric(worker, "layercache_distillation_share") <= 0.0625
+
+        wait_until(share_is_low, "the share has fallen", 90)
+        for _ in range(5):
+            stream.send()
+        records = stream.taught()
+        assert min(record.header.audit_rate for record in records) <= 0.0625
+        assert len(stream.audited()) < stream.sent - 300
+
+
+def test_once_the_trainer_has_caught_up_it_gets_more_again(settings: Settings, tmp_path: Path) -> None:
+    # This trainer learns between two hundreds of frames only, which takes a busy machine a while.
+    worker_section = settings.worker.model_copy(update={"distillation_max_lag_s": 3.0})
+    settings = settings.model_copy(update={"worker": worker_section})
+    with streaming(settings, tmp_path) as (worker, stream):
+
+        def share() -> float:
+            stream.send()
+            return metric(worker, "layercache_distillation_share")
+
+        wait_until(lambda: share() <= 0.25, "the share has fallen", 90)
+        trainer = Consumer(
+            {"bootstrap.servers": settings.kafka.bootstrap_servers, "group.id": settings.trainer.group_id}
+            | settings.kafka.consumer_options
+            | {"auto.offset.reset": "earliest"}
+        )
+        trainer.subscribe([settings.topics.distillation])
+
+        def share_while_somebody_learns() -> float:
+            for message in trainer.consume(500, 0.2):
+                trainer.commit(message=message, asynchronous=False)
+            return share()
+
+        try:
+            lowest = min(share_while_somebody_learns() for _ in range(3))
+            wait_until(lambda: share_while_somebody_learns() >= lowest + 0.1, "the share rises", 90)
+            assert worker.said("the trainer keeps up again: teaching more")
+        finally:
+            trainer.close()
+        stream.taught()
+
+
+def test_a_producer_whose_queue_is_full_is_given_fewer_misses(settings: Settings, tmp_path: Path) -> None:
+    """A queue of one micro-batch's answers: what teaches finds it full each time, and waits for the broker."""
+    narrow = {"queue.buffering.max.messages": settings.worker.max_batch}
+    patient = settings.worker.model_copy(update={"distillation_max_lag_s": 3600.0})
+    settings = settings.model_copy(
+        update={
+            "kafka": settings.kafka.model_copy(update={"producer_options": narrow}),
+            "worker": patient,
+        }
+    )
+    publish_heads(settings, "v1", "red", audit_rate=0.2, threshold=1.1)
+    with streaming(settings, tmp_path) as (worker, stream):
+        worker.wait_for("serving heads v1")
+
+        def held_back() -> float:
+            stream.send()
+            return metric(worker, 'layercache_distillation_held_back_total{why="producer"}')
+
+        wait_until(lambda: held_back() > 10, "misses held back for the producer", 120)
+        records = stream.taught()
+        assert min(record.header.miss_share for record in records) < 1
+        assert metric(worker, 'layercache_distillation_held_back_total{why="trainer"}') == 0
