@@ -20,7 +20,7 @@ from confluent_kafka.admin import AdminClient
 from tests.support.ports import free_ports
 from tests.support.proxy import Proxy
 
-_START_DEADLINE_S = 60.0
+_START_DEADLINE_S = 180.0
 _HOST = "localhost"
 
 PROPERTIES = """\

@@ -20,6 +20,7 @@ _ZOMBIE_S = (TRANSACTION_TIMEOUT_MS / 1000 + 0.7, TRANSACTION_TIMEOUT_MS / 1000 
 _HICCUP_S = (0.2, 2.0)
 _OUTAGE_S = (0.5, 5.0)
 _FEWEST = 2
+_TAKEN_UP_S = 300.0
 
 #: What each kind is, for the report. The order is that of the report's table.
 KINDS = {
@@ -180,7 +181,7 @@ class Injector:
 
     def _taken_up(self, version: str) -> None:
         """Workers ask a store that failed less and less often, so this takes a while after an outage."""
-        assert self._fleet.wait(lambda: self._saw_version(version), 90), f"heads {version} were never taken up"
+        assert self._fleet.wait(lambda: self._saw_version(version), _TAKEN_UP_S), f"heads {version} were never taken up"
 
     def _victim(self) -> tuple[Member, frozenset[int]]:
         """A worker that has partitions, if one has, and those partitions; all where none can be told."""

@@ -2,7 +2,6 @@
 
 import re
 import signal
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from schemas.settings import Settings
-from tests.support.worker_process import WorkerProcess, start_worker
+from tests.faults.harness.lives import Life
 
 #: Longest that a worker may take to end after SIGTERM.
 STOP_S = 60.0
@@ -37,13 +36,12 @@ class Member:
 
     name: str
     settings: Settings
-    process: WorkerProcess | None = None
-    paused: bool = False
+    life: Life | None = None
     starts: int = 0
 
     @property
     def runs(self) -> bool:
-        return self.process is not None
+        return self.life is not None
 
 
 @dataclass
@@ -75,46 +73,42 @@ class Fleet:
     def start(self, member: Member) -> None:
         member.starts += 1
         # A log for each life: what a worker said is not what the one before it said.
-        member.process = start_worker(member.settings, self.folder, f"{member.name}-{member.starts}")
+        member.life = Life.start(member.settings, self.folder, f"{member.name}-{member.starts}")
 
     def kill(self, member: Member) -> None:
         """SIGKILL, also of a stopped one."""
-        if member.process is not None:
-            member.process.process.kill()
-            member.process.process.wait(30)
-            member.process, member.paused = None, False
+        if member.life is not None:
+            member.life.signal(signal.SIGKILL)
+            assert member.life.wait(30), f"{member.name} outlives SIGKILL"
+            member.life = None
 
     def pause(self, member: Member) -> None:
-        if member.process is not None:
-            member.process.process.send_signal(signal.SIGSTOP)
-            member.paused = True
+        if member.life is not None:
+            member.life.signal(signal.SIGSTOP)
 
     def resume(self, member: Member) -> None:
-        if member.process is not None:
-            member.process.process.send_signal(signal.SIGCONT)
-            member.paused = False
+        if member.life is not None:
+            member.life.signal(signal.SIGCONT)
 
     def stop(self, member: Member) -> None:
         """SIGTERM, and waits for the end."""
-        if member.process is None:
+        if member.life is None:
             return
-        process = member.process.process
-        process.terminate()
-        try:
-            self.codes[process.wait(STOP_S)] += 1
-        except subprocess.TimeoutExpired:
+        member.life.signal(signal.SIGTERM)
+        if member.life.wait(STOP_S):
+            self.codes[member.life.code or 0] += 1
+            member.life = None
+        else:
             self.stubborn += 1
-            process.kill()
-            process.wait(30)
-        member.process = None
+            self.kill(member)
 
     def tend(self) -> None:
         """Starts again whoever has ended by itself, as an orchestrator would, and notes it."""
         for member in self.running:
-            assert member.process is not None
-            code = member.process.process.poll()
+            assert member.life is not None
+            code = member.life.code
             if code is not None:
-                self.ended.append(_ended(member.process, code))
+                self.ended.append(_ended(member.life, code))
                 self.start(member)
 
     def partitions_of(self, member: Member) -> frozenset[int]:
@@ -123,9 +117,9 @@ class Fleet:
         Not those that the group's coordinator would name: librdkafka's admin client aborts the process that asks about
         a group while the broker is away.
         """
-        if member.process is None:
+        if member.life is None:
             return frozenset()
-        said = _WORKING_ON.findall(member.process.log.read_text(errors="replace"))
+        said = _WORKING_ON.findall(member.life.text())
         return frozenset(int(number) for number in said[-1].split(",") if number.strip()) if said else frozenset()
 
     def close(self) -> None:
@@ -156,8 +150,8 @@ class Fleet:
         return self.settings.model_copy(update={"kafka": kafka, "worker": worker})
 
 
-def _ended(worker: WorkerProcess, code: int) -> Ended:
-    lines = worker.log.read_text(errors="replace").strip().splitlines()
+def _ended(worker: Life, code: int) -> Ended:
+    lines = worker.text().strip().splitlines()
     errors = [line for line in lines if " ERROR " in line] or lines or [""]
     is_clean = code == 1 and not any(_UNFORESEEN in line for line in lines)
     return Ended(worker.log.stem, code, (errors if is_clean else lines)[-1][-_SAID:], is_clean)

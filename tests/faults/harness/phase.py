@@ -38,11 +38,12 @@ _WORKERS, _AT_MOST = 4, 6
 #: How long a fault may hold anything up before the next comes all the same, and the report says "not recovered".
 _RECOVERY_S = 90.0
 #: Some faults come while the one before is being recovered from.
-_OVERLAP = 0.25
+_OVERLAP = 0.4
 _PAUSE_S = 1.5
-_UP_S = 180.0
+_READ_S = 600.0
+_UP_S = 300.0
 #: The stream has ended where so long nothing more is answered.
-_SILENCE_S = 60.0
+_SILENCE_S = 120.0
 
 #: Kafka looks for transactions past their time-out every 10 s unless told otherwise.
 PROPERTIES = {
@@ -92,7 +93,7 @@ def run(phase: Phase, home: Path, folder: Path, until: float = float("inf")) -> 
         fleet.stop_all()
         blocked = verdict.open_transactions(cluster.bootstrap_servers, settings.topics)
         behind = verdict.offsets_behind(cluster.bootstrap_servers, settings)
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + _READ_S
         ledger, reader = read_all(cluster.bootstrap_servers, settings.topics, lambda: time.monotonic() > deadline)
         return Outcome(
             phase=phase.name,
@@ -116,6 +117,7 @@ def run(phase: Phase, home: Path, folder: Path, until: float = float("inf")) -> 
             versions=len([version for version in reader.versions if version is not None]),
             exits=Counter(reader.exits),
             publisher_failure=run_.publisher.failure,
+            errors=run_.errors,
             reader_failure=repr(run_.reader.failure) if run_.reader.failure else None,
             left_out=sorted(run_.left_out),
         )
@@ -139,6 +141,8 @@ class _Run:
             fleet, cluster, storage, self._dice, PARTITIONS, lambda version: version in self.reader.versions
         )
         self.began = time.monotonic()
+        self.errors: list[str] = []
+        """Faults that could not be struck."""
 
     @contextmanager
     def flowing(self) -> Iterator[None]:
@@ -172,7 +176,13 @@ class _Run:
             fault = Fault(number, kind, "", began - self.began)
             self.recovery.begins(fault)
             faults.append(fault)
-            struck = self._injector.strike(kind)
+            try:
+                struck = self._injector.strike(kind)
+            except Exception as error:  # what was answered so far is to be counted all the same
+                log.exception("%s was not done as it should be", kind)
+                self.errors.append(f"{number} {kind}: {error}")
+                fault.detail = f"not done: {error}"
+                continue
             fault.detail = struck.detail
             recovered = self.recovery.watch(fault, struck.partitions, struck.since_ms, began)
             if self._dice.random() >= _OVERLAP:
@@ -198,7 +208,7 @@ class _Run:
 
     def _all_up(self) -> bool:
         running = self._fleet.running
-        up = all(member.process is not None and member.process.said("working on [") for member in running)
+        up = all(member.life is not None and member.life.said("working on [") for member in running)
         return up and self.reader.ledger.answered > 0
 
 

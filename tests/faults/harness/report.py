@@ -94,7 +94,7 @@ def as_markdown(found: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
             f"Numbered frames of {KEYS} cameras, one in {BAD_EVERY} of them unreadable, were published to Apache Kafka "
             "at a steady rate (what an outage held up was made good at full speed afterwards) while 2 to 6 workers, "
             "half of them with a `worker_id`, answered them. At moments and on victims drawn by a seed, faults struck, "
-            "one in four while the one before was still being recovered from. At the end a new `read_committed` reader "
+            "two in five while the one before was still being recovered from. At the end a new `read_committed` reader "
             "read every prediction and every dead letter, and each frame's answers were counted.",
             "",
             f"Workers ran with `session.timeout.ms={SESSION_TIMEOUT_MS}` and, for transactions, "

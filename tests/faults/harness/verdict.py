@@ -50,6 +50,8 @@ class Outcome:
     versions: int
     exits: Counter[str]
     publisher_failure: str | None
+    errors: list[str]
+    """Faults that the harness could not strike."""
     reader_failure: str | None
     left_out: list[str]
 
@@ -69,6 +71,7 @@ class Outcome:
             f"{self.stubborn} workers did not end on SIGTERM": self.stubborn,
             f"workers crashed: {self.crashes()}": self.crashes(),
             f"not recovered from: {self.unrecovered()}": self.unrecovered(),
+            f"faults could not be struck: {self.errors}": self.errors,
             "the answers could not be read to the end": not self.read_to_the_end,
             "answers stopped coming before the last frame": not self.settled,
             f"the publisher failed: {self.publisher_failure}": self.publisher_failure,
