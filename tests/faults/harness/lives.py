@@ -1,0 +1,71 @@
+"""Worker processes, forked from one that has imported the libraries already: a start takes a moment, not seconds."""
+
+import faulthandler
+import multiprocessing
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+from schemas.settings import Settings
+from tests.support.trainer_process import as_toml
+
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["layercache.cli.main", "stream.worker", "tests.faults.harness.lives"])
+
+
+@dataclass(frozen=True)
+class Life:
+    """``layercache worker`` as it runs; its log is ``log``."""
+
+    process: ForkServerProcess
+    log: Path
+
+    @classmethod
+    def start(cls, settings: Settings, folder: Path, name: str) -> "Life":
+        """A worker with these settings. Files: ``<folder>/<name>.toml`` and ``.log``."""
+        config, log = folder / f"{name}.toml", folder / f"{name}.log"
+        config.write_text(as_toml(settings))
+        log.touch()
+        process = _PROCESSES.Process(target=_work, args=(str(config), str(log)), name=name, daemon=True)
+        process.start()
+        return cls(process, log)
+
+    @property
+    def code(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        return self.process.exitcode
+
+    def said(self, text: str) -> bool:
+        """True once the log has ``text``."""
+        return text in self.text()
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def signal(self, number: int) -> None:
+        """Nothing happens to one that has ended."""
+        if self.code is None and self.process.pid is not None:
+            os.kill(self.process.pid, number)
+
+    def wait(self, seconds: float) -> bool:
+        """False where it has not ended by then."""
+        self.process.join(seconds)
+        return self.code is not None
+
+
+def _work(config: str, log: str) -> None:
+    """What the child does: the command line's own ``main``, its output in ``log``."""
+    output = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    faulthandler.enable(2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv = ["layercache", "worker", "--config", config]
+    from layercache.cli.main import main
+
+    main()
