@@ -20,13 +20,14 @@ BIN := $(VENV)/bin
 # Several processes share the machine: threads of torch that wait for each other cost more than they bring.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test slow faults lint types check format bench-paper bench-pipeline bench-scaling soak clean
+.PHONY: demo test slow faults fuzz lint types check format bench-paper bench-pipeline bench-scaling soak clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    the demo: broker, worker, trainer and publisher here, about three minutes; leaves demo-report/"
 	@echo "make test    unit and integration tests; no Docker and no service needed"
 	@echo "make slow    the tests that make test leaves out: the largest models"
+	@echo "make fuzz    damaged input to everything that reads bytes; FUZZ_ARGS=\"--minutes 10\"; writes docs/security.md"
 	@echo "make faults  kills, stops and cuts everything under load for an hour; KAFKA_HOME; writes docs/reliability.md"
 	@echo "make lint    ruff"
 	@echo "make types   mypy --strict"
@@ -46,6 +47,10 @@ test: $(VENV)/.dev
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+fuzz: $(VENV)/.dev
+	-$(BIN)/python -m pip install -q $(PIP_ARGS) -e '.[fuzz]' # without it, inputs do not follow the code's branches
+	$(BIN)/python -m tests.fuzz --write $(FUZZ_ARGS)
 
 faults: $(VENV)/.dev
 	$(BIN)/python -m tests.faults.harness $(FAULTS_ARGS)

@@ -11,7 +11,7 @@ from typing import Any
 
 import faust
 import torch
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from cache_training.credentials import credentials
@@ -101,7 +101,20 @@ def _topic_is_there(settings: Settings) -> bool:
                 "topic %r does not exist, or this user may not see it; create it with `layercache topics create`, or "
                 "give the user rights on it", topic,
             )  # fmt: skip
-        return topic in found
+        return topic in found and _may_join(client, settings.trainer.group_id)
+
+
+def _may_join(client: AdminClient, group: str) -> bool:
+    """False where the broker says that this user has no right on its group: the trainer's own client would ask on."""
+    asked = [ConsumerGroupTopicPartitions(group)]
+    (answer,) = client.list_consumer_group_offsets(asked, request_timeout=_BROKER_WAIT_S).values()
+    try:
+        answer.result()
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            log.error("this user may not join the group %r; give it the right to read it (docs/security.md)", group)
+            return False
+    return True
 
 
 def _is_refusal(error: KafkaError) -> bool:

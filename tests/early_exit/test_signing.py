@@ -181,3 +181,13 @@ class TestLimits:
         (version / "heads.safetensors").write_bytes((5 << 20).to_bytes(8, "little") + b"{" * (5 << 20))
         with pytest.raises(StoreError, match="no heads have so long a header"):
             store(tmp_path).load(name(0))
+
+
+@pytest.mark.parametrize("data", [b"\xff", b'{"x":' + b"[" * 50_000, b'{"version":"\xff"}', b"", b"null"])
+def test_json_that_is_none_is_a_damaged_store_and_no_crash(data: bytes, version: Path, tmp_path: Path) -> None:
+    (version / "manifest.json").write_bytes(data)
+    with pytest.raises(StoreError, match="is corrupt"):
+        store(tmp_path).load(name(0))
+    (tmp_path / "tiny" / "PIN").write_bytes(data)
+    with pytest.raises(StoreError, match="PIN is corrupt"):
+        store(tmp_path).live()

@@ -238,3 +238,22 @@ def test_key_hash_is_stable_and_zero_without_a_key_alone() -> None:
 @given(st.binary())
 def test_key_hash_fits_the_tensor(key: bytes) -> None:
     assert np.int64(key_hash(key)) == key_hash(key) != 0
+
+
+@pytest.mark.parametrize("text", ["[" * 50_000, '{"x":' + "[" * 50_000, "\\ud800", "null", '{"format":2}', ""])
+def test_a_header_that_is_none_is_refused_however_odd(text: str) -> None:
+    arrays = load(example_batch(2).encode())
+    with pytest.raises(DistillationError):
+        decode(save(arrays, {"header": text}))
+    header = json.dumps({"__metadata__": {"header": text}}).encode()
+    with pytest.raises(DistillationError):
+        decode(len(header).to_bytes(8, "little") + header)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_teach_nothing(wrong: float) -> None:
+    batch = example_batch(2)
+    logits = batch.logits.copy()
+    logits[1, 0] = wrong
+    with pytest.raises(DistillationError, match="'logits' is not finite"):
+        decode(replace(batch, logits=logits).encode())

@@ -151,3 +151,10 @@ def test_an_overload_budget_must_be_larger_and_is_off_by_default() -> None:
     for smaller in (0.01, 0.005):
         with pytest.raises(ValidationError, match=r"must be larger than max_disagreement, 0\.01"):
             Promise(max_disagreement=0.01, overload_max_disagreement=smaller)
+
+
+def test_a_file_that_nests_for_ever_is_no_crash(tmp_path: Path) -> None:
+    config = tmp_path / "layercache.toml"
+    config.write_text("a = " + "[" * 50_000)
+    with pytest.raises(ValueError, match="nests tables or lists too deeply"):
+        load(config)
