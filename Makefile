@@ -26,7 +26,7 @@ export OMP_NUM_THREADS ?= 1
 help:
 	@echo "make demo    the demo: broker, worker, trainer and publisher here, about three minutes; leaves demo-report/"
 	@echo "make test    unit and integration tests; no Docker and no service needed"
-	@echo "make slow    the tests that make test leaves out: the largest models"
+	@echo "make slow    the tests that make test leaves out: the largest models and, with KAFKA_HOME, a short run of make faults"
 	@echo "make fuzz    damaged input to everything that reads bytes; FUZZ_ARGS=\"--minutes 10\"; writes docs/security.md"
 	@echo "make faults  kills, stops and cuts everything under load for an hour; KAFKA_HOME; writes docs/reliability.md"
 	@echo "make lint    ruff"
@@ -46,7 +46,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not slow and not faults" -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "slow or faults" $(PYTEST_ARGS)
 
 fuzz: $(VENV)/.dev
 	-$(BIN)/python -m pip install -q $(PIP_ARGS) -e '.[fuzz]' # without it, inputs do not follow the code's branches
