@@ -48,8 +48,8 @@ def redacted(text: str) -> str:
 def secrets_of(settings: "Settings") -> set[str]:
     """Every secret in the settings, as it may show up in a message."""
     found = set()
-    kafka, store = settings.kafka, settings.store
-    for options in (kafka.options, kafka.consumer_options, kafka.producer_options, store.options):
+    kafka, store, references = settings.kafka, settings.store, settings.references
+    for options in (kafka.options, kafka.consumer_options, kafka.producer_options, store.options, references.prefixes):
         found |= set(_in_options(options))
     if store.signing_key is not None:
         found |= set(store.signing_key.get_secret_value().split())
