@@ -22,6 +22,8 @@ from tests.support.proxy import Proxy
 
 _START_DEADLINE_S = 180.0
 _HOST = "localhost"
+#: Java's quick compiler alone, and its simplest garbage collector.
+_QUICK_START = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
 
 PROPERTIES = """\
 process.roles=broker,controller
@@ -77,7 +79,8 @@ class KafkaNode:
     """One node, broker and controller in one, for as long as the ``with`` block runs.
 
     ``stop`` and ``start`` again keep the port and the data: a broker that was away. ``quorum`` are all nodes of its
-    cluster, itself included; ``properties`` go beyond or before :data:`PROPERTIES`.
+    cluster, itself included; ``properties`` go beyond or before :data:`PROPERTIES`. One that ``starts_quickly`` takes
+    half the time to start and works more slowly ever after.
     """
 
     def __init__(
@@ -88,7 +91,9 @@ class KafkaNode:
         quorum: tuple[Place, ...] = (),
         cluster_id: str = "",
         properties: Mapping[str, object] | None = None,
+        starts_quickly: bool = False,
     ) -> None:
+        self._starts_quickly = starts_quickly
         self._home = home
         self._folder = folder
         self.place = place or Place.free(1)
@@ -118,6 +123,8 @@ class KafkaNode:
     def launch(self) -> None:
         """Starts it without waiting for it."""
         environment = {"KAFKA_HEAP_OPTS": "-Xms128M -Xmx512M", **os.environ, "LOG_DIR": str(self._folder)}
+        if self._starts_quickly:
+            environment["KAFKA_JVM_PERFORMANCE_OPTS"] = _QUICK_START
         with (self._folder / "node.log").open("ab") as output:
             self._process = subprocess.Popen(
                 [self._home / "bin" / "kafka-server-start.sh", self._properties],
@@ -221,7 +228,7 @@ class KafkaCluster:
             proxy.target = place.detour
             own = folder / f"node-{place.node}"
             own.mkdir(parents=True)
-            self.nodes.append(KafkaNode(home, own, place, places, cluster_id, properties))
+            self.nodes.append(KafkaNode(home, own, place, places, cluster_id, properties, starts_quickly=True))
 
     @property
     def bootstrap_servers(self) -> str:

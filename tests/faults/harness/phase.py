@@ -1,7 +1,6 @@
 """One phase: a cluster, a fleet, a stream, faults one upon another, and the verdict at the end."""
 
 import logging
-import os
 import random
 import time
 from collections import Counter
@@ -224,7 +223,7 @@ def _settings(phase: Phase, cluster: KafkaCluster, storage: Storage, folder: Pat
         model=model.settings,
         store=Store(url=storage.url, poll_s=0.2, keep_last=5),
         worker=Worker(
-            group_id=f"workers-{os.getpid()}-{phase.name}",
+            group_id=f"workers-of-{names.frames}",
             delivery=phase.delivery,
             torch_threads=1,
             decode_threads=1,
