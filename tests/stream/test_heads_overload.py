@@ -5,12 +5,15 @@ import pytest
 
 from early_exit.cuts import TracedModel
 from early_exit.store import Live
+from schemas.distillation import decode
 from schemas.manifest import Certificate
 from schemas.settings import Promise
+from stream.answers import DistillationWriter
 from stream.heads_watch import ExitGuard, HeadWatch
 from tests.stream.builders import heads, micro_batch
 from tests.stream.test_heads_watch import StoreInMemory
 from tests.support.manifests import overload
+from tests.support.tiny_model import CLASSES
 
 ALLOWED = Promise(overload_max_disagreement=0.03)
 NEVER, ALWAYS = 1.1, 0.0
@@ -111,6 +114,22 @@ def test_every_days_alarm_closes_both(store: StoreInMemory, traced: TracedModel)
     assert guard.closed
     assert not guard.overload_closed
     assert guard.choose(watch.serving, behind=True) is watch.serving.closed
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_records_tell_what_either_setting_would_have_answered(
+    store: StoreInMemory, traced: TracedModel, behind: bool
+) -> None:
+    publish(store, traced)
+    engine = ExitGuard(confidence=0.95, block_s=10).choose(watching(store, traced).serving, behind)
+    batch = micro_batch(60, 0.5)
+    answers = engine.run(batch.pictures, batch.audits)
+    (record,) = map(decode, DistillationWriter("f00d", "me", 10**7).write(batch, answers, engine))
+    audits = record.audit == 1
+    assert audits.all() == behind  # on other days all frames run the full path, and misses teach as well
+    assert (record.live_label == record.logits.argmax(1))[audits].all()
+    assert record.overload_label is not None
+    assert set(record.overload_label[audits].tolist()) == {CLASSES.index("blue")}
 
 
 def test_thresholds_that_do_not_fit_the_exits_are_refused(
