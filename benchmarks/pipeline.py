@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+from confluent_kafka import KafkaException
 
 from benchmarks import pipeline_bare, pipeline_heads, pipeline_peers, pipeline_report
 from benchmarks.peers.job import NOTHING
@@ -94,7 +95,12 @@ class Benchmark:
             return
         try:
             self._keep(self._one(system, load, repetition, labels))
-        except (RuntimeError, TimeoutError, ValueError) as error:  # the others go on; the exit code tells
+        except (
+            KafkaException,
+            RuntimeError,
+            TimeoutError,
+            ValueError,
+        ) as error:  # the others go on; the exit code tells
             self.failed.append(f"{system.key}: {error}")
             print(f"FAILED {self.failed[-1]}", file=sys.stderr)
 

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from confluent_kafka import OFFSET_BEGINNING, Consumer, ConsumerGroupState, Message, Producer, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    ConsumerGroupState,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -153,10 +161,18 @@ class Predictions:
         return message if message is not None and message.error() is None else None
 
     def _end(self, part: TopicPartition) -> int:
-        watermarks = self._consumer.get_watermark_offsets(part, _PATIENCE_S)
-        if watermarks is None:
-            raise TimeoutError(f"the broker did not say where {part.topic} ends within {_PATIENCE_S:.0f} s")
-        return watermarks[1]
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                watermarks = self._consumer.get_watermark_offsets(part, _PATIENCE_S)
+            except KafkaException:  # a topic that was just made may have no leader yet
+                if time.monotonic() > deadline:
+                    raise
+                self._consumer.poll(0.05)
+                continue
+            if watermarks is None:
+                raise TimeoutError(f"the broker did not say where {part.topic} ends within {_PATIENCE_S:.0f} s")
+            return watermarks[1]
 
 
 def _admin(servers: str) -> AdminClient:
