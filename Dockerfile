@@ -26,7 +26,9 @@ RUN --mount=type=cache,target=/root/.cache \
 COPY --from=requirements requirements.txt /tmp/requirements.txt
 RUN --mount=type=cache,target=/root/.cache pip install -r /tmp/requirements.txt
 
-RUN useradd --uid 10001 --create-home layercache && install -d -o layercache -g layercache /heads /state
+# The one user that anything here runs as. What it may write to are volumes, so that the root file system can be read-only.
+RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin layercache \
+ && install -d -o layercache -g layercache /heads /state /home/layercache/.cache
 WORKDIR /app
 COPY pyproject.toml README.md LICENSE ./
 COPY schemas schemas
@@ -36,6 +38,7 @@ COPY cache_training cache_training
 COPY layercache layercache
 RUN --mount=type=cache,target=/root/.cache pip install --no-deps .
 COPY examples examples
-USER layercache
+# By number: Kubernetes' runAsNonRoot can tell it from root's.
+USER 10001:10001
 ENTRYPOINT ["layercache"]
 CMD ["--help"]

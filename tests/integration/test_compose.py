@@ -144,6 +144,28 @@ def test_the_stack_answers_frames_from_the_host_and_survives_its_worker(stack: S
     assert (trainer["State"]["Running"], trainer["RestartCount"]) == (True, 0)
 
 
+@pytest.mark.parametrize("service", ["worker", "trainer"])
+def test_a_container_has_no_rights_and_nothing_to_write_to_but_its_volumes(service: str, stack: Stack) -> None:
+    host, user = stack.container(service)["HostConfig"], stack.container(service)["Config"]["User"]
+    assert (host["ReadonlyRootfs"], host["CapDrop"], host["Privileged"]) == (True, ["ALL"], False)
+    assert host["SecurityOpt"] == ["no-new-privileges:true"]
+    assert user == "10001:10001"
+    # What the kernel says of process 1 and lets it do, not what was asked for.
+    status = stack.compose("exec", "-T", service, "cat", "/proc/1/status")
+    lines = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert lines["Uid"].split() == ["10001"] * 4
+    assert (int(lines["CapEff"], 16), int(lines["CapBnd"], 16), lines["NoNewPrivs"].strip()) == (0, 0, "1")
+    for folder in ("/", "/app", "/opt/venv", "/home/layercache", "/etc", "/models"):
+        found = stack.compose("exec", "-T", service, "python", "-c", f"open('{folder}/x', 'w')", check=False)
+        assert found == ""
+        there = stack.compose("exec", "-T", service, "ls", "-a", folder)
+        assert "x" not in there.split(), folder
+    for folder in ("/heads", "/tmp", "/home/layercache/.cache"):
+        stack.compose(
+            "exec", "-T", service, "python", "-c", f"import os; open('{folder}/x', 'w'); os.remove('{folder}/x')"
+        )
+
+
 def test_the_demo_profile_publishes_by_itself(stack: Stack) -> None:
     stack.compose("--profile", "demo", "up", "--detach", "publisher", seconds=UP_S)
     reader = Reader(stack.bootstrap_servers)
