@@ -155,7 +155,7 @@ class Injector:
         since = wall_ms()
         said = self._storage.publish_on_a_full_disk()
         self._taken_up(self._storage.publish())
-        return Struck(self._all, since, said.partition(":")[2].strip()[:80])
+        return Struck(self._all, since, said)
 
     def _store_broken(self) -> Struck:
         return self._store_away(self._storage.break_)

@@ -1,5 +1,6 @@
 """The store of heads: versions whose exit gives the right answer, and the ways in which storage fails."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -72,7 +73,7 @@ class Storage:
         return version
 
     def publish_on_a_full_disk(self) -> str:
-        """Fills the disk, asserts that publishing fails with :class:`StoreError`; returns what the store said."""
+        """Fills the disk, asserts that publishing fails with :class:`StoreError`; returns why it did."""
         assert self.is_small_disk, "this would fill the disk of the whole machine"
         ballast = self._mount / "ballast"
         before = self._store.latest()
@@ -86,7 +87,9 @@ class Storage:
             try:
                 self.publish()
             except StoreError as error:
-                said = str(error)
+                assert isinstance(error.__cause__, OSError)
+                assert error.__cause__.errno == errno.ENOSPC, str(error)
+                said = os.strerror(errno.ENOSPC)
             else:
                 raise AssertionError("heads were published on a full disk")
             assert self._store.latest() == before, "a publish that failed changed the latest version"
