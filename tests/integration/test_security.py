@@ -28,7 +28,11 @@ from tests.support.waiting import wait_until
 from tests.support.worker_process import running_worker
 
 FRAMES = 4
+#: On a machine that does much else, five commands that load torch take a minute.
+PATIENCE_S = 240.0
 CLIENT_SECRET = f"client-secret-{uuid.uuid4().hex}"
+
+pytestmark = pytest.mark.timeout(4 * PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +89,7 @@ class Commands:
         """Exit code, standard output and error; no secret is in them."""
         process = self._running.pop(command)
         try:
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=PATIENCE_S)
         except subprocess.TimeoutExpired:
             process.kill()
             raise AssertionError(f"{command} does not end:\n{process.communicate()}") from None
@@ -176,7 +180,9 @@ def test_frames_become_predictions_and_lessons(
             assert code == 0, err
             assert [json.loads(line)["class_name"] for line in out.splitlines()] == ["red"] * FRAMES
             wait_until(
-                lambda: learnt(secure, settings) > 0 or trainer.poll() is not None, "the trainer's commit", seconds=60
+                lambda: learnt(secure, settings) > 0 or trainer.poll() is not None,
+                "the trainer's commit",
+                seconds=PATIENCE_S,
             )
             assert trainer.poll() is None, (tmp_path / "trainer.log").read_text()
             assert worker.stop() == 0
@@ -244,7 +250,7 @@ def test_a_worker_that_lacks_one_right_says_which(
     running = Commands(settings, tmp_path)
     assert running.run("publish", str(pictures))[0] == 0
     with running_worker(with_kafka(settings, kafka), tmp_path, "halfway") as worker:
-        assert worker.process.wait(90) == 1
+        assert worker.process.wait(PATIENCE_S) == 1
     said = worker.log.read_text()
     assert "authorization failed" in said.lower(), said
     assert "Traceback" not in said
@@ -261,9 +267,9 @@ def test_a_trainer_that_may_not_join_its_group_ends(secure: SecureKafka, setting
     user = "lonely"
     secure.allow(user, settings.topics, (), ())
     with running_trainer(with_kafka(settings, secure.mutual_tls(user)), tmp_path) as trainer:
-        assert trainer.wait(90) != 0
+        assert trainer.wait(PATIENCE_S) == 1
     said = (tmp_path / "trainer.log").read_text()
-    assert "authorization" in said.lower(), said
+    assert f"may not join the group {settings.trainer.group_id!r}; give it the right to read it" in said
 
 
 def test_a_wrong_client_secret_is_named_and_not_shown(
