@@ -108,14 +108,12 @@ def test_what_is_not_allowed_is_not_asked_for(
 
 def test_a_read_that_hangs_is_left_behind_and_others_go_on(store: type[Fickle], fetching: Callable[..., Fetch]) -> None:
     store.hanging = {"bucket/f0"}
-    fetch = fetching(timeout_s=0.2, attempts=2, parallel=1)
-    began = time.monotonic()
+    fetch = fetching(timeout_s=1, attempts=2, parallel=1, max_wait_s=60)
     hangs, others = fetch("f0"), [fetch(f"f{number}") for number in range(1, 10)]
     assert [future.result(30) for future in others] == [b"%d" % number for number in range(1, 10)]
     found, said = reason(hangs)
     assert (found, store.opened["bucket/f0"]) == (Reason.REFERENCE_FAILED, 2)
-    assert "2 attempts, the last: no answer within 0.2 s" in said
-    assert time.monotonic() - began < 20
+    assert "2 attempts, the last: no answer within 1 s" in said
 
 
 def test_no_wait_is_longer_than_the_deadline(store: type[Fickle], fetching: Callable[..., Fetch]) -> None:
@@ -132,9 +130,9 @@ def test_no_wait_is_longer_than_the_deadline(store: type[Fickle], fetching: Call
 
 def test_a_dead_store_does_not_exhaust_the_process(store: type[Fickle], fetching: Callable[..., Fetch]) -> None:
     store.hanging = {f"bucket/f{number}" for number in range(100)}
-    fetch = fetching(timeout_s=0.05, attempts=1, parallel=8)
+    fetch = fetching(timeout_s=0.05, attempts=1, parallel=8, max_wait_s=60)
     said = [reason(fetch(f"f{number}"))[1] for number in range(MAX_LEFT_BEHIND + 5)]
-    assert store.under_way == MAX_LEFT_BEHIND
+    wait_until(lambda: store.under_way == MAX_LEFT_BEHIND, "as many reads hang as may")
     assert all("no answer within" in one for one in said[:MAX_LEFT_BEHIND])
     assert all("64 earlier reads of fickle://bucket/ have not come back" in one for one in said[MAX_LEFT_BEHIND:])
     store.hanging = set()
@@ -154,8 +152,8 @@ def test_other_prefixes_do_not_suffer(store: type[Fickle], executor: ThreadPoolE
             store.released.wait(60)
             raise OSError
 
-    settings = References(prefixes={**PREFIXES, "memory://dead/": {}}, timeout_s=0.05, attempts=1)
-    fetcher = Fetcher(settings, max_bytes=1_000, places={"memory://dead/": Dead()})
+    settings = References(prefixes={**PREFIXES, "memory://dead/": {}}, timeout_s=1, attempts=1, parallel=100)
+    fetcher = Fetcher(settings, max_bytes=1_000, max_wait_s=60, places={"memory://dead/": Dead()})
     dead = [fetcher.fetch(f"memory://dead/{number}", bytes, executor) for number in range(MAX_LEFT_BEHIND + 10)]
     assert {reason(future)[0] for future in dead} == {Reason.REFERENCE_FAILED}
     assert fetcher.fetch("fickle://bucket/f1", bytes, executor).result(30) == b"1"
