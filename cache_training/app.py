@@ -29,8 +29,9 @@ from schemas.settings import Settings
 log = logging.getLogger(__name__)
 
 _TAKE, _WITHIN_S = 8, 0.2
-#: Records that Faust may hold for the agent. A record can have megabytes.
-_BUFFER_RECORDS = 16
+#: Records that Faust may hold for the agent, and that it takes from its client at a time: a record can have megabytes,
+#: and Faust stops taking once it has too many, not before.
+_BUFFER_RECORDS, _POLLED_RECORDS = 8, 8
 _BROKER_WAIT_S = 5.0
 #: How long a killed trainer's partitions wait for the next one.
 _SESSION_TIMEOUT_MS = 10_000
@@ -135,6 +136,7 @@ def build_app(settings: Settings, thread: TrainingThread) -> faust.App:
         autodiscover=False,
         topic_disable_leader=True,
         consumer_auto_offset_reset="earliest",
+        broker_max_poll_records=_POLLED_RECORDS,
         consumer_max_fetch_size=settings.topics.max_record_bytes + 1_000_000,
         broker_max_poll_interval=600,
         broker_session_timeout=session_s,

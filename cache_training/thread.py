@@ -15,8 +15,9 @@ from schemas.distillation import DistillationBatch
 
 log = logging.getLogger(__name__)
 
-#: Records between the agent and the trainer; beyond them the agent waits, and lag grows on the broker, not here.
-_INBOX_RECORDS = 32
+#: Records between the agent and the trainer, and what they may take up; beyond either the agent waits, and lag grows on
+#: the broker, not here.
+_INBOX_RECORDS, _INBOX_BYTES = 32, 64 * 2**20
 #: A checkpoint may take this share of the time at most; a slow disk makes them rarer.
 _CHECKPOINT_SHARE = 0.05
 _REPORT_S = 10.0
@@ -26,12 +27,38 @@ _TROUBLE_REST_S = 1.0
 Arrived = tuple[DistillationBatch | None, Hashable, int]
 
 
+class Inbox(queue.Queue[Arrived]):
+    """A queue that is full at so many records or so many bytes, whichever comes first; it always takes one record."""
+
+    def _init(self, maxsize: int) -> None:
+        super()._init(maxsize)
+        self._bytes = 0
+
+    def _put(self, item: Arrived) -> None:
+        super()._put(item)
+        self._bytes += _size(item)
+
+    def _get(self) -> Arrived:
+        item = super()._get()
+        self._bytes -= _size(item)
+        return item
+
+    def _qsize(self) -> int:
+        records = super()._qsize()
+        return max(records, self.maxsize) if records and self._bytes >= _INBOX_BYTES else records
+
+
+def _size(arrived: Arrived) -> int:
+    batch = arrived[0]
+    return batch.inputs.nbytes + batch.logits.nbytes if batch is not None else 0
+
+
 class TrainingThread(threading.Thread):
     """Drains the inbox into the trainer, lets it work, writes checkpoints; everything here is off the event loop."""
 
     def __init__(self, trainer: OnlineTrainer, checkpoints: Checkpoints, checkpoint_s: float, threads: int) -> None:
         super().__init__(name="training", daemon=True)
-        self.inbox: queue.Queue[Arrived] = queue.Queue(_INBOX_RECORDS)
+        self.inbox = Inbox(_INBOX_RECORDS)
         self.failure: BaseException | None = None
         self.acknowledge: Callable[[dict[Hashable, int]], None] = lambda offsets: None
         self._trainer = trainer

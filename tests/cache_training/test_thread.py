@@ -1,12 +1,13 @@
 """The training thread: nothing is acknowledged before a checkpoint holds it, and storage that is away is waited for."""
 
+import queue
 from pathlib import Path
 
 import pytest
 import torch
 
 from cache_training.state import Checkpoints
-from cache_training.thread import TrainingThread
+from cache_training.thread import Inbox, TrainingThread
 from cache_training.trainer import OnlineTrainer
 from early_exit.cuts import TracedModel
 from early_exit.engine import Engine
@@ -89,3 +90,36 @@ def test_a_store_that_is_away_is_waited_for(
     thread.stop()
     assert thread.failure is None
     torch.set_num_threads(1)
+
+
+def test_the_inbox_is_full_by_bytes_before_it_is_by_records(
+    model: TracedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = answered(Engine(model), pictures(20, 0), 0)
+    size = record.inputs.nbytes + record.logits.nbytes
+    monkeypatch.setattr("cache_training.thread._INBOX_BYTES", 2 * size)
+    inbox = Inbox(32)
+    inbox.put_nowait((None, "distillation-0", 1))
+    inbox.put_nowait((record, "distillation-0", 2))
+    assert not inbox.full()
+    inbox.put_nowait((record, "distillation-0", 3))
+    assert inbox.full()
+    with pytest.raises(queue.Full):
+        inbox.put_nowait((None, "distillation-0", 4))
+    assert [inbox.get_nowait()[2] for _ in range(2)] == [1, 2]
+    assert not inbox.full()
+    inbox.get_nowait()
+    assert inbox.empty()
+
+
+def test_the_inbox_takes_one_record_whatever_its_size(model: TracedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cache_training.thread._INBOX_BYTES", 1)
+    inbox = Inbox(32)
+    inbox.put_nowait((answered(Engine(model), pictures(20, 0), 0), "distillation-0", 1))
+    assert inbox.full()
+    inbox.get_nowait()
+    assert not inbox.full()
+    small = Inbox(2)
+    small.put_nowait((None, "distillation-0", 1))
+    small.put_nowait((None, "distillation-0", 2))
+    assert small.full()
