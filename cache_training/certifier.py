@@ -211,10 +211,13 @@ class Certifier:
             return None
         verdict = certify_bolder(attempt.wrong, boldest, budget, error, attempt.cap)
         if verdict is None:
+            log.info("attempt %d certified nothing bolder for overload's %.2f %%", attempt.number, 100 * budget)
             return None
         bolder = range(boldest.index + 1, verdict.index + 1)
         index, expectation = attempt.settle(bolder, self._cut_costs, self._times)
-        if 1 - normal.time_saved < _FASTER * (1 - expectation.time_saved):
+        faster = (1 - normal.time_saved) / (1 - expectation.time_saved)
+        if faster < _FASTER:
+            log.info("attempt %d: under overload these exits would be but %.2f times as fast", attempt.number, faster)
             return None
         return Overload(
             thresholds=versions.thresholds(manifest, index),
