@@ -137,5 +137,14 @@ class DecodePool:
             check_envelope(frame.key, frame.raw_headers, self._max_envelope_bytes)
             picture = self._decode_frame(frame)
         except DecodeError as error:
-            picture = error
+            picture = _bare(error)
         return Decoded(picture, (perf_counter() - began) * 1000)
+
+
+def _bare(error: DecodeError) -> DecodeError:
+    """The error without its traceback, whose calls hold the frame's bytes, what was decoded of it, and the error.
+
+    Such a circle stays in memory until Python's collector comes by, which is seldom (:mod:`stream.garbage`).
+    """
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)

@@ -1,6 +1,8 @@
 """Records become frames, and a pool of threads decodes them, whatever size its tasks are."""
 
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
@@ -116,3 +118,28 @@ def test_duties_are_done_while_pictures_are_waited_for() -> None:
     finally:
         released.set()
         pool.close()
+
+
+def test_a_frame_that_does_not_decode_leaves_nothing_behind() -> None:
+    """Not even until Python's collector comes by: the worker has it come seldom."""
+    seen: list[weakref.ref[Tensor]] = []
+
+    def decode(frame: Frame) -> Tensor:
+        picture = torch.zeros(3, 8, 8)
+        seen.append(weakref.ref(picture))
+        try:
+            raise RuntimeError("a decoder's own error")
+        except RuntimeError as error:
+            raise DecodeError(Reason.CORRUPT, "does not decode") from error
+
+    pool = DecodePool(1, decode)
+    gc.collect()
+    gc.disable()
+    try:
+        (decoded,) = all_decoded(pool.submit([frame(0)]), lambda: 1.0)
+        assert isinstance(decoded.picture, DecodeError)
+        assert (decoded.picture.reason, str(decoded.picture)) == (Reason.CORRUPT, "does not decode")
+        pool.close()
+        assert [one() for one in seen] == [None]
+    finally:
+        gc.enable()
