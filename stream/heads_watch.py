@@ -1,5 +1,6 @@
 """New heads, fetched, built and warmed up in the background; and the exits' own watch over their promise."""
 
+import gc
 import logging
 import threading
 from collections.abc import Callable
@@ -108,6 +109,7 @@ class HeadWatch:
             if (version, live.closed) != self._seen:
                 self._take_up(version, live.closed)
                 self._seen = (version, live.closed)
+                gc.collect()  # segments are circles, with weights in them; in the hot thread it is done seldom
         except (StoreError, HeadsError) as error:
             self._on_error()
             if isinstance(error, SignatureError):
