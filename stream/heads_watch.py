@@ -17,6 +17,7 @@ from early_exit.drift import DriftDetector
 from early_exit.engine import Answers, Engine
 from early_exit.heads import HeadsError, load_heads
 from early_exit.store import Live, SignatureError, StoreError
+from schemas.distillation import key_hash
 from schemas.manifest import Manifest
 from schemas.settings import Promise
 from stream.answers import MicroBatch
@@ -213,7 +214,7 @@ class ExitGuard:
     def __init__(self, confidence: float, block_s: float) -> None:
         self._level = 1 - confidence
         self._block_ms = max(1, int(block_s * 1000))
-        self._blocks: dict[bytes, int] = {}
+        self._blocks: dict[int, int] = {}
         self._serving: Serving | None = None
         self._detector: DriftDetector | None = None
         self._overload_detector: DriftDetector | None = None
@@ -296,8 +297,9 @@ class ExitGuard:
         if len(self._blocks) > _MAX_KEYS:
             self._blocks.clear()
         block = frame.timestamp_ms // self._block_ms
-        opens = self._blocks.get(frame.key) != block
-        self._blocks[frame.key] = block
+        key = key_hash(frame.key)  # as long as all others, whatever publishers put into theirs
+        opens = self._blocks.get(key) != block
+        self._blocks[key] = block
         return opens
 
 
