@@ -74,7 +74,8 @@ class Intake:
         Serves rebalances like :meth:`fetch`. Without it a batch that takes longer than ``max.poll.interval.ms`` would
         lose its partitions, be read again, and never be done. Raises :class:`KafkaUnusable`.
         """
-        left = self._polled + min(_STAY_S, self._poll_budget_s) - time.monotonic()
+        every_s = min(_STAY_S, self._poll_budget_s / 4)  # which leaves the most of the budget to a commit
+        left = self._polled + every_s - time.monotonic()
         if left > 0:
             return left
         self._ahead += self._read(1, 0)
@@ -82,7 +83,7 @@ class Intake:
             ahead, self._ahead = self._ahead, []
             for frame in reversed(ahead):
                 self._seek(frame.partition, frame.offset)
-        return min(_STAY_S, self._poll_budget_s)
+        return every_s
 
     def time_left(self) -> float:
         """For how many seconds a call may block before the group must see this member again."""

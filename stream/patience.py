@@ -48,8 +48,8 @@ def within(seconds: float, call: Callable[[], Result], give_up: Callable[[], boo
         try:
             return outcome.result(min(_LOOK_S, seconds))
         except TimeoutError:
-            if outcome.done():
-                raise
+            if outcome.done():  # with one of its own, or just now
+                return outcome.result()
             if not deadline.left() or give_up():
                 raise Stuck(f"no return within {seconds:.0f} s") from None
 

@@ -30,6 +30,21 @@ def test_a_call_that_hangs_is_left_behind() -> None:
     never.set()
 
 
+class JustNow(Future[int]):
+    """Comes to its result right after the wait for it has ended."""
+
+    def result(self, timeout: float | None = None) -> int:
+        outcome = super().result(60)
+        if timeout is None:
+            return outcome
+        raise TimeoutError
+
+
+def test_a_result_that_comes_as_its_time_ends_is_no_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream.patience.Future", JustNow)
+    assert within(60.0, lambda: 7) == 7
+
+
 def test_one_deadline_holds_for_a_chain_of_calls() -> None:
     times = iter([100.0, 101.0, 104.5, 105.0, 200.0])
     deadline = Deadline(5.0, clock=lambda: next(times))
