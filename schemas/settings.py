@@ -93,6 +93,12 @@ class Topics(_Section):
     distillation_retention_ms: int = Field(
         86_400_000, ge=60_000, description="How long frames stay on the distillation topic, for `topics create`."
     )
+    distillation_retention_bytes: int = Field(
+        20_000_000_000,
+        ge=100_000_000,
+        description="How much of the broker's disk they may take up, for `topics create`: a trainer that stands still "
+        "is sent all audits.",
+    )
 
 
 class Model(_Section):

@@ -51,10 +51,14 @@ def wanted_topics(settings: Settings) -> tuple[Wanted, ...]:
     """
     topics = settings.topics
     size = topics.max_record_bytes
+    kept = {
+        "retention.ms": str(topics.distillation_retention_ms),
+        "retention.bytes": str(topics.distillation_retention_bytes),
+    }
     return (
         Wanted(topics.frames, topics.partitions, _config(size)),
         Wanted(topics.predictions, topics.partitions, _config(size)),
-        Wanted(topics.distillation, 1, _config(size) | {"retention.ms": str(topics.distillation_retention_ms)}),
+        Wanted(topics.distillation, 1, _config(size) | kept),
         Wanted(topics.dead_letters, topics.partitions, _config(size + HEADROOM_BYTES)),
     )
 

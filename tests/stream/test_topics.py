@@ -80,25 +80,29 @@ def test_two_that_create_at_once_both_succeed(broker: Broker) -> None:
 
 
 def test_topics_have_the_settings_sizes_and_retention_on_apache_kafka(apache_kafka: Broker) -> None:
-    settings = settings_on(apache_kafka, max_record_bytes=2_000_000, distillation_retention_ms=7_200_000)
+    settings = settings_on(
+        apache_kafka,
+        max_record_bytes=2_000_000,
+        distillation_retention_ms=7_200_000,
+        distillation_retention_bytes=300_000_000,
+    )
     create(settings)
     client = AdminClient({"bootstrap.servers": settings.kafka.bootstrap_servers})
     found = {}
     for name in names(settings.topics):
         (future,) = client.describe_configs([ConfigResource(ResourceType.TOPIC, name)]).values()
         config = future.result(20)
-        found[name] = {key: config[key].value for key in ("max.message.bytes", "cleanup.policy", "retention.ms")}
+        asked = ("max.message.bytes", "cleanup.policy", "retention.ms", "retention.bytes")
+        found[name] = {key: config[key].value for key in asked}
     topics = settings.topics
     week = str(7 * 24 * 3_600_000)
+    kept = {"cleanup.policy": "delete", "retention.ms": week, "retention.bytes": "-1"}
     assert found == {
-        topics.frames: {"max.message.bytes": "2000000", "cleanup.policy": "delete", "retention.ms": week},
-        topics.predictions: {"max.message.bytes": "2000000", "cleanup.policy": "delete", "retention.ms": week},
-        topics.distillation: {"max.message.bytes": "2000000", "cleanup.policy": "delete", "retention.ms": "7200000"},
-        topics.dead_letters: {
-            "max.message.bytes": str(2_000_000 + HEADROOM_BYTES),
-            "cleanup.policy": "delete",
-            "retention.ms": week,
-        },
+        topics.frames: kept | {"max.message.bytes": "2000000"},
+        topics.predictions: kept | {"max.message.bytes": "2000000"},
+        topics.distillation: kept
+        | {"max.message.bytes": "2000000", "retention.ms": "7200000", "retention.bytes": "300000000"},
+        topics.dead_letters: kept | {"max.message.bytes": str(2_000_000 + HEADROOM_BYTES)},
     }
 
 
