@@ -5,6 +5,8 @@ share falls by halves while something is behind and rises by steps after that: a
 decrease (Chiu and Jain 1989), as TCP does.
 """
 
+import logging
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,6 +15,8 @@ from early_exit.policy import position_hashes
 from stream.answers import MicroBatch
 from stream.metrics import Metrics
 from stream.trainer_watch import TrainerWatch
+
+log = logging.getLogger(__name__)
 
 Bools = npt.NDArray[np.bool_]
 
@@ -115,7 +119,9 @@ class Sampler:
         if self._watch.looks != self._looks:
             self._looks = self._watch.looks
             self._kept[TRAINER].adjust(self._watch.is_behind)
-        self.share = min(kept.value for kept in self._kept.values())
+        before, self.share = self.share, min(kept.value for kept in self._kept.values())
+        if (before < 1.0) != (self.share < 1.0):
+            log.info("%s", f"teaching less: the {self._why} cannot keep up" if before == 1.0 else "teaching all again")
         self._metrics.distillation_share.set(self.share)
 
     def audit_rate(self, engine: Engine) -> float:
@@ -138,9 +144,13 @@ class Sampler:
         offsets = np.array([frame.offset for frame in frames], np.int64)
         kept = draw(batch.frames[0].topic, partitions, offsets, self.share)
         held_back = int((batch.misses(answers) & ~kept).sum())
-        why = min(self._kept, key=lambda cause: self._kept[cause].value)
-        self._metrics.distillation_held_back.labels(why).inc(held_back)
+        self._metrics.distillation_held_back.labels(self._why).inc(held_back)
         return kept
+
+    @property
+    def _why(self) -> str:
+        """Who is the most behind."""
+        return min(self._kept, key=lambda cause: self._kept[cause].value)
 
 
 def draw(topic: str, partitions: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64], share: float) -> Bools:

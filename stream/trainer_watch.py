@@ -62,7 +62,7 @@ class TrainerWatch:
                 self._trouble = str(error)
                 log.warning("cannot see whether the trainer keeps up: %s", error.args[0].str())
         if is_behind != self.is_behind:
-            log.info("the trainer %s", "is behind: teaching less" if is_behind else "keeps up again: teaching more")
+            log.info("the trainer %s", "is behind" if is_behind else "keeps up again")
         self.is_behind = is_behind
         self.looks += 1
 
