@@ -264,8 +264,8 @@ class ExitGuard:
                 disagreed = audited.overload_disagreed[counted]
                 if self._alarms(self._overload_detector, disagreed, "exits open no wider at any lag"):
                     self._overload_alarmed = version
-        for frame in batch.frames:
-            self._last[frame.partition] = max(frame.offset, self._last.get(frame.partition, -1))
+        for partition, offset in {frame.partition: frame.offset for frame in batch.frames}.items():
+            self._last[partition] = max(offset, self._last.get(partition, -1))
         return audited
 
     def _counted(self, batch: MicroBatch, audited: Audited) -> npt.NDArray[np.bool_]:

@@ -41,6 +41,7 @@ class ExactlyOnce(Delivery):
             self._settings,
             transactional_id=self.transactional_id,
             transaction_timeout_ms=self._settings.worker.transaction_timeout_ms,
+            delivery_report_only_error=True,  # what was delivered the commit says; reports would pile up until then
         )
         # Of the same transactional.id as one before: registering it ends whatever that one left open.
         producer = Producer(long_running(config))
