@@ -11,7 +11,7 @@ from typing import Any
 
 import faust
 import torch
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from cache_training.credentials import credentials
@@ -102,19 +102,26 @@ def _topic_is_there(settings: Settings) -> bool:
                 "topic %r does not exist, or this user may not see it; create it with `layercache topics create`, or "
                 "give the user rights on it", topic,
             )  # fmt: skip
-        return topic in found and _may_join(client, settings.trainer.group_id)
+        return topic in found and _may_join(settings)
 
 
-def _may_join(client: AdminClient, group: str) -> bool:
-    """False where the broker says that this user has no right on its group: the trainer's own client would ask on."""
-    asked = [ConsumerGroupTopicPartitions(group)]
-    (answer,) = client.list_consumer_group_offsets(asked, request_timeout=_BROKER_WAIT_S).values()
+def _may_join(settings: Settings) -> bool:
+    """False where the broker says that this user has no right on its group: the trainer's own client would ask on.
+
+    By a consumer that never joins. An admin client that asks for a group that the broker does not know yet ends the
+    process with a segmentation fault (confluentinc/librdkafka #5040, in 2.16 still).
+    """
+    group = settings.trainer.group_id
+    config = {"bootstrap.servers": settings.kafka.bootstrap_servers, "log_level": 0, "group.id": group}
+    consumer = Consumer(config | settings.kafka.options)
     try:
-        answer.result()
+        consumer.committed([TopicPartition(settings.topics.distillation, 0)], _BROKER_WAIT_S)
     except KafkaException as error:
         if error.args[0].code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
             log.error("this user may not join the group %r; give it the right to read it (docs/security.md)", group)
             return False
+    finally:
+        consumer.close()
     return True
 
 

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from cache_training.credentials import _unsecured
 from schemas.settings import Kafka, Settings, Store, Trainer, Worker
@@ -193,12 +193,16 @@ def test_frames_become_predictions_and_lessons(
 
 def learnt(secure: SecureKafka, settings: Settings) -> int:
     """Records that the trainer has acknowledged."""
-    asked = [TopicPartition(settings.topics.distillation, 0)]
-    group = ConsumerGroupTopicPartitions(settings.trainer.group_id, asked)
-    admin = secure.admin()
-    (found,) = admin.list_consumer_group_offsets([group]).values()
-    partitions = found.result(30).topic_partitions or []
-    return max((partition.offset for partition in partitions), default=-1)
+    kafka = secure.scram(ADMIN)
+    group = {"bootstrap.servers": kafka.bootstrap_servers, "group.id": settings.trainer.group_id}
+    consumer = Consumer(group | kafka.options)
+    try:
+        (found,) = consumer.committed([TopicPartition(settings.topics.distillation, 0)], 10)
+    except KafkaException:  # the group is only just being made
+        return -1
+    finally:
+        consumer.close()
+    return found.offset
 
 
 COMMANDS = {"worker": (), "trainer": (), "publish": ("PICTURES",), "watch": (), "topics create": ("--wait", "0")}
