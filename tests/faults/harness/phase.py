@@ -3,7 +3,6 @@
 import logging
 import random
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -110,11 +109,11 @@ def run(phase: Phase, home: Path, folder: Path, until: float = float("inf")) -> 
             longest_partition_gap_s=run_.recovery.longest_partition_gap_s,
             blocked_partitions=blocked,
             offsets_behind=behind,
-            exit_codes=Counter(fleet.codes),
+            exit_codes=dict(fleet.codes),
             stubborn=fleet.stubborn,
             ended=list(fleet.ended),
             versions=len([version for version in reader.versions if version is not None]),
-            exits=Counter(reader.exits),
+            exits=dict(reader.exits),
             publisher_failure=run_.publisher.failure,
             errors=run_.errors,
             reader_failure=repr(run_.reader.failure) if run_.reader.failure else None,

@@ -1,7 +1,6 @@
 """The verdict on a phase: what a new reader finds, what holds readers up, and where the group's offsets stand."""
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -44,11 +43,11 @@ class Outcome:
     """Partitions whose committed end lies before their end: an open transaction holds readers up."""
     offsets_behind: int
     """Frames that the group has not committed."""
-    exit_codes: Counter[int]
+    exit_codes: dict[int, int]
     stubborn: int
     ended: list[Ended]
     versions: int
-    exits: Counter[str]
+    exits: dict[str, int]
     publisher_failure: str | None
     errors: list[str]
     """Faults that the harness could not strike."""
