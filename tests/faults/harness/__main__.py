@@ -20,7 +20,7 @@ _ONE_BROKER = 0.75
 #: At least once comes on top.
 _AT_LEAST_ONCE = 0.1
 #: What a fault takes with its recovery, about: the rate of the frames follows from it.
-_SECONDS_A_FAULT = 9.0
+_SECONDS_A_FAULT = 7.0
 
 
 def phases(frames: int, faults: int, seed: int) -> list[Phase]:

@@ -14,6 +14,9 @@ from tests.support.proxy import Proxy
 #: Of the workers in the harness. Short, so that a zombie is one after seconds.
 SESSION_TIMEOUT_MS = 3_000
 TRANSACTION_TIMEOUT_MS = 4_000
+#: The coordinator of a classic group that is killed in the midst of a rebalance waits, once it is back, for so long for
+#: members that will never come again, and nobody works meanwhile; by default that is five minutes.
+MAX_POLL_INTERVAL_MS = 30_000
 
 #: A worker that was stopped for so long has lost its session and its transaction.
 _ZOMBIE_S = (TRANSACTION_TIMEOUT_MS / 1000 + 0.7, TRANSACTION_TIMEOUT_MS / 1000 + 3.0)

@@ -14,6 +14,7 @@ from stream.topics import create
 from tests.faults.harness import verdict
 from tests.faults.harness.clock import Fault, Recovery
 from tests.faults.harness.faults import (
+    MAX_POLL_INTERVAL_MS,
     SESSION_TIMEOUT_MS,
     TRANSACTION_TIMEOUT_MS,
     Injector,
@@ -216,7 +217,10 @@ def _settings(phase: Phase, cluster: KafkaCluster, storage: Storage, folder: Pat
     return Settings(
         kafka=Kafka(
             bootstrap_servers=cluster.detour_servers,
-            consumer_options={"session.timeout.ms": SESSION_TIMEOUT_MS},
+            consumer_options={
+                "session.timeout.ms": SESSION_TIMEOUT_MS,
+                "max.poll.interval.ms": MAX_POLL_INTERVAL_MS,
+            },
         ),
         topics=names.model_copy(update={"replication": phase.nodes}),
         model=model.settings,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tests.faults.harness.clock import Fault
-from tests.faults.harness.faults import KINDS, SESSION_TIMEOUT_MS, TRANSACTION_TIMEOUT_MS
+from tests.faults.harness.faults import KINDS, MAX_POLL_INTERVAL_MS, SESSION_TIMEOUT_MS, TRANSACTION_TIMEOUT_MS
 from tests.faults.harness.frames import BAD_EVERY, KEYS
 from tests.faults.harness.verdict import Outcome
 
@@ -78,7 +78,7 @@ def write(outcomes: Sequence[Outcome], command: str, date: str, out: Path) -> di
 
 
 def as_markdown(found: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
-    """The page, made of numbers alone: nothing in it is written by hand."""
+    """The page; every number in it is the run's own."""
     return "\n".join(
         [
             "# Reliability: what happens to frames when things break",
@@ -101,7 +101,10 @@ def as_markdown(found: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
             f"`transaction.timeout.ms={TRANSACTION_TIMEOUT_MS}`, both shorter than by default, so that a stopped "
             "worker is a zombie after seconds; the brokers looked for transactions past their time-out every 0.5 s "
             "instead of every 10 s (`transaction.abort.timed.out.transaction.cleanup.interval.ms`). With the defaults "
-            "recovery takes longer by the difference.",
+            f"recovery takes longer by the difference. `max.poll.interval.ms` was {MAX_POLL_INTERVAL_MS} instead of "
+            "300000: the coordinator of a classic group that is killed in the midst of a rebalance waits for so long, "
+            "once it is back, for members that are gone, and nobody works meanwhile. Set it as low as your slowest "
+            "micro-batch allows.",
             "",
             "## Results",
             "",
