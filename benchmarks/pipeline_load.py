@@ -24,6 +24,7 @@ from schemas.settings import Topics
 STREAMS = 16
 
 _PATIENCE_S = 30.0
+_ASK_S = 5.0
 #: Between two looks at the clock; a rate is kept on average.
 _TICK_S = 0.002
 
@@ -76,9 +77,12 @@ def delete_topics(servers: str, topics: Topics) -> None:
 
 
 def assignments(servers: str, group: str) -> list[int]:
-    """How many partitions each member of a group has; empty while the group changes."""
+    """How many partitions each member of a group has; empty while the group changes, or the broker does not say."""
     admin = _admin(servers)
-    found = admin.describe_consumer_groups([group], request_timeout=_PATIENCE_S)[group].result(_PATIENCE_S)
+    try:
+        found = admin.describe_consumer_groups([group], request_timeout=_ASK_S)[group].result(2 * _ASK_S)
+    except (KafkaException, TimeoutError):  # the first group of all waits for its coordinator
+        return []
     if found.state != ConsumerGroupState.STABLE:
         return []
     return [len(member.assignment.topic_partitions) for member in found.members]

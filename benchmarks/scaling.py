@@ -55,7 +55,7 @@ class Scaled(msgspec.Struct, frozen=True, kw_only=True):
 def measure(
     load: Load, servers: str, folder: Path, workers: int, partitions: int, one_per_s: float, seconds: float
 ) -> Scaled:
-    """One repetition. ``one_per_s`` is what a single worker can do."""
+    """One repetition. ``one_per_s`` is what a single worker can do, as far as is known before it is measured."""
     # Twice the backlog for twice the workers, so that the time it takes stays about the same.
     frames = frames_for(seconds, one_per_s * min(workers, os.cpu_count() or 1), WHOLE)
     with Session(SYSTEM, load, servers, folder, folder / "none", workers, partitions) as session:
@@ -67,6 +67,8 @@ def measure(
             raise TimeoutError(
                 f"{workers} workers answered {drained.frames:,} of {frames:,} frames in {12 * seconds:.0f} s"
             )
+        if (workers, partitions) == (1, 1):
+            one_per_s = drained.frames_per_s
         kept = [session.keep_up(share * one_per_s, seconds) for share in LOAD_SHARES]
     return Scaled(
         workers=workers,
