@@ -114,14 +114,19 @@ def _may_join(settings: Settings) -> bool:
     group = settings.trainer.group_id
     config = {"bootstrap.servers": settings.kafka.bootstrap_servers, "log_level": 0, "group.id": group}
     consumer = Consumer(config | settings.kafka.options)
+    said = []
     try:
         consumer.committed([TopicPartition(settings.topics.distillation, 0)], _BROKER_WAIT_S)
     except KafkaException as error:
-        if error.args[0].code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
-            log.error("this user may not join the group %r; give it the right to read it (docs/security.md)", group)
-            return False
+        said.append(error.args[0])
+        # That is a time-out most often. Why there is no coordinator comes as if it were a record.
+        while (message := consumer.poll(0)) is not None:
+            said.append(message.error())
     finally:
         consumer.close()
+    if any(error is not None and error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED for error in said):
+        log.error("this user may not join the group %r; give it the right to read it (docs/security.md)", group)
+        return False
     return True
 
 
