@@ -197,13 +197,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="once, and shorter: to see that it runs")
     parser.add_argument("--repetitions", type=int, help="3")
-    parser.add_argument("--seconds", type=float, help="that draining a backlog takes; 4")
-    parser.add_argument("--latency-s", type=float, help="that latency is measured for; 3")
+    parser.add_argument("--seconds", type=float, help="that draining a backlog takes; 3")
+    parser.add_argument("--latency-s", type=float, help="that latency is measured for; 2")
     parser.add_argument("--only", default="", help="a regular expression for systems, as in the runs' names")
     parser.add_argument("--resume", action="store_true", help="keep what an earlier run measured")
     parser.add_argument("--out", type=Path, default=_OUT)
     options = parser.parse_args()
-    quick = (1, 1.5, 1.5) if options.quick else (3, 4.0, 3.0)
+    quick = (1, 1.5, 1.5) if options.quick else (3, 3.0, 2.0)
     options.repetitions = options.repetitions or quick[0]
     options.seconds, options.latency_s = options.seconds or quick[1], options.latency_s or quick[2]
     interrupted = False
