@@ -23,10 +23,10 @@ PHASES = (
     ),
     Phase(
         "brokers and network", 1, "exactly_once", 15_000, 0, SEED, RATE,
-        ("connections_stalled", "worker_added", "broker_kill", "connections_cut", "worker_removed"),
+        ("connections_stalled", "worker_added", "broker_pause", "connections_cut", "worker_removed"),
     ),
     Phase("at least once", 1, "at_least_once", 10_000, 0, SEED, RATE, ("worker_kill", "connections_half_open")),
-    Phase("one of three brokers", 3, "exactly_once", 10_000, 0, SEED, RATE, ("broker_kill",)),
+    Phase("one of three brokers", 3, "exactly_once", 10_000, 0, SEED, RATE, ("broker_kill", "broker_restart")),
 )  # fmt: skip
 
 

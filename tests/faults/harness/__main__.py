@@ -16,7 +16,7 @@ from tests.faults.harness.phase import Phase, run
 from tests.faults.harness.verdict import Outcome
 
 #: Of all exactly-once frames and faults, those that one broker sees; the rest see a cluster of three.
-_ONE_BROKER = 0.75
+_ONE_BROKER = 0.5
 #: At least once comes on top.
 _AT_LEAST_ONCE = 0.1
 #: What a fault takes with its recovery, about: the rate of the frames follows from it.

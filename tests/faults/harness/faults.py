@@ -25,6 +25,12 @@ _OUTAGE_S = (0.5, 5.0)
 _FEWEST = 2
 _TAKEN_UP_S = 300.0
 
+#: Not for a broker that is alone. Where one comes back and a transaction must be aborted before it has read all of its
+#: metadata, it takes the transaction's partitions for deleted, skips their markers, and holds up readers of committed
+#: records for ever: seen with Apache Kafka 4.3.1 ("Couldn't find leader endpoint ... these partitions are likely
+#: deleted already"), at once on a busy machine. Of three brokers another one has the coordinator's role by then.
+NEED_MORE_BROKERS = frozenset({"broker_restart", "broker_kill"})
+
 #: What each kind is, for the report. The order is that of the report's table.
 KINDS = {
     "worker_kill": "SIGKILL of a worker, then started again",
@@ -224,10 +230,10 @@ class Injector:
         self._never.wait(seconds)
 
 
-def deal(count: int, dice: random.Random) -> list[str]:
+def deal(count: int, dice: random.Random, left_out: frozenset[str]) -> list[str]:
     """``count`` kinds in random order, each about equally often, workers' deaths twice as often as the rest."""
     often = ("worker_kill", "worker_zombie")
-    pack = [*KINDS, *often]
+    pack = [kind for kind in (*KINDS, *often) if kind not in left_out]
     dealt: list[str] = []
     while len(dealt) < count:
         dealt += dice.sample(pack, len(pack))

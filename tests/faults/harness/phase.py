@@ -15,6 +15,7 @@ from tests.faults.harness import verdict
 from tests.faults.harness.clock import Fault, Recovery
 from tests.faults.harness.faults import (
     MAX_POLL_INTERVAL_MS,
+    NEED_MORE_BROKERS,
     SESSION_TIMEOUT_MS,
     TRANSACTION_TIMEOUT_MS,
     Injector,
@@ -129,7 +130,10 @@ class _Run:
         self._phase = phase
         self._fleet = fleet
         self._dice = random.Random(phase.seed)
-        self.left_out = frozenset() if storage.is_small_disk else frozenset({"store_full"})
+        is_alone = phase.nodes == 1 and phase.delivery == "exactly_once"
+        self.left_out = NEED_MORE_BROKERS if is_alone else frozenset()
+        if not storage.is_small_disk:
+            self.left_out |= {"store_full"}
         self.recovery = Recovery(PARTITIONS)
         self.reader = LiveReader(cluster.bootstrap_servers, topics, self.recovery)
         self.publisher = Publisher(
@@ -163,8 +167,8 @@ class _Run:
 
     def strike_all(self, until: float) -> list[Fault]:
         """All faults of the phase, each a while after the one before is recovered from, or in the midst of it."""
-        wanted = list(self._phase.kinds) or deal(self._phase.faults, self._dice)
-        kinds = [kind for kind in wanted if kind not in self.left_out]
+        kinds = [kind for kind in self._phase.kinds if kind not in self.left_out]
+        kinds = kinds or deal(self._phase.faults, self._dice, self.left_out)
         faults: list[Fault] = []
         for number, dealt in enumerate(kinds, 1):
             if time.monotonic() > until:
