@@ -41,7 +41,7 @@ class Health:
 
     @property
     def working(self) -> bool:
-        """True from the first round on: the model is loaded, the broker was there, and the group is joined."""
+        """True from the first round on: the model is loaded, the broker answers, and the group is being joined."""
         return self._beaten is not None
 
     def stalled_s(self) -> float:

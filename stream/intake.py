@@ -113,25 +113,34 @@ class Intake:
         self._next.update((frame.partition, frame.offset + 1) for frame in frames)
         return frames
 
-    def rewind(self) -> None:
-        """Goes back to the committed offset of every partition, to where we began where there is none yet."""
+    def rewind(self) -> bool:
+        """Goes back to the committed offset of every partition, to where we began where there is none yet.
+
+        False where the broker does not tell them just now: nothing may be answered before it was asked again.
+        """
         self._ahead.clear()
-        while self._first:
-            partitions = [TopicPartition(self._topic, partition) for partition in self._first]
-            try:
-                # It exceeds its own timeout while a transaction over these offsets is open.
-                for committed in within(2 * _CALL_S, partial(self._consumer.committed, partitions, _CALL_S)):
-                    self._seek(committed.partition, committed.offset)
-                return
-            except KafkaException as error:
-                if is_hopeless(error.args[0]) or self._give_up():
-                    raise KafkaUnusable(f"cannot go back to the last commit: {error.args[0].str()}") from error
-                self._complain(error.args[0])
-            except Stuck as error:
-                if self._give_up():
-                    raise KafkaUnusable("cannot go back to the last commit: the broker does not tell it") from error
-                log.warning("waiting for the broker to tell the last commit; a transaction over it may still be open")
-            self._read(1, 0)  # may bring a rebalance, after which other partitions are ours; frames are read again
+        if not self._first:
+            return True
+        partitions = [TopicPartition(self._topic, partition) for partition in self._first]
+        try:
+            # It exceeds its own timeout while a transaction over these offsets is open.
+            found = within(2 * _CALL_S, partial(self._consumer.committed, partitions, _CALL_S))
+            for committed in found:
+                if committed.error is not None:  # then its offset says nothing
+                    raise KafkaException(committed.error)
+            for committed in found:
+                self._seek(committed.partition, committed.offset)
+            return True
+        except KafkaException as error:
+            if is_hopeless(error.args[0]) or self._give_up():
+                raise KafkaUnusable(f"cannot go back to the last commit: {error.args[0].str()}") from error
+            self._complain(error.args[0])
+        except Stuck as error:
+            if self._give_up():
+                raise KafkaUnusable("cannot go back to the last commit: the broker does not tell it") from error
+            log.warning("waiting for the broker to tell the last commit; a transaction over it may still be open")
+        self._read(1, 0.1)  # may bring a rebalance, after which other partitions are ours; frames are read again
+        return False
 
     def lags(self) -> dict[int, int]:
         """Partition to how many frames are still to be read there, as far as the last fetch told."""

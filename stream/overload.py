@@ -15,14 +15,15 @@ class LagObjective:
     Seconds of work are frames that wait, by the time that a frame takes a busy worker *with its exits as on other
     days*. Timestamps of frames play no part: they are the publishers', whose clocks may be wrong and whose records may
     be old, as when a day is replayed. And the pace under overload plays none: it would halve the figure at the moment
-    when exits open wider, so that they would close again with the backlog still there. Only full micro-batches count:
-    that of a worker which waits for frames takes each of them longer, and a worker that is behind has no other.
+    when exits open wider, so that they would close again with the backlog still there. Only micro-batches with no room
+    left count, be it for frames or, of large ones, for bytes: that of a worker which waits for frames takes each of
+    them longer, and a worker that is behind has no other.
 
     Pure: clocks are passed in, seconds of any one clock. ``target_s`` may be infinite, which is never missed.
 
-    >>> lag = LagObjective(target_s=10, max_batch=8)
+    >>> lag = LagObjective(target_s=10)
     >>> for _ in range(20):
-    ...     lag.answered(frames=8, seconds=0.08, under_overload=False)
+    ...     lag.answered(frames=8, seconds=0.08, full=True, under_overload=False)
     >>> lag.look(waiting=900, now=0.0), round(lag.seconds, 3)
     (False, 9.0)
     >>> lag.look(waiting=1100, now=1.0), lag.look(waiting=500, now=2.0)
@@ -31,11 +32,10 @@ class LagObjective:
     (True, False)
     """
 
-    def __init__(self, target_s: float, max_batch: int) -> None:
+    def __init__(self, target_s: float) -> None:
         if not target_s > 0:
             raise ValueError(f"an objective is a positive number of seconds, not {target_s}")
         self.target_s = target_s
-        self._max_batch = max_batch
         self.missed = False
         self.seconds = 0.0
         """Of work that waited at the last look; 0 while the pace is not known."""
@@ -43,9 +43,12 @@ class LagObjective:
         self._batches = 0
         self._calm_since: float | None = None
 
-    def answered(self, frames: int, seconds: float, under_overload: bool) -> None:
-        """A micro-batch of ``frames`` took ``seconds``, commits included, waiting for frames to arrive not."""
-        if under_overload or frames < self._max_batch:
+    def answered(self, frames: int, seconds: float, full: bool, under_overload: bool) -> None:
+        """A micro-batch of ``frames`` took ``seconds``, commits included, waiting for frames to arrive not.
+
+        ``full`` where it could have taken no more.
+        """
+        if under_overload or not full:
             return
         kept = math.exp(-seconds / _MEMORY_S)
         self._busy = kept * self._busy + seconds

@@ -122,7 +122,7 @@ class Worker:
         self._heads = heads
         self._guard = ExitGuard(settings.promise.confidence, settings.promise.block_s)
         overload = settings.promise.overload_max_disagreement is not None
-        self._lag = LagObjective(worker.target_lag_s if overload else math.inf, worker.max_batch)
+        self._lag = LagObjective(worker.target_lag_s if overload else math.inf)
         self._metrics = metrics
         self._pool = pool
         self._stop = stop
@@ -196,6 +196,7 @@ class Worker:
             return
         now = time.monotonic()
         self._sampler.adjust(now)
+        full = self._held.is_full or not self._batcher.missing
         arrived = self._batcher.take(now, all_due=self._held.is_full)
         if arrived is not None:
             since, frames = zip(*arrived, strict=True)
@@ -205,7 +206,7 @@ class Worker:
         if self._delivery.due_in(time.monotonic()) == 0.0:
             self._commit()
         if arrived is not None:
-            self._lag.answered(len(arrived), time.monotonic() - now, self._overloaded)
+            self._lag.answered(len(arrived), time.monotonic() - now, full, self._overloaded)
 
     def _fetch(self) -> None:
         """Waits for what the next micro-batch lacks, then takes what else is there, as far as there is room."""
@@ -281,7 +282,7 @@ class Worker:
             self._commit()
             due = None
         again = self._intake.stay()
-        if self._gone:
+        if self._gone or self._undone:
             raise Aborted("partitions went to other workers while frames were being answered")
         return again if due is None else min(again, due)
 
@@ -344,8 +345,7 @@ class Worker:
         self._intake.stay()
         # Before offsets are asked for: brokers do not tell them while a transaction over them is open.
         self._delivery.mend()
-        self._undone = False
-        self._intake.rewind()
+        self._undone = not self._intake.rewind()
 
     def _forget(self, partitions: set[int]) -> None:
         self._gone |= partitions

@@ -14,9 +14,9 @@ BATCH = 8
 
 def paced(target_s: float, frame_s: float, batches: int = 100) -> LagObjective:
     """One that has seen full batches at this many seconds a frame."""
-    lag = LagObjective(target_s, BATCH)
+    lag = LagObjective(target_s)
     for _ in range(batches):
-        lag.answered(BATCH, BATCH * frame_s, under_overload=False)
+        lag.answered(BATCH, BATCH * frame_s, full=True, under_overload=False)
     return lag
 
 
@@ -54,13 +54,13 @@ def test_without_an_objective_it_is_never_missed_but_known() -> None:
 
 
 def test_nothing_is_known_before_some_full_batches() -> None:
-    lag = LagObjective(1.0, BATCH)
+    lag = LagObjective(1.0)
     for _ in range(1000):
-        lag.answered(BATCH - 1, 5.0, under_overload=False)  # a worker that waits for frames
+        lag.answered(BATCH - 1, 5.0, full=False, under_overload=False)  # a worker that waits for frames
     for _ in range(15):
-        lag.answered(BATCH, 0.08, under_overload=False)
+        lag.answered(BATCH, 0.08, full=True, under_overload=False)
     assert not lag.look(10**6, now=0.0)
-    lag.answered(BATCH, 0.08, under_overload=False)
+    lag.answered(BATCH, 0.08, full=True, under_overload=False)
     assert lag.look(101, now=1.0)
     assert lag.seconds == pytest.approx(1.01)
 
@@ -68,7 +68,7 @@ def test_nothing_is_known_before_some_full_batches() -> None:
 def test_the_pace_follows_what_the_work_takes_now() -> None:
     lag = paced(10.0, frame_s=0.001, batches=1000)
     for _ in range(400):  # 32 s of work at a tenth of the pace
-        lag.answered(BATCH, 0.08, under_overload=False)
+        lag.answered(BATCH, 0.08, full=True, under_overload=False)
     lag.look(100, now=0.0)
     assert lag.seconds == pytest.approx(1.0, rel=0.02)
 
@@ -76,7 +76,7 @@ def test_the_pace_follows_what_the_work_takes_now() -> None:
 @pytest.mark.parametrize("target_s", [0.0, -1.0, math.nan])
 def test_an_objective_is_positive(target_s: float) -> None:
     with pytest.raises(ValueError, match="positive number of seconds"):
-        LagObjective(target_s, BATCH)
+        LagObjective(target_s)
 
 
 @dataclass
@@ -101,7 +101,7 @@ class Queue:
             if self.waiting >= BATCH:
                 spent = BATCH / (self.normal * (2 if missed else 1))
                 self.waiting -= BATCH
-                self.lag.answered(BATCH, spent, under_overload=missed)
+                self.lag.answered(BATCH, spent, full=True, under_overload=missed)
             self.now += spent
             self.waiting += spent * self.arrivals
             self.most = max(self.most, self.waiting)
@@ -112,7 +112,7 @@ class Queue:
 
 
 def test_a_burst_is_worked_off_and_then_exits_are_as_before() -> None:
-    queue = Queue(LagObjective(10.0, BATCH), arrivals=90)
+    queue = Queue(LagObjective(10.0), arrivals=90)
     queue.run(60)
     assert queue.switches == []
     queue.waiting += 3000
@@ -127,7 +127,7 @@ def test_a_burst_is_worked_off_and_then_exits_are_as_before() -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.floats(105, 195))
 def test_steady_overload_is_held_near_the_objective_without_flapping(arrivals: float) -> None:
-    queue = Queue(LagObjective(10.0, BATCH), arrivals)
+    queue = Queue(LagObjective(10.0), arrivals)
     queue.run(600)
     assert queue.most <= 10 * queue.normal + arrivals + BATCH  # until the next look
     # Down from the objective to a quarter of it and up again, 750 frames each way at what is left over of the paces.
