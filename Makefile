@@ -36,7 +36,7 @@ help:
 	@echo "make bench-paper    tables and plots of the paper's tasks, its method and ours; BENCH_ARGS=--quick: 45 minutes"
 	@echo "make bench-pipeline beside Faust, Quix Streams and bytewax, with KAFKA_HOME; BENCH_ARGS=--quick: six minutes"
 	@echo "make bench-scaling  1, 2 and 4 workers on as many partitions, with KAFKA_HOME"
-	@echo "make soak    ten minutes of more than a worker can take: is memory flat? KAFKA_HOME; BENCH_ARGS=\"--minutes 2\""
+	@echo "make soak    15 minutes of more than a worker can take: is memory flat? KAFKA_HOME; BENCH_ARGS=\"--minutes 2\""
 	@echo "make clean   removes .venv and everything made here"
 
 demo: $(VENV)/.demo

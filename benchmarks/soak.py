@@ -1,7 +1,7 @@
 """Does memory stay flat at the machine's limit? A worker and a trainer on more frames than the worker can take.
 
-    python -m benchmarks.soak                  # ten minutes: docs/benchmarks/soak.json, soak.md and soak.png
-    python -m benchmarks.soak --minutes 2
+    python -m benchmarks.soak                  # five minutes to settle, then ten: docs/benchmarks/soak.json, .md, .png
+    python -m benchmarks.soak --settle 1 --minutes 2
 
 The broker is ``KAFKA_BOOTSTRAP_SERVERS``, or a node of the Apache Kafka in ``KAFKA_HOME``, or the embedded one (which
 keeps all frames in memory of its own). Lag grows there by ``--growth`` frames per second, as it would under any
@@ -170,7 +170,7 @@ def second(began: float, pids: tuple[int, int], worker: WorkerProcess, group: Gr
     )
 
 
-def run(minutes: float, growth: float, swap_s: float, seed: int, folder: Path) -> Soak:
+def run(settle: float, minutes: float, growth: float, swap_s: float, seed: int, folder: Path) -> Soak:
     """The whole run. Raises ``RuntimeError`` where the worker or the trainer ended."""
     with ExitStack() as stack:
         servers, broker_name = stack.enter_context(broker(folder))
@@ -195,7 +195,7 @@ def run(minutes: float, growth: float, swap_s: float, seed: int, folder: Path) -
         began = time.monotonic()
         seconds: list[Second] = []
         next_swap = swap_s
-        while (now := time.monotonic() - began) < 60 * minutes:
+        while (now := time.monotonic() - began) < 60 * (settle + minutes):
             if worker.process.poll() is not None or trainer.poll() is not None:
                 raise RuntimeError(f"the worker or the trainer ended; their logs:\n{_tails(folder)}")
             seconds.append(second(began, (worker.process.pid, trainer.pid), worker, group, publisher))
@@ -207,7 +207,7 @@ def run(minutes: float, growth: float, swap_s: float, seed: int, folder: Path) -
             machine=f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
             broker=broker_name,
             seed=seed,
-            minutes=minutes,
+            settle_s=60 * settle,
             growth_per_s=growth,
             published_mb=publisher.bytes / _MEGABYTE,
             head_changes=operator.changes,
@@ -222,7 +222,8 @@ def _tails(folder: Path) -> str:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--settle", type=float, default=5.0, help="minutes before memory is expected to be flat")
+    parser.add_argument("--minutes", type=float, default=10.0, help="minutes after that")
     parser.add_argument("--growth", type=float, default=50.0, help="frames per second by which lag grows")
     parser.add_argument("--swap-s", type=float, default=10.0, help="seconds between two changes of the heads served")
     parser.add_argument("--seed", type=int, default=0)
@@ -230,7 +231,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         try:
-            soak = run(options.minutes, options.growth, options.swap_s, options.seed, Path(folder))
+            soak = run(options.settle, options.minutes, options.growth, options.swap_s, options.seed, Path(folder))
         finally:
             print(_tails(Path(folder)))
     print(msgspec.json.format(msgspec.json.encode(write(soak, options.out)), indent=2).decode())

@@ -10,9 +10,6 @@ from benchmarks.soak_memory import Slope, slope
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-#: Memory may settle for this share of the run: libraries load, windows fill, malloc keeps what the largest frames took.
-WARM_UP = 0.4
-
 
 class Second(msgspec.Struct, frozen=True):
     """What was read at one moment."""
@@ -36,7 +33,8 @@ class Soak(msgspec.Struct, frozen=True):
     machine: str
     broker: str
     seed: int
-    minutes: float
+    settle_s: float
+    """Until memory may be expected to be flat: libraries load, windows fill, malloc keeps what the largest frames took."""
     growth_per_s: float
     published_mb: float
     head_changes: int
@@ -44,13 +42,14 @@ class Soak(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """The run in numbers; slopes are of resident memory after the warm-up."""
+    """The run in numbers; slopes are of resident memory once it has settled."""
 
     machine: str
     broker: str
     seed: int
     minutes: float
-    warm_up_s: float
+    """After the first ``settle_s`` seconds, as the slopes."""
+    settle_s: float
     frames: int
     """Answered."""
     frames_per_s: float
@@ -73,13 +72,12 @@ def summary(soak: Soak) -> Summary:
     """In numbers."""
     first, last = soak.seconds[0], soak.seconds[-1]
     at = [one.at_s for one in soak.seconds]
-    warm_up_s = WARM_UP * last.at_s
     return Summary(
         machine=soak.machine,
         broker=soak.broker,
         seed=soak.seed,
-        minutes=round(last.at_s / 60, 2),
-        warm_up_s=round(warm_up_s),
+        minutes=round((last.at_s - soak.settle_s) / 60, 2),
+        settle_s=round(soak.settle_s),
         frames=last.answered,
         frames_per_s=round((last.answered - first.answered) / (last.at_s - first.at_s), 1),
         published_mb=round(soak.published_mb),
@@ -90,10 +88,10 @@ def summary(soak: Soak) -> Summary:
         lag_at_last=last.lag,
         worker_rss_mb=round(last.worker_rss_mb),
         worker_peak_rss_mb=round(max(one.worker_rss_mb for one in soak.seconds)),
-        worker_slope=_rounded(slope(at, [one.worker_rss_mb for one in soak.seconds], warm_up_s)),
+        worker_slope=_rounded(slope(at, [one.worker_rss_mb for one in soak.seconds], soak.settle_s)),
         trainer_rss_mb=round(last.trainer_rss_mb),
         trainer_peak_rss_mb=round(max(one.trainer_rss_mb for one in soak.seconds)),
-        trainer_slope=_rounded(slope(at, [one.trainer_rss_mb for one in soak.seconds], warm_up_s)),
+        trainer_slope=_rounded(slope(at, [one.trainer_rss_mb for one in soak.seconds], soak.settle_s)),
     )
 
 
@@ -125,10 +123,11 @@ def _text(found: Summary) -> str:
     )
     return f"""# Memory at the machine's limit
 
-`make soak`: a worker and a trainer, {found.minutes:.1f} minutes, more frames than the worker can take.
+`make soak`: a worker and a trainer get more frames than the worker can take, for {found.settle_s / 60:.0f} minutes in
+which memory may settle, and {found.minutes:.1f} in which it must be flat.
 Broker: {found.broker}; {found.machine}; seed {found.seed}.
 
-| process | resident at the end | most | growth after {found.warm_up_s:.0f} s (95 % interval) |
+| process | resident at the end | most | growth after {found.settle_s:.0f} s (95 % interval) |
 |---|---|---|---|
 {rows}
 
@@ -141,9 +140,8 @@ Broker: {found.broker}; {found.machine}; seed {found.seed}.
 - The heads in force were changed {found.head_changes} times: closed, opened, pinned to an earlier version.
 - {found.misses_held_back:,} misses were not sent to the trainer since it, or the broker, could not keep up.
 
-The slope is the median over all pairs of readings (Sen 1968). Before it is taken memory has {found.warm_up_s:.0f} s to
-settle: malloc keeps up to 1 GiB of what was freed, so a process grows until it has met its largest frames on every
-thread.
+The slope is the median over all pairs of readings (Sen 1968). Memory settles late since malloc keeps up to 1 GiB of what
+was freed: a process grows until its largest frames have met on every thread.
 """
 
 
@@ -152,7 +150,7 @@ def _plot(soak: Soak, found: Summary, path: Path) -> None:
     figure, (memory, lag) = plt.subplots(2, sharex=True, figsize=(8, 5), height_ratios=(2, 1))
     for name, label in (("worker_rss_mb", "worker"), ("trainer_rss_mb", "trainer")):
         memory.plot(minutes, [getattr(one, name) for one in soak.seconds], label=label)
-    memory.axvline(found.warm_up_s / 60, color="grey", linestyle=":", label="slopes from here on")
+    memory.axvline(found.settle_s / 60, color="grey", linestyle=":", label="slopes from here on")
     memory.set_ylabel("resident memory, MB")
     memory.set_ylim(bottom=0)
     memory.legend()
