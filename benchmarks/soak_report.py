@@ -34,7 +34,7 @@ class Soak(msgspec.Struct, frozen=True):
     broker: str
     seed: int
     settle_s: float
-    """Until memory may be expected to be flat: libraries load, windows fill, malloc keeps what the largest frames took."""
+    """Until memory may be expected to be flat: libraries load, windows fill, malloc keeps what large frames took."""
     growth_per_s: float
     published_mb: float
     head_changes: int
@@ -140,8 +140,8 @@ Broker: {found.broker}; {found.machine}; seed {found.seed}.
 - The heads in force were changed {found.head_changes} times: closed, opened, pinned to an earlier version.
 - {found.misses_held_back:,} misses were not sent to the trainer since it, or the broker, could not keep up.
 
-The slope is the median over all pairs of readings (Sen 1968). Memory settles late since malloc keeps up to 1 GiB of what
-was freed: a process grows until its largest frames have met on every thread.
+The slope is the median over all pairs of readings (Sen 1968). Memory settles late since malloc keeps up to 1 GiB of
+what was freed: a process grows until its largest frames have met on every thread.
 """
 
 
