@@ -59,8 +59,8 @@ class ExactlyOnce(Delivery):
     def _membership(self) -> bytes:
         """The group's metadata, by which the broker refuses the offsets of who is no longer a member (KIP-447).
 
-        A consumer that was thrown out, and has not been polled since, gives metadata that name no member: brokers take
-        offsets with those from anybody, while another worker has the partitions.
+        The metadata of who is no member name none, and with those brokers take a transaction's offsets from anybody,
+        even while another worker has the partitions.
         """
         member = self._consumer.memberid()
         group: bytes = self._consumer.consumer_group_metadata()
