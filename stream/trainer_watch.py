@@ -34,7 +34,12 @@ class Offsets(Protocol):
 
 
 class TrainerWatch:
-    """Says whether records of the distillation topic have waited for the trainer for more than ``max_lag_s`` seconds.
+    """Says whether the trainer has been more than ``max_lag_s`` seconds behind for as many seconds in all.
+
+    By offsets alone it may look so when the first record comes after a pause: between that record and the last one
+    before it are the markers of transactions, and those of aborted ones, which no reader acknowledges. Until the next
+    checkpoint nothing tells them from records that wait; it comes well within the time. Time counts from the latest
+    look that found the trainer less behind; pauses in which nothing came do not count.
 
     A trainer that has never been there counts as one that stands still: the topic's retention bounds what waits for
     it. Where the broker does not answer, or may not be asked, the trainer counts as keeping up.
@@ -45,6 +50,9 @@ class TrainerWatch:
         self._max_lag_s = max_lag_s
         self._clock = clock
         self._trouble: str | None = None
+        #: By partition: for how long it has looked as if records had waited too long, and when it last did.
+        self._seems_behind_s: dict[int, float] = {}
+        self._seemed_at: dict[int, float] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.is_behind = False
@@ -58,6 +66,7 @@ class TrainerWatch:
             self._trouble = None
         except KafkaException as error:
             is_behind = False
+            self._seemed_at.clear()  # without its broker the trainer can acknowledge nothing
             if str(error) != self._trouble:
                 self._trouble = str(error)
                 log.warning("cannot see whether the trainer keeps up: %s", error.args[0].str())
@@ -83,12 +92,27 @@ class TrainerWatch:
 
     def _asked(self) -> bool:
         committed, earliest = self._offsets.committed(), self._offsets.earliest()
-        recent = self._offsets.since(int((self._clock() - self._max_lag_s) * 1000))
-        # What retention has deleted waits no more; and where nothing came of late, nobody is in a hurry.
-        return any(
-            first is not None and first > max(committed.get(partition, 0), earliest.get(partition, 0))
-            for partition, first in recent.items()
-        )
+        now = self._clock()
+        behind = []
+        for partition, first in self._offsets.since(int((now - self._max_lag_s) * 1000)).items():
+            # What retention has deleted waits no more.
+            read_to = max(committed.get(partition, 0), earliest.get(partition, 0))
+            behind.append(self._is_behind(partition, first, read_to, now))
+        return any(behind)
+
+    def _is_behind(self, partition: int, first: int | None, read_to: int, now: float) -> bool:
+        """``first`` of the records that may wait still, or None, where the trainer's next one is ``read_to``."""
+        if first is None:  # where nothing came of late, nobody is in a hurry
+            self._seemed_at.pop(partition, None)
+            return False
+        if first <= read_to:
+            self._seemed_at.pop(partition, None)
+            self._seems_behind_s.pop(partition, None)
+            return False
+        lasted = max(0.0, now - self._seemed_at.get(partition, now))
+        self._seems_behind_s[partition] = self._seems_behind_s.get(partition, 0.0) + lasted
+        self._seemed_at[partition] = now
+        return self._seems_behind_s[partition] >= self._max_lag_s
 
 
 class TopicOffsets:

@@ -6,8 +6,9 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from schemas.settings import Settings, Topics, Trainer, Worker
-from stream.trainer_watch import TrainerWatch, trainer_watch
+from stream.trainer_watch import TopicOffsets, TrainerWatch, trainer_watch
 from tests.conftest import Broker
+from tests.support.topics import create_topics, unique_topics
 from tests.support.waiting import wait_until
 
 
@@ -30,33 +31,92 @@ class Told:
         return {0: next(later, None)}
 
 
-def behind(offsets: Told, now: float = 100.0) -> bool:
-    watch = TrainerWatch(offsets, max_lag_s=30.0, clock=lambda: now)
+class Clock:
+    """Says what it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def seen(watch: TrainerWatch, clock: Clock, now: float) -> bool:
+    clock.now = now
     watch.look()
-    assert watch.looks == 1
     return watch.is_behind
 
 
+def behind(offsets: Told, now: float = 100.0) -> bool:
+    """After a thirty seconds' lag was seen for as long again, of records that kept coming."""
+    clock = Clock()
+    watch = TrainerWatch(offsets, max_lag_s=30.0, clock=clock)
+    assert not seen(watch, clock, now)
+    offsets.times += [now + wait for wait in (10.0, 20.0, 30.0)]
+    is_behind = [seen(watch, clock, now + wait) for wait in (10.0, 20.0, 30.0)]
+    assert watch.looks == 4
+    assert not any(is_behind[:2])
+    return is_behind[2]
+
+
 def test_a_record_that_has_waited_too_long_says_so() -> None:
-    times = [10.0, 60.0, 80.0, 99.0]
-    assert behind(Told(times, committed=1))
-    assert not behind(Told(times, committed=2))
-    assert not behind(Told(times, committed=4))
+    assert behind(Told([10.0, 60.0, 80.0, 99.0], committed=1))
+    assert not behind(Told([10.0, 60.0, 80.0, 99.0], committed=4))
+
+
+def test_a_trainer_that_goes_on_too_far_behind_is_behind_until_it_is_not() -> None:
+    clock, offsets = Clock(), Told([float(second) for second in range(400)], committed=0)
+    watch = TrainerWatch(offsets, max_lag_s=30.0, clock=clock)
+
+    def read_to(offset: int, now: float) -> bool:
+        offsets.read_to = offset
+        return seen(watch, clock, now)
+
+    assert not any(read_to(now - 40, now) for now in (100, 110, 120))
+    assert all(read_to(now - 40, now) for now in (130, 140, 150))
+    assert not any(read_to(now - 20, now) for now in (160, 170))
+    assert not any(read_to(now - 40, now) for now in (180, 190, 200))  # counted anew
+
+
+def test_markers_of_transactions_are_no_records_that_wait() -> None:
+    """After a pause, of the first record that comes, offsets look as if others had waited before it."""
+    clock, offsets = Clock(), Told([0.0, 0.0, 0.1], committed=1)  # a record, and the markers of two transactions
+    watch = TrainerWatch(offsets, max_lag_s=30.0, clock=clock)
+    assert not any(seen(watch, clock, now) for now in (30.05, 35.0, 55.0))  # first between the markers
+    offsets.times += [60.0, 60.1]
+    assert not any(seen(watch, clock, now) for now in (60.1, 67.0, 75.0))
+    offsets.read_to = 4  # at the next checkpoint, and the next marker
+    assert not seen(watch, clock, 76.0)
+    assert not any(seen(watch, clock, now) for now in (110.0, 140.0))
+    offsets.times += [150.0, 150.1]
+    assert not any(seen(watch, clock, now) for now in (150.1, 160.0, 170.0))
+
+
+def test_one_that_stands_still_is_noticed_although_records_come_in_bursts() -> None:
+    clock, offsets = Clock(), Told([], committed=0)
+    watch = TrainerWatch(offsets, max_lag_s=30.0, clock=clock)
+    found = []
+    for burst in range(0, 400, 40):  # pauses are longer than what it may be behind
+        offsets.times.append(float(burst))
+        found += [seen(watch, clock, burst + wait) for wait in (1.0, 11.0, 21.0, 35.0)]
+    assert not any(found[:8])
+    assert found[-4:] == [True, True, True, False]  # once nothing has come of late, nobody is in a hurry
 
 
 def test_a_trainer_that_was_never_there_is_behind_once_records_have_waited() -> None:
-    assert not behind(Told([80.0, 99.0]))
     assert behind(Told([60.0, 99.0]))
 
 
 def test_what_retention_has_deleted_does_not_wait() -> None:
-    assert not behind(Told([10.0, 60.0, 80.0, 99.0], first=2))
-    assert not behind(Told([10.0, 60.0, 80.0, 99.0], committed=0, first=2))
+    assert behind(Told([10.0, 60.0, 80.0, 99.0], first=1))
+    assert not behind(Told([10.0, 60.0, 80.0, 99.0], first=4))
+    assert not behind(Told([10.0, 60.0, 80.0, 99.0], committed=0, first=4))
 
 
 def test_where_nothing_came_of_late_nobody_is_behind() -> None:
-    assert not behind(Told([10.0, 20.0]))
-    assert not behind(Told([]))
+    clock, offsets = Clock(), Told([10.0, 20.0])
+    watch = TrainerWatch(offsets, max_lag_s=30.0, clock=clock)
+    assert not any(seen(watch, clock, now) for now in (100.0, 110.0, 140.0))
 
 
 def test_a_broker_that_does_not_answer_is_complained_of_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -104,3 +164,37 @@ def test_a_real_broker_says_the_same(broker: Broker, topics: Topics) -> None:
         assert not send_and_look()
     finally:
         trainer.close()
+
+
+def test_a_trainer_that_has_read_all_transactions_is_not_behind(apache_kafka: Broker) -> None:
+    topics = create_topics(apache_kafka.bootstrap_servers, unique_topics())
+    settings = Settings(
+        kafka=apache_kafka.kafka,
+        topics=topics,
+        worker=Worker(distillation_max_lag_s=0.5),
+        trainer=Trainer(group_id=f"of-{topics.distillation}", checkpoint_s=0.1),
+    )
+    servers = {"bootstrap.servers": apache_kafka.bootstrap_servers}
+    producer = Producer(servers | {"transactional.id": f"to-{topics.distillation}"})
+    producer.init_transactions(30)
+    trainer = Consumer(servers | {"group.id": settings.trainer.group_id})
+    reader = Consumer(servers | {"group.id": f"tester-{topics.distillation}"})
+    watch, offsets = trainer_watch(settings), TopicOffsets(reader, topics.distillation)
+
+    def send_and_look() -> bool:
+        producer.begin_transaction()
+        producer.produce(topics.distillation, b"a record")
+        producer.commit_transaction(30)
+        watch.look()
+        return watch.is_behind
+
+    try:
+        assert not send_and_look()
+        trainer.commit(offsets=[TopicPartition(topics.distillation, 0, 1)], asynchronous=False)  # all but the marker
+        wait_until(lambda: offsets.since(int((time.time() - 0.5) * 1000)) == {0: None}, "the marker is old")
+        assert not send_and_look()
+        assert offsets.since(int((time.time() - 60) * 1000)) == {0: 0}
+        wait_until(send_and_look, "records have waited for too long")
+    finally:
+        trainer.close()
+        reader.close()
