@@ -227,8 +227,8 @@ def _left_out(outcomes: Sequence[Outcome]) -> str:
     lines = []
     if left_out & NEED_MORE_BROKERS:
         lines.append(
-            "- Restarts of a broker that is alone, with transactions. Apache Kafka 4.3.1 was seen to skip the markers of "
-            "an aborted transaction while it started (`Couldn't find leader endpoint … these partitions are likely "
+            "- Restarts of a broker that is alone, with transactions. Apache Kafka 4.3.1 was seen to skip the markers "
+            "of an aborted transaction while it started (`Couldn't find leader endpoint … these partitions are likely "
             "deleted already`), after which readers of committed records wait for ever at that place; "
             "`kafka-transactions.sh find-hanging` and `abort` cure it. Run three brokers: another has the "
             "coordinator's role until the restarted one knows its topics.\n"
