@@ -89,9 +89,12 @@ class Published:
     def watch(self, batch: DistillationBatch, taken: Taken) -> bool:
         """Counts a record's audits of the live version; True where they say that it has left its budget.
 
+        Those of a worker whose exits are kept closed by an operator say nothing of them: all its answers agree.
         What the exits would have answered under overload is watched apart, and goes into :attr:`overload_alarmed`.
         """
         if self.live is None or batch.header.heads_version != self.live.version:
+            return False
+        if batch.header.exits != tuple(exit_.cut for exit_ in self.live.exits):
             return False
         audits = np.flatnonzero(taken.audit)
         labels = taken.labels[audits]

@@ -25,6 +25,7 @@ def record(
     audit: bool = True,
     live_label: npt.NDArray[np.int32] | None = None,
     version: str | None = None,
+    exits: tuple[str, ...] = (),
     keys: npt.NDArray[np.int64] | None = None,
     timestamp_ms: npt.NDArray[np.int64] | None = None,
     overload_label: npt.NDArray[np.int32] | None = None,
@@ -33,7 +34,7 @@ def record(
     n = len(inputs)
     header = DistillationHeader(
         model=model, topic="frames", worker="w", heads_version=version, audit_rate=1.0,
-        frame_ids=tuple(str(first_offset + i) for i in range(n)),
+        frame_ids=tuple(str(first_offset + i) for i in range(n)), exits=exits,
     )  # fmt: skip
     labels = logits.argmax(1).astype(np.int32)
     return DistillationBatch(

@@ -30,6 +30,7 @@ def audits(
     first_offset: int = 0,
     keys: np.ndarray | None = None,
     overload_wrong: int | None = None,
+    exits: tuple[str, ...] = ("first",),
 ) -> DistillationBatch:
     """n audits of class 1 in one block of time, of which the first ``wrong`` were answered 2 by the live exits.
 
@@ -41,7 +42,7 @@ def audits(
     bolder = None if overload_wrong is None else np.where(np.arange(n) < overload_wrong, 2, 1).astype(np.int32)
     return record(
         inputs, logits, first_offset=first_offset, live_label=live_label, version=version, keys=keys,
-        overload_label=bolder,
+        overload_label=bolder, exits=exits,
     )  # fmt: skip
 
 
@@ -68,6 +69,15 @@ def test_independent_audits_that_disagree_raise_the_alarm_and_another_versions_d
     assert watch(published, audits(100, 50, version=name(1)))
 
 
+def test_audits_of_exits_that_an_operator_keeps_closed_are_no_agreements(published: Published) -> None:
+    published.publish(manifest(1), tensors(1))
+    assert not watch(published, audits(10_000, 0, version=name(1), exits=()))
+    assert published.drift is not None
+    assert published.drift.audits == 0
+    assert published.tally.worst_classes() == []
+    assert watch(published, audits(100, 50, version=name(1), first_offset=10_000))
+
+
 def test_a_new_version_is_watched_anew_and_one_without_exits_is_only_counted(published: Published) -> None:
     published.publish(manifest(1), tensors(1))
     watch(published, audits(100, 50, version=name(1)))
@@ -75,6 +85,8 @@ def test_a_new_version_is_watched_anew_and_one_without_exits_is_only_counted(pub
     assert published.drift is None
     assert published.time_saved == 0.0
     assert published.tally.worst_classes() == []
+    assert not watch(published, audits(100, 1, version=name(2), exits=(), first_offset=100))
+    assert published.tally.worst_classes() == [Count(1, 100, 1)]
 
 
 def test_a_store_says_what_is_live_and_whether_it_was_certified_for_enough(published: Published) -> None:
