@@ -3,7 +3,8 @@
 import gc
 import logging
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 _MAX_BACKOFF = 30
 #: Keys whose latest block is remembered.
 _MAX_KEYS = 100_000
+#: Versions whose alarm is remembered: far more than a store keeps to roll back to.
+_MAX_ALARMED = 1000
 
 
 class Store(Protocol):
@@ -207,8 +210,8 @@ class ExitGuard:
 
     One test is for the thresholds of every day: when it alarms, all exits close. The other is for those of overload, at
     their own budget, on the same audits, whether the worker is behind or not: when it alarms, the thresholds of every
-    day hold at any lag. Either stays until another version comes, or the worker is started anew. In shadow mode nothing
-    is served by exits, so the alarm is but said.
+    day hold at any lag. Either holds for its version, which may come again by a rollback, until the worker is started
+    anew. In shadow mode nothing is served by exits, so the alarm is but said.
     """
 
     def __init__(self, confidence: float, block_s: float) -> None:
@@ -219,8 +222,8 @@ class ExitGuard:
         self._detector: DriftDetector | None = None
         self._overload_detector: DriftDetector | None = None
         #: Versions whose alarm has been raised: taken up again, they stay as they were left.
-        self._alarmed: str | None = None
-        self._overload_alarmed: str | None = None
+        self._alarmed: deque[str | None] = deque(maxlen=_MAX_ALARMED)
+        self._overload_alarmed: deque[str | None] = deque(maxlen=_MAX_ALARMED)
         self._last: dict[int, int] = {}
 
     def choose(self, serving: Serving, behind: bool = False) -> Engine:
@@ -247,9 +250,9 @@ class ExitGuard:
         """True while an alarm keeps overload's thresholds out of use."""
         return self._has_alarmed(self._overload_detector, self._overload_alarmed)
 
-    def _has_alarmed(self, detector: DriftDetector | None, version: str | None) -> bool:
+    def _has_alarmed(self, detector: DriftDetector | None, alarmed: Collection[str | None]) -> bool:
         return detector is not None and (
-            detector.alarmed or (self._serving is not None and self._serving.version == version)
+            detector.alarmed or (self._serving is not None and self._serving.version in alarmed)
         )
 
     def watch(self, batch: MicroBatch, answers: Answers) -> Audited:
@@ -259,11 +262,11 @@ class ExitGuard:
         if self._detector is not None and not (self._detector.alarmed and self.overload_closed):
             counted = self._counted(batch, audited)
             if self._alarms(self._detector, audited.disagreed[counted], "exits closed"):
-                self._alarmed = version
+                _remember(self._alarmed, version)
             if self._overload_detector is not None and audited.overload_disagreed is not None:
                 disagreed = audited.overload_disagreed[counted]
                 if self._alarms(self._overload_detector, disagreed, "exits open no wider at any lag"):
-                    self._overload_alarmed = version
+                    _remember(self._overload_alarmed, version)
         for partition, offset in {frame.partition: frame.offset for frame in batch.frames}.items():
             self._last[partition] = max(offset, self._last.get(partition, -1))
         return audited
@@ -301,6 +304,13 @@ class ExitGuard:
         opens = self._blocks.get(key) != block
         self._blocks[key] = block
         return opens
+
+
+def _remember(alarmed: deque[str | None], version: str | None) -> None:
+    """As the latest; once, though a version that is taken up again may raise its alarm again."""
+    if version in alarmed:
+        alarmed.remove(version)
+    alarmed.append(version)
 
 
 def flops_shares(engine: Engine) -> tuple[float, ...]:

@@ -107,6 +107,20 @@ def test_overload_that_leaves_its_budget_is_dropped_and_every_days_exits_stay(
     assert guard.choose(watch.serving, behind=True) is watch.serving.overload
 
 
+def test_overload_that_alarms_closed_stays_closed_whichever_version_is_rolled_back_to(
+    store: StoreInMemory, traced: TracedModel
+) -> None:
+    guard = ExitGuard(confidence=0.95, block_s=0.001)
+    for number, version in enumerate(("v1", "v2")):
+        publish(store, traced, version)
+        serve(watching(store, traced), guard, 60, first=60 * number, behind=False)
+        assert guard.overload_closed
+    for version in ("v1", "v2"):
+        store.state = Live(version, closed=False, pinned=True)
+        serving = watching(store, traced).serving
+        assert guard.choose(serving, behind=True) is serving.engine
+
+
 def test_every_days_alarm_closes_both(store: StoreInMemory, traced: TracedModel) -> None:
     publish(store, traced, threshold=ALWAYS, bolder=NEVER)
     watch, guard = watching(store, traced), ExitGuard(confidence=0.95, block_s=0.001)

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from typing import Literal
 
 import msgspec
 import pytest
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from early_exit.cuts import TracedModel
 from early_exit.store import Live, SignatureError, StoreError
+from schemas.distillation import decode
 from schemas.manifest import Certificate, Manifest
 from schemas.settings import Promise
+from stream.answers import DistillationWriter
 from stream.heads_watch import Audited, ExitGuard, HeadWatch, flops_shares
 from tests.stream.builders import heads, micro_batch
 from tests.support.waiting import wait_until
@@ -228,6 +231,41 @@ def test_taking_up_the_same_version_again_does_not_open_what_an_alarm_closed(
     serve(watch, guard, 60, first=0)
     again = replace(watch.serving)
     assert guard.choose(again) is again.closed
+
+
+def test_what_alarms_closed_stays_closed_whichever_version_is_rolled_back_to(
+    watch: HeadWatch, store: StoreInMemory, traced: TracedModel
+) -> None:
+    guard = ExitGuard(confidence=0.95, block_s=0.001)
+    for number, version in enumerate(("v1", "v2")):
+        store.publish(heads(traced, version, label="blue", audit_rate=0.5))
+        watch.look()
+        serve(watch, guard, 60, first=60 * number)
+        assert guard.closed
+    for version in ("v1", "v2"):
+        store.state = Live(version, closed=False, pinned=True)
+        watch.look()
+        assert guard.choose(watch.serving) is watch.serving.closed
+
+
+@pytest.mark.parametrize("closed_by_operator", [False, True])
+@pytest.mark.parametrize("mode", ["serve", "shadow"])
+def test_records_name_the_exits_that_were_watched(
+    store: StoreInMemory, traced: TracedModel, mode: Literal["serve", "shadow"], closed_by_operator: bool
+) -> None:
+    """The trainer counts audits of the live version's exits only: of those that an alarm closed too."""
+    watch = HeadWatch(store, traced, mode, 4, Promise())
+    manifest, tensors = heads(traced, "v1", audit_rate=1.0)
+    store.publish((manifest, tensors))
+    if closed_by_operator:
+        store.state = Live(None, closed=True, pinned=True)
+    watch.look()
+    batch = micro_batch(4, 1.0)
+    for engine in (watch.serving.engine, watch.serving.closed):
+        answers = engine.run(batch.pictures, batch.audits)
+        (record,) = map(decode, DistillationWriter("f00d", "me", 10**7).write(batch, answers, engine))
+        assert record.header.heads_version == "v1"
+        assert record.header.exits == (() if closed_by_operator else tuple(exit_.cut for exit_ in manifest.exits))
 
 
 def test_in_shadow_mode_the_alarm_is_but_said(
