@@ -47,9 +47,8 @@ class Deposited:
             try:
                 self._write(place, item.value)
             except Exception as error:  # file systems raise what they like
-                raise SourceError(
-                    f"{item.name} cannot be written to {place}: {type(error).__name__}: {error}"
-                ) from error
+                why = told(error, self._prefix.options)
+                raise SourceError(f"{item.name} cannot be written to {place}: {why}") from error
             yield Picture(item.name, b"", item.content_type, item.time, reference=str(place))
 
     def _write(self, place: Location, value: bytes) -> None:

@@ -12,6 +12,7 @@ from stream.reference_sources import Deposited, Stored
 from stream.references import AllowList
 from stream.sources import Folder, Picture, Skipped, Source, SourceError
 from tests.conftest import Broker
+from tests.support.fickle_store import fickle_store
 from tests.support.topics import create_topics, unique_topics
 from tests.support.worker_process import reading
 
@@ -96,6 +97,20 @@ def test_a_store_that_cannot_be_written_to_ends_publishing(album: Path, tmp_path
     (tmp_path / "store").write_text("a file, where a folder should be")
     with pytest.raises(SourceError, match=r"a\.png cannot be written to"):
         list(Deposited(Folder(album, MANY), f"file://{tmp_path}/store/").pictures())
+
+
+def test_a_store_that_refuses_is_told_without_its_password(album: Path) -> None:
+    with fickle_store() as store:
+        store.failures["bucket/a.png"] = 1
+        with pytest.raises(
+            SourceError, match=r"a\.png cannot be written to .*: ConnectionError: no connection"
+        ) as caught:
+            list(
+                Deposited(
+                    Folder(album, MANY), "fickle://bucket/", {"fickle://bucket/": {"password": "hunter2"}}
+                ).pictures()
+            )
+    assert "hunter2" not in str(caught.value)
 
 
 def test_options_come_from_the_settings_prefix_that_holds_the_place() -> None:
