@@ -1,4 +1,4 @@
-"""Fetching what frames refer to, off the hot thread: in parallel, each within a deadline, whatever the store does.
+"""Fetching what frames refer to, off the hot thread: in parallel, each for so long at most, whatever the store does.
 
 A read that does not come back cannot be ended from outside. It is left behind in a thread of its own, and the frame
 goes on without it; how many are left behind is bounded for each prefix.
@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from schemas.dead_letter import Reason
 from schemas.settings import References
+from stream.bare_errors import bare
 from stream.decode import DecodeError
 from stream.reference_reads import Source, TooLarge, Unreadable, open_source, told
 from stream.references import AllowList, Location, Prefix, Refused
@@ -24,9 +25,6 @@ log = logging.getLogger(__name__)
 
 #: Reads of one prefix that may be left behind at a time. With as many, others of the prefix fail at once.
 MAX_LEFT_BEHIND = 64
-
-#: librdkafka's own, where the settings say nothing.
-_MAX_POLL_INTERVAL_MS = 300_000
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
 
@@ -41,17 +39,8 @@ class _Place:
     source: Source
     left_behind: int = field(default=0)
 
-
-def deadline_s(settings: References, max_poll_interval_ms: float = _MAX_POLL_INTERVAL_MS) -> float:
-    """How long a frame may wait for its picture: all attempts, the pauses between them, and one attempt of another.
-
-    At most a third of ``max.poll.interval.ms``, so that a worker that waits is never taken for dead.
-
-    >>> round(deadline_s(References(timeout_s=5, attempts=3)), 1)
-    20.3
-    """
-    wanted = (settings.attempts + 1) * settings.timeout_s + sum(map(_pause_s, range(1, settings.attempts)))
-    return min(wanted, max_poll_interval_ms / 3000)
+    def count_if_left_behind(self, read: "asyncio.Future[bytes]") -> None:
+        self.left_behind += read.cancelled()
 
 
 class Fetcher:
@@ -65,7 +54,6 @@ class Fetcher:
         self,
         settings: References,
         max_bytes: int,
-        max_wait_s: float | None = None,
         places: Mapping[str, Source] | None = None,
         observe: Callable[[float], None] = lambda seconds: None,
     ) -> None:
@@ -77,26 +65,32 @@ class Fetcher:
         self._settings = settings
         self._observe = observe
         self._max_bytes = max_bytes
-        self._deadline_s = deadline_s(settings) if max_wait_s is None else max_wait_s
         self._loop = asyncio.new_event_loop()
         self._slots = asyncio.Semaphore(settings.parallel)
         self._thread: threading.Thread | None = None
 
-    def fetch(self, reference: str, then: Callable[[bytes], Result], executor: Executor) -> "Future[Result]":
+    def fetch(
+        self,
+        reference: str,
+        then: Callable[[bytes], Result],
+        executor: Executor,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> "Future[Result | DecodeError]":
         """Returns at once; in the end what ``then`` made, in ``executor``, of the bytes that ``reference`` leads to.
 
-        Or :class:`DecodeError`, within the deadline and the time of ``then``. At most ``parallel`` pictures are held.
+        Or why there are none, once all attempts have failed. At most ``parallel`` pictures are held, others wait for
+        their turn; when it comes, ``wanted`` is asked whether anybody still waits.
         """
         try:
             prefix, location = self._allowed.find(reference)
         except Refused as error:
-            refused: Future[Result] = Future()
-            refused.set_exception(DecodeError(Reason.REFERENCE_REFUSED, f"the reference is not followed: {error}"))
+            refused: Future[Result | DecodeError] = Future()
+            refused.set_result(DecodeError(Reason.REFERENCE_REFUSED, f"the reference is not followed: {error}"))
             return refused
         if self._thread is None:
             self._thread = threading.Thread(target=self._loop.run_forever, name="references", daemon=True)
             self._thread.start()
-        work = self._within_deadline(self._places[str(prefix)], location, then, executor)
+        work = self._in_turn(self._places[str(prefix)], location, then, executor, wanted)
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def close(self) -> None:
@@ -107,37 +101,39 @@ class Fetcher:
             self._thread.join()
         self._loop.close()
 
-    async def _within_deadline(
-        self, place: _Place, location: Location, then: Callable[[bytes], Result], executor: Executor
-    ) -> Result:
-        try:
-            async with asyncio.timeout(self._deadline_s):
-                return await self._attempts(place, location, then, executor)
-        except TimeoutError:
-            raise _failed(location, f"not within {self._deadline_s:.1f} s, waiting for others included") from None
-        except DecodeError:
-            raise
-        except Exception as error:  # no thread to be had, say; a frame's trouble, never the stream's
-            raise _failed(location, told(error, place.prefix.options)) from error
+    async def _in_turn(
+        self,
+        place: _Place,
+        location: Location,
+        then: Callable[[bytes], Result],
+        executor: Executor,
+        wanted: Callable[[], bool],
+    ) -> Result | DecodeError:
+        """Raises nothing: an error that is kept by the task that raised it is a circle (:mod:`stream.bare_errors`)."""
+        # Held until the picture is decoded, pauses included: nobody's attempts are used up by waiting for others.
+        async with self._slots:
+            if not wanted():
+                return _failed(location, "nobody waits for it any more")
+            try:
+                return await asyncio.wrap_future(executor.submit(then, await self._attempts(place, location)))
+            except DecodeError as error:
+                return bare(error)
+            except Exception as error:  # no thread to be had, say; a frame's trouble, never the stream's
+                return _failed(location, told(bare(error), place.prefix.options))
 
-    async def _attempts(
-        self, place: _Place, location: Location, then: Callable[[bytes], Result], executor: Executor
-    ) -> Result:
+    async def _attempts(self, place: _Place, location: Location) -> bytes:
         why, attempts = "", self._settings.attempts
         for attempt in range(1, attempts + 1):
             if attempt > 1:
                 await asyncio.sleep(_pause_s(attempt - 1))
-            async with self._slots:  # others go between two attempts; until it is decoded, a picture counts
-                began = time.monotonic()
-                try:
-                    picture = await self._attempt(place, location)
-                except Unreadable as error:
-                    why = str(error)
-                    log.debug("attempt %d to fetch %s: %s", attempt, location, why)
-                    continue
-                finally:
-                    self._observe(time.monotonic() - began)
-                return await asyncio.wrap_future(executor.submit(then, picture))
+            began = time.monotonic()
+            try:
+                return await self._attempt(place, location)
+            except Unreadable as error:
+                why = str(error)
+                log.debug("attempt %d to fetch %s: %s", attempt, location, why)
+            finally:
+                self._observe(time.monotonic() - began)
         raise _failed(location, f"{attempts} attempts, the last: {why}" if attempts > 1 else why)
 
     async def _attempt(self, place: _Place, location: Location) -> bytes:
@@ -147,11 +143,12 @@ class Fetcher:
         except TimeoutError:
             raise Unreadable(f"no answer within {self._settings.timeout_s:g} s") from None
         except TooLarge as error:
-            raise DecodeError(Reason.TOO_MANY_BYTES, f"{location}: {error}") from error
+            raise DecodeError(Reason.TOO_MANY_BYTES, f"{location}: {error}") from None
         except Refused as error:
-            raise DecodeError(Reason.REFERENCE_REFUSED, f"{location} is not followed: {error}") from error
+            raise DecodeError(Reason.REFERENCE_REFUSED, f"{location} is not followed: {error}") from None
 
-    async def _read_in_thread(self, place: _Place, location: Location) -> bytes:
+    def _read_in_thread(self, place: _Place, location: Location) -> "asyncio.Future[bytes]":
+        """Not awaited here: a call that holds the future is in the traceback of the error that the future holds."""
         if place.left_behind >= MAX_LEFT_BEHIND:
             raise Unreadable(f"{place.left_behind} earlier reads of {place.prefix} have not come back")
         outcome: asyncio.Future[bytes] = self._loop.create_future()
@@ -169,19 +166,16 @@ class Fetcher:
             try:
                 result = place.source.read(location, self._max_bytes)
             except (Refused, TooLarge, Unreadable) as error:
-                result = error
+                result = bare(error)
             except Exception as error:  # file systems raise what they like
-                result = Unreadable(told(error, place.prefix.options))
+                result = Unreadable(told(bare(error), place.prefix.options))
             with suppress(RuntimeError):  # the loop has ended: nobody waits any more
                 self._loop.call_soon_threadsafe(finish, result)
 
         # Neither a pool's nor the interpreter's end waits for a thread of this kind.
         threading.Thread(target=read, name="reference-read", daemon=True).start()
-        try:
-            return await outcome
-        except asyncio.CancelledError:
-            place.left_behind += outcome.cancelled()
-            raise
+        outcome.add_done_callback(place.count_if_left_behind)
+        return outcome
 
 
 def _pause_s(attempt: int) -> float:

@@ -1,5 +1,6 @@
 """The decode pool of a worker whose frames may refer to pictures that lie elsewhere."""
 
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
@@ -9,7 +10,7 @@ from early_exit.preprocessing import Preprocessing
 from schemas.settings import Settings
 from stream.decode import DecodeError, Limits
 from stream.envelope import envelope_limit
-from stream.fetching import Fetcher, deadline_s
+from stream.fetching import Fetcher
 from stream.frames import Arrived, Decode, Decoded, DecodePool, Frame, decoder
 
 
@@ -41,20 +42,22 @@ class FetchingPool(DecodePool):
             return self._decode([msgspec.structs.replace(frame, value=picture)])
 
         chunk: Future[list[Decoded]] = Future()
+        # After a rebalance or an abort nobody has it any more, and what is read again shall not wait behind it.
+        held = weakref.ref(chunk)
 
-        def settle(fetched: "Future[list[Decoded]]") -> None:
+        def settle(fetched: "Future[list[Decoded] | DecodeError]") -> None:
+            chunk = held()
+            if chunk is None:
+                return
             if fetched.cancelled():
                 chunk.cancel()
                 return
-            error = fetched.exception()
-            if error is None:
-                chunk.set_result(fetched.result())
-            elif isinstance(error, DecodeError):
-                chunk.set_result([Decoded(error, 0.0)])
-            else:
-                chunk.set_exception(error)
+            outcome = fetched.result()
+            chunk.set_result([Decoded(outcome, 0.0)] if isinstance(outcome, DecodeError) else outcome)
 
-        self._fetcher.fetch(frame.headers.ce_dataref or "", decode, self._pool).add_done_callback(settle)
+        reference = frame.headers.ce_dataref or ""
+        fetched = self._fetcher.fetch(reference, decode, self._pool, wanted=lambda: held() is not None)
+        fetched.add_done_callback(settle)
         return chunk
 
 
@@ -71,12 +74,6 @@ def fetching_pool(
     Raises :class:`~stream.references.UnusablePrefix`.
     """
     limits = Limits.of(settings.worker)
-    interval_ms = (settings.kafka.options | settings.kafka.consumer_options).get("max.poll.interval.ms", 300_000)
-    fetcher = Fetcher(
-        settings.references,
-        limits.max_bytes,
-        deadline_s(settings.references, float(interval_ms)),
-        observe=observe,
-    )
+    fetcher = Fetcher(settings.references, limits.max_bytes, observe=observe)
     most = envelope_limit(settings.topics.max_record_bytes)
     return FetchingPool(settings.worker.decode_threads, decoder(preprocessing, limits), fetcher, most)

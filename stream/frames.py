@@ -12,6 +12,7 @@ from torch import Tensor
 
 from early_exit.preprocessing import Preprocessing
 from schemas.frame import CE_ID, FrameHeaders, RawHeaders, default_id, last_text
+from stream.bare_errors import bare
 from stream.decode import DecodeError, Limits, decode_frame
 from stream.envelope import MAX_ENVELOPE_BYTES, check_envelope
 from stream.patience import attend
@@ -137,14 +138,5 @@ class DecodePool:
             check_envelope(frame.key, frame.raw_headers, self._max_envelope_bytes)
             picture = self._decode_frame(frame)
         except DecodeError as error:
-            picture = _bare(error)
+            picture = bare(error)
         return Decoded(picture, (perf_counter() - began) * 1000)
-
-
-def _bare(error: DecodeError) -> DecodeError:
-    """The error without its traceback, whose calls hold the frame's bytes, what was decoded of it, and the error.
-
-    Such a circle stays in memory until Python's collector comes by, which is seldom (:mod:`stream.garbage`).
-    """
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)

@@ -109,19 +109,23 @@ def read_bounded(file: _File, size: int | None, max_bytes: int) -> bytes:
     if size is not None and size > max_bytes:
         raise TooLarge(size, max_bytes)
     most = max_bytes if size is None else size
-    parts: list[bytes] = []
-    total = 0
-    while total <= most:
-        part = file.read(most + 1 - total)
-        if not part:
-            break
-        parts.append(part)
-        total += len(part)
+    found = _up_to(most + 1, file)
+    total = len(found)
+    if total <= max_bytes and size in (None, total):
+        return found
+    del found  # which the error's traceback would keep
     if total > max_bytes:
         raise TooLarge(None, max_bytes)
-    if size is not None and total != size:
-        there = "more" if total > size else f"{total:,}"
-        raise Unreadable(f"its size is given as {size:,} bytes, but there are {there}")
+    there = "more" if total > most else f"{total:,}"
+    raise Unreadable(f"its size is given as {size:,} bytes, but there are {there}")
+
+
+def _up_to(most: int, file: _File) -> bytes:
+    parts: list[bytes] = []
+    missing = most
+    while missing > 0 and (part := file.read(missing)):
+        parts.append(part)
+        missing -= len(part)
     return b"".join(parts)
 
 

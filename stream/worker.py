@@ -241,7 +241,7 @@ class Worker:
 
     def _answer(self, arrived: Sequence[Arrived]) -> None:
         self._gone.clear()
-        decoded = all_decoded(arrived, self._duties)
+        decoded = all_decoded(arrived, self._duties_while_fetching)
         self._metrics.observe("decode", *(one.decode_ms / 1000 for one in decoded))
         frames = [one.frame for one in arrived]
         bad = {row: one.picture for row, one in enumerate(decoded) if isinstance(one.picture, DecodeError)}
@@ -285,6 +285,14 @@ class Worker:
         if self._gone or self._undone:
             raise Aborted("partitions went to other workers while frames were being answered")
         return again if due is None else min(again, due)
+
+    def _duties_while_fetching(self) -> float:
+        """The same, and life is shown: a picture's attempts end by themselves, so that waiting for it is no standstill.
+
+        A restart would only wait for the same picture again.
+        """
+        self._metrics.health.beat()
+        return self._duties()
 
     def _teach(self, batch: MicroBatch, answers: Answers, engine: Engine) -> None:
         kept, share = self._sampler.keeps(batch, answers), self._sampler.share

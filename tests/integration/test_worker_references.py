@@ -129,16 +129,23 @@ def test_what_cannot_be_fetched_is_a_dead_letter_and_the_stream_goes_on(
 def test_a_store_that_hangs_holds_back_no_commit(
     worker_settings: Settings, tmp_path: Path, web: tuple[str, Path]
 ) -> None:
-    """For longer than a transaction may be open: what was answered before is committed meanwhile, and nothing again."""
+    """For longer than a transaction may be open, or the loop stand still: what was answered before is committed
+    meanwhile, nothing again, and the worker is well."""
     url, on_web = web
     (on_web / "good.png").write_bytes(encode(coloured("blue"), "PNG"))
     settings = allowing(worker_settings, f"{url}/", timeout_s=4, attempts=1)
-    worker_options = {"max_batch": 1, "transaction_timeout_ms": 2_000}
+    worker_options = {"max_batch": 1, "transaction_timeout_ms": 2_000, "stalled_after_s": 2.0}
     settings = settings.model_copy(update={"worker": settings.worker.model_copy(update=worker_options)})
     refer(settings, {"before": f"{url}/good.png", "hangs": f"{url}/hangs.png", "after": f"{url}/good.png"}, "camera")
     with running_worker(settings, tmp_path) as worker, reading(settings, settings.topics.predictions) as reader:
         reader.read_until(lambda: len(reader.messages) == 1, "the frame before")
         assert not worker.said("dead letter")  # it still hangs
+
+        def answered_and_well() -> bool:
+            assert worker.metrics("/healthz") == "working\n"  # else this raises
+            return len(reader.messages) >= 2
+
+        reader.read_until(answered_and_well, "the frame after")
         reader.read_count(2)
         assert [prediction.id for prediction in reader.predictions()] == ["before", "after"]
         assert worker.said("frame hangs is a dead letter: reference-failed")

@@ -1,5 +1,8 @@
 """Frames with a picture and frames that refer to one arrive in the order that they came in, each with its picture."""
 
+import gc
+import io
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,8 +15,11 @@ from schemas.dead_letter import Reason
 from schemas.frame import FrameHeaders
 from schemas.settings import References, Settings, Worker
 from stream.decode import DecodeError
+from stream.fetching import Fetcher
 from stream.fetching_pool import FetchingPool, fetching_pool
 from stream.frames import Frame
+from stream.reference_reads import read_bounded
+from stream.references import Location, Refused
 from tests.support.pictures import COLOURS, coloured, encode
 from tests.support.waiting import wait_until
 
@@ -92,3 +98,94 @@ def test_what_is_fetched_is_checked_like_any_frame(pool: FetchingPool, refer: Ca
         Reason.WRONG_CONTENT_TYPE, Reason.UNKNOWN_FORMAT, Reason.EMPTY, Reason.TOO_MANY_BYTES, Reason.REFERENCE_FAILED,
         Reason.REFERENCE_REFUSED, Reason.EMPTY, Reason.EMPTY,
     ]  # fmt: skip
+
+
+MOST = 1_000
+HELD: list[weakref.ref[object]] = []
+
+
+class Part(bytearray):
+    """Bytes of a picture, as far as they are still held."""
+
+
+class Store:
+    """Reads pictures that become too large, change their size, break off or must not be followed, by their names."""
+
+    def read(self, location: Location, max_bytes: int) -> bytes:
+        how = location.path.rpartition("/")[2]
+        if how == "refused":
+            raise Refused("it is a pipe")
+        return read_bounded(BrokenOff(how), MOST if how == "changed" else None, max_bytes)
+
+
+class BrokenOff(io.BytesIO):
+    """A file of which two parts can be read; ``error`` lies in a call of its own traceback, as fsspec has it."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.parts = how, 0
+        HELD.append(weakref.ref(self))
+
+    def read(self, length: int | None = -1, /) -> bytes:
+        self.parts += 1
+        if self.parts == 2 and self.how == "broken":
+            error = ConnectionResetError("half of it")
+            raise error
+        part = Part({"large": MOST, "changed": MOST // 3, "broken": MOST // 2}.get(self.how, 0) * (self.parts < 3))
+        HELD.append(weakref.ref(part))
+        return part  # type: ignore[return-value]  # weak references to bytes there are none
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("large", Reason.TOO_MANY_BYTES), ("changed", Reason.REFERENCE_FAILED), ("broken", Reason.REFERENCE_FAILED),
+        ("refused", Reason.REFERENCE_REFUSED), ("undecodable", Reason.EMPTY),
+    ],
+)  # fmt: skip
+def test_nothing_stays_of_frames_that_fail(how: str, expected: Reason) -> None:
+    """Not even until Python's collector comes by, which a worker has seldom do so."""
+
+    def decode(frame: Frame) -> Tensor:
+        raise DecodeError(Reason.EMPTY, "the frame has no bytes")
+
+    HELD.clear()
+    fetcher = Fetcher(
+        References(prefixes={"memory://store/": {}}, attempts=2), MOST, places={"memory://store/": Store()}
+    )
+    pool = FetchingPool(1, decode, fetcher, 10_000)
+    gc.disable()
+    try:
+        (arrived,) = pool.submit([frame(None, None, f"memory://store/{how}")])
+        decoded = arrived.decoded()
+        HELD.append(weakref.ref(arrived.chunk))
+        del arrived
+        assert reason(decoded.picture) is expected
+        del decoded
+        wait_until(lambda: all(held() is None for held in HELD), "nothing of the frame is held")
+    finally:
+        gc.enable()
+        pool.close()
+
+
+def test_frames_that_were_dropped_are_not_fetched(tmp_path: Path) -> None:
+    """After a rebalance others are read, and do not wait behind them."""
+    asked: list[str] = []
+
+    class Waiting:
+        def read(self, location: Location, max_bytes: int) -> bytes:
+            asked.append(location.path)
+            wait_until(lambda: bool(dropped), "the frames are dropped")
+            return b"picture"
+
+    dropped: list[bool] = []
+    fetcher = Fetcher(References(prefixes={"memory://store/": {}}, parallel=1), MOST, {"memory://store/": Waiting()})
+    pool = FetchingPool(1, lambda _: torch.zeros(1), fetcher, 10_000)
+    first = pool.submit([frame(None, None, f"memory://store/{name}") for name in "abc"])
+    wait_until(lambda: len(asked) == 1, "the first is being fetched")
+    del first
+    again = pool.submit([frame(None, None, f"memory://store/{name}") for name in "de"])
+    dropped.append(True)
+    assert all(isinstance(one.decoded().picture, Tensor) for one in again)
+    assert [path.rpartition("/")[2] for path in asked] == ["a", "d", "e"]
+    pool.close()

@@ -25,6 +25,8 @@ class Fickle(AbstractFileSystem):  # type: ignore[misc]  # fsspec ships no types
     #: names that hang until :attr:`released`
     hanging: ClassVar[set[str]] = set()
     released = threading.Event()
+    #: seconds that every read takes until then
+    delay_s: ClassVar[float] = 0.0
     #: name -> how many times it was opened
     opened: ClassVar[Counter[str]] = Counter()
     #: how many reads are under way, and how many there ever were at the same time
@@ -42,6 +44,7 @@ class Fickle(AbstractFileSystem):  # type: ignore[misc]  # fsspec ships no types
         try:
             if name in cls.hanging:
                 cls.released.wait(60)
+            cls.released.wait(cls.delay_s)
             if cls.failures[name] > 0:
                 cls.failures[name] -= 1
                 raise ConnectionError(f"no connection as {self.storage_options}")
@@ -68,6 +71,7 @@ def fickle_store(**files: bytes) -> Iterator[type[Fickle]]:
     Fickle.files = {f"bucket/{name}": data for name, data in files.items()}
     Fickle.failures, Fickle.sizes, Fickle.hanging = Counter(), {}, set()
     Fickle.released, Fickle.opened = threading.Event(), Counter()
+    Fickle.delay_s = 0.0
     Fickle.under_way = Fickle.most_under_way = 0
     try:
         yield Fickle
