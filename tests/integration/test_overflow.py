@@ -18,6 +18,9 @@ from tests.support.worker_process import Picture, Reader, WorkerProcess, publish
 SENT_AT_A_TIME = 100
 Position = tuple[int, int]
 
+#: What does not depend on the broker is tested on the one that starts at once.
+one_broker = pytest.mark.parametrize("broker", ["embedded"], indirect=True)
+
 
 @pytest.fixture
 def settings(worker_settings: Settings) -> Settings:
@@ -110,6 +113,7 @@ def test_a_trainer_that_is_not_there_gets_all_audits_and_few_misses(settings: Se
         assert held_back == stream.sent - len(audits) - len(misses) > 300
 
 
+@one_broker
 def test_without_heads_fewer_frames_are_audited_while_nobody_learns(settings: Settings, tmp_path: Path) -> None:
     with streaming(settings, tmp_path) as (worker, stream):
 
@@ -125,9 +129,10 @@ def test_without_heads_fewer_frames_are_audited_while_nobody_learns(settings: Se
         assert len(stream.audited()) < stream.sent - 300
 
 
+@one_broker
 def test_once_the_trainer_has_caught_up_it_gets_more_again(settings: Settings, tmp_path: Path) -> None:
     # This trainer learns between two hundreds of frames only, which takes a busy machine a while.
-    worker_section = settings.worker.model_copy(update={"distillation_max_lag_s": 3.0})
+    worker_section = settings.worker.model_copy(update={"distillation_max_lag_s": 2.0})
     settings = settings.model_copy(update={"worker": worker_section})
     with streaming(settings, tmp_path) as (worker, stream):
 
@@ -157,6 +162,7 @@ def test_once_the_trainer_has_caught_up_it_gets_more_again(settings: Settings, t
         stream.taught()
 
 
+@one_broker
 def test_a_producer_whose_queue_is_full_is_given_fewer_misses(settings: Settings, tmp_path: Path) -> None:
     """A queue of one micro-batch's answers: what teaches finds it full each time, and waits for the broker."""
     narrow = {"queue.buffering.max.messages": settings.worker.max_batch}
