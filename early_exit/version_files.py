@@ -136,7 +136,9 @@ class VersionFiles:
     def _decode(self, version: str, data: bytes) -> Manifest:
         path = f"{self._blobs.url}/{version}/{MANIFEST}"
         try:
-            manifest = schema.decoder.decode(data)
+            manifest = schema.decode(data)
+        except schema.LaterFormat as error:
+            raise StoreError(f"{path} is {error}: upgrade this process, or roll back to another version") from error
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise StoreError(f"{path} is corrupt: {error}; roll back to another version") from error
         if manifest.version != version:

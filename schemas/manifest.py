@@ -155,3 +155,29 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True):
 encoder = msgspec.json.Encoder()
 decoder = msgspec.json.Decoder(Manifest)
 pin_decoder = msgspec.json.Decoder(Pin)
+
+
+class LaterFormat(ValueError):
+    """A manifest of a format that this version does not know; the message says which."""
+
+
+class _Format(msgspec.Struct):
+    format: int = 1
+
+
+def decode(data: bytes) -> Manifest:
+    """A manifest's JSON; fields that it does not know are left out.
+
+    Raises :class:`LaterFormat`, or ``msgspec.MsgspecError`` where it is no manifest.
+
+    >>> decode(b'{"format": 2, "cuts": []}')
+    Traceback (most recent call last):
+    schemas.manifest.LaterFormat: of format 2, this version reads format 1
+    """
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError:
+        found = msgspec.json.decode(data, type=_Format).format
+        if found == 1:
+            raise
+    raise LaterFormat(f"of format {found}, this version reads format 1")
