@@ -1,6 +1,7 @@
 """The report: ``docs/benchmarks/faults.json`` for machines, ``docs/reliability.md`` for people."""
 
 import json
+import os
 import platform
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -52,7 +53,7 @@ def as_json(outcomes: Sequence[Outcome], command: str, date: str) -> dict[str, A
         "failures": [f"{one.phase}: {text}" for one in outcomes for text in one.failures()],
         "command": command,
         "date": date,
-        "machine": f"{platform.system()} {platform.machine()}",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "phases": [_phase(one) for one in outcomes],
     }
 
@@ -137,8 +138,8 @@ def as_markdown(found: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
             "",
             "```sh",
             "export KAFKA_HOME=/path/to/kafka   # an unpacked distribution; needs Java 17",
-            "make faults                        # all of it, about 40 minutes",
-            'make faults FAULTS_ARGS="--faults 24 --frames 60000 --seed 7 --out /tmp/docs"',
+            "make faults                        # all of it, about 35 minutes",
+            'make faults FAULTS_ARGS="--faults 24 --frames 60000 --seed 7 --out report"',
             "```",
             "",
             "The same seed draws the same kinds, victims and lengths; when exactly they strike is up to the machine. A "
