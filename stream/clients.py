@@ -220,6 +220,13 @@ def is_hopeless(error: KafkaError) -> bool:
     return error.fatal() or error.code() in _HOPELESS
 
 
+#: What to say where it is so.
+REPLACED = (
+    "another worker of the group has this worker_id: each running worker needs one of its own; that of a killed worker "
+    "is free after the session time-out"
+)
+
+
 def is_replaced(error: KafkaError) -> bool:
     """True where the worker's ``group.instance.id`` is another member's (KIP-345, KIP-848).
 

@@ -9,7 +9,7 @@ from typing import NoReturn, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from schemas.settings import Settings
-from stream.clients import KafkaUnusable, is_hopeless
+from stream.clients import REPLACED, KafkaUnusable, is_hopeless, is_replaced
 from stream.patience import Deadline, Stuck, within
 from stream.throttle import Throttle
 
@@ -40,6 +40,13 @@ _PASSING = frozenset(
         KafkaError.ILLEGAL_GENERATION,
         KafkaError.UNKNOWN_MEMBER_ID,
         KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.FENCED_MEMBER_EPOCH,
+        KafkaError.STALE_MEMBER_EPOCH,
+        KafkaError._ASSIGNMENT_LOST,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.CONCURRENT_TRANSACTIONS,
         KafkaError.INVALID_PRODUCER_EPOCH,
         KafkaError.INVALID_PRODUCER_ID_MAPPING,
     }
@@ -195,6 +202,8 @@ class Delivery(ABC):
     def _failed(self, doing: str, error: KafkaException) -> NoReturn:
         """Aborts after an error that waiting did not cure."""
         cause: KafkaError = error.args[0]
+        if is_replaced(cause):
+            raise KafkaUnusable(f"{doing}: {REPLACED} ({cause.str()})") from error
         self._aborts += cause.code() not in _PASSING
         if self._aborts >= MAX_ABORTS:
             raise KafkaUnusable(f"{self._aborts} commits in a row failed, the last while {doing}: {cause.str()}")

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from stream.clients import KafkaUnusable, is_hopeless, is_replaced, missing_topics, told
+from stream.clients import REPLACED, KafkaUnusable, is_hopeless, is_replaced, missing_topics, told
 from stream.frames import Frame, frames_of
 from stream.patience import Stuck, within
 from stream.throttle import Throttle
@@ -175,10 +175,7 @@ class Intake:
         if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
             raise KafkaUnusable(missing_topics([self._topic], "the broker"))
         if is_replaced(error):
-            raise KafkaUnusable(
-                f"another worker of the group has this worker_id ({error.str()}): each running worker needs one of its "
-                "own; that of a killed worker is free after the session time-out"
-            )
+            raise KafkaUnusable(f"{REPLACED} ({error.str()})")
         if is_hopeless(error):
             raise KafkaUnusable(f"cannot read {self._topic}: {told(error)}")
         if self._throttle.passes(error.code()):
