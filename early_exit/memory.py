@@ -34,6 +34,8 @@ def forget_generated_sources() -> None:
 
     It keeps them for ever, to show them in tracebacks, and every version of heads brings new segments: a few kilobytes
     each of a small model, a hundred of a large one. The modules themselves are not touched.
+
+    >>> forget_generated_sources()
     """
     loader = getattr(graph_module, "_loader", None)  # private: where another release has none, there is nothing to do
     for name in list(getattr(loader, "eval_cache", ())):

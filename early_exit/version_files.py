@@ -147,7 +147,11 @@ class VersionFiles:
 
 
 def check_name(version: str) -> str:
-    """The name of a version, which is one of a folder. Raises :class:`StoreError` for others."""
+    """The name of a version, which is one of a folder. Raises :class:`StoreError` for others.
+
+    >>> check_name("v00012")
+    'v00012'
+    """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", version) or version in ("LATEST", "PIN", "attempts"):
         raise StoreError(f"{version[:200]!r} is no name for a version: use letters, digits, '_', '.' and '-'")
     return version

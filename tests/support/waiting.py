@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 90.0) -> None:
     """Returns as soon as ``condition`` holds; fails, naming ``what``, if it does not within ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
