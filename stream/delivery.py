@@ -133,11 +133,11 @@ class Delivery(ABC):
 
     def commit(self) -> bool:
         """Delivers what has been produced together with its offsets; False where there was nothing."""
-        self._producer.poll(0)
-        if self._began is None:
-            return False
         offsets = [TopicPartition(topic, partition, offset) for (topic, partition), offset in self._offsets.items()]
         try:
+            self._producer.poll(0)  # raises what has become fatal meanwhile
+            if self._began is None:
+                return False
             self._commit(offsets, self._deadline())
         except KafkaException as error:
             self._failed("committing", error)
@@ -189,8 +189,8 @@ class Delivery(ABC):
     def _wait_for_room(self, topic: str, value: bytes | None, key: bytes | None, headers: Headers) -> None:
         deadline = self._deadline()
         while deadline.left() and not self._give_up():
-            self._producer.poll(min(_PAUSE_S, deadline.left()))
             try:
+                self._producer.poll(min(_PAUSE_S, deadline.left()))
                 self._producer.produce(topic, value, key, headers=list(headers))
                 return
             except BufferError:
@@ -240,17 +240,18 @@ class Delivery(ABC):
 
     def _persist(self, call: Callable[[float], Result], doing: str, deadline: Deadline) -> Result:
         """Repeats ``call`` (which takes a timeout in seconds) while its errors are such as pass, until the deadline."""
-        while True:
+        last = "none was left"
+        while deadline.left():
             try:
                 return within(deadline.left(), lambda: call(min(CALL_S, deadline.left())), self._give_up)
             except KafkaException as error:
                 if not error.args[0].retriable() or self._give_up():
                     raise
-                if not deadline.left():
-                    raise Stuck(f"no success in time, at last {error.args[0].str()}") from error
+                last = error.args[0].str()
                 if self._throttle.passes(doing):
-                    log.warning("still %s: %s", doing, error.args[0].str())
+                    log.warning("still %s: %s", doing, last)
                 time.sleep(min(_PAUSE_S, deadline.left()))
+        raise Stuck(f"no success in time: {last}")
 
     @abstractmethod
     def _new_producer(self, deadline: Deadline) -> Producer: ...

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 class ExactlyOnce(Delivery):
     """One transaction per commit interval, begun by its first record."""
 
+    _closing = False
+
     def __init__(
         self,
         settings: Settings,
@@ -31,6 +33,7 @@ class ExactlyOnce(Delivery):
         time_left: Callable[[], float],
     ) -> None:
         self.transactional_id = f"{settings.worker.group_id}-{worker}"
+        self._coming: Producer | None = None
         try:
             super().__init__(settings, consumer, give_up, time_left)
         except (KafkaException, Stuck) as error:
@@ -43,9 +46,17 @@ class ExactlyOnce(Delivery):
             transaction_timeout_ms=self._settings.worker.transaction_timeout_ms,
             delivery_report_only_error=True,  # what was delivered the commit says; reports would pile up until then
         )
-        # Of the same transactional.id as one before: registering it ends whatever that one left open.
-        producer = Producer(long_running(config))
-        self._persist(producer.init_transactions, "registering for transactions", deadline)
+        # Of the same transactional.id as one before: registering it ends whatever that one left open. One that could
+        # not be registered in time is tried again: left behind, it might be registered late, and fence its successor.
+        producer = self._coming or Producer(long_running(config))
+        self._coming = producer
+        try:
+            self._persist(producer.init_transactions, "registering for transactions", deadline)
+        except KafkaException as error:
+            if error.args[0].code() not in (KafkaError._PREV_IN_PROGRESS, KafkaError._CONFLICT):
+                self._coming = None
+            raise
+        self._coming = None
         return producer
 
     def _open(self) -> None:
@@ -69,7 +80,21 @@ class ExactlyOnce(Delivery):
             raise Aborted("the group has thrown this worker out")
         return group
 
+    def close(self) -> None:
+        """Aborts what is open; nothing comes after it that could be lost."""
+        self._closing = True
+        super().close()
+
     def _abort(self, deadline: Deadline) -> None:
+        """Aborts the transaction; leaves its producer to be replaced where records are still on their way.
+
+        librdkafka 2.16 loses records otherwise: one whose reply was lost, and that waits to be sent again, is purged by
+        the abort, and its sequence number given to the next one. Where the first one had arrived after all, the broker
+        takes the next one for a repetition, and acknowledges it without writing it. Another producer has another epoch.
+        """
+        self._producer.poll(0)
+        if len(self._producer) and not self._closing:
+            raise Stuck(f"{len(self._producer)} records are on their way")
         self._persist(self._producer.abort_transaction, "aborting", deadline)
 
     def _check_sense(self, why: str, fenced: bool) -> None:

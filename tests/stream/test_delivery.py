@@ -4,10 +4,11 @@ import time
 from collections.abc import Callable
 
 import pytest
-from confluent_kafka import Consumer
+from confluent_kafka import Consumer, KafkaError, KafkaException
 
 from schemas.settings import Kafka, Settings, Worker
 from stream.clients import consumer_config, long_running
+from stream.patience import Deadline, Stuck
 from stream.transactions import Aborted, AtLeastOnce
 
 
@@ -58,3 +59,32 @@ def test_a_commit_ends_with_the_groups_patience() -> None:
     with pytest.raises(Aborted, match="1 records are not delivered"):
         delivery.commit()
     assert delivery.due_in(time.monotonic()) is None
+
+
+class Fenced:
+    """Tells what has become fatal by the next poll, as librdkafka does."""
+
+    def poll(self, _: float) -> int:
+        raise KafkaException(KafkaError(KafkaError._FENCED, "fenced by a newer instance", fatal=True))
+
+    def purge(self, **_: bool) -> None:
+        """Nothing is left."""
+
+
+def test_a_producer_that_became_useless_is_replaced_whatever_call_tells() -> None:
+    delivery = delivery_to_nowhere()
+    delivery.answered("frames", 0, 0)
+    delivery._producer = Fenced()  # type: ignore[assignment]
+    with pytest.raises(Aborted, match="fenced by a newer instance"):
+        delivery.commit()
+    delivery.mend()
+    delivery.produce("predictions", b"1")
+
+
+def test_without_time_nothing_is_begun() -> None:
+    """A call that is begun and not waited for goes on by itself, and may succeed when nobody counts on it any more."""
+    delivery = delivery_to_nowhere()
+    begun: list[float] = []
+    with pytest.raises(Stuck):
+        delivery._persist(begun.append, "trying", Deadline(0.0))
+    assert not begun
