@@ -23,6 +23,7 @@ class ExactlyOnce(Delivery):
     """One transaction per commit interval, begun by its first record."""
 
     _closing = False
+    _undelivered = False
 
     def __init__(
         self,
@@ -48,8 +49,9 @@ class ExactlyOnce(Delivery):
         )
         # Of the same transactional.id as one before: registering it ends whatever that one left open. One that could
         # not be registered in time is tried again: left behind, it might be registered late, and fence its successor.
-        producer = self._coming or Producer(long_running(config))
+        producer = self._coming or Producer(long_running(config | {"on_delivery": self._report}))
         self._coming = producer
+        self._undelivered = False
         try:
             self._persist(producer.init_transactions, "registering for transactions", deadline)
         except KafkaException as error:
@@ -80,21 +82,24 @@ class ExactlyOnce(Delivery):
             raise Aborted("the group has thrown this worker out")
         return group
 
+    def _report(self, error: KafkaError | None, _: object) -> None:
+        self._undelivered = self._undelivered or error is not None
+
     def close(self) -> None:
         """Aborts what is open; nothing comes after it that could be lost."""
         self._closing = True
         super().close()
 
     def _abort(self, deadline: Deadline) -> None:
-        """Aborts the transaction; leaves its producer to be replaced where records are still on their way.
+        """Aborts the transaction; leaves its producer to be replaced where a record of it has not been delivered.
 
         librdkafka 2.16 loses records otherwise: one whose reply was lost, and that waits to be sent again, is purged by
         the abort, and its sequence number given to the next one. Where the first one had arrived after all, the broker
         takes the next one for a repetition, and acknowledges it without writing it. Another producer has another epoch.
         """
         self._producer.poll(0)
-        if len(self._producer) and not self._closing:
-            raise Stuck(f"{len(self._producer)} records are on their way")
+        if (len(self._producer) or self._undelivered) and not self._closing:
+            raise Stuck("not every record was delivered")
         self._persist(self._producer.abort_transaction, "aborting", deadline)
 
     def _check_sense(self, why: str, fenced: bool) -> None:

@@ -1,0 +1,133 @@
+"""A reply of the broker is lost, the transaction aborted, and what comes next must still be written."""
+
+import os
+import zlib
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from schemas.settings import Kafka, Settings, Topics, Worker
+from stream.clients import worker_config
+from stream.topics import create
+from stream.transactions import Aborted, Delivery, delivery
+from tests.support.kafka_home import KafkaCluster
+from tests.support.require import missing
+from tests.support.topics import unique_topics
+from tests.support.waiting import wait_until
+from tests.support.worker_process import reading
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+
+PARTITIONS = 6
+#: Requests are given up before the records in them: those wait to be sent again when the transaction is aborted.
+QUICKLY: dict[str, str | int | float | bool] = {"socket.timeout.ms": 4_000}
+
+
+def warm_up(cluster: KafkaCluster, topics: Topics) -> None:
+    """The first transaction and the first commit make the broker's own topics, by which coordinators are known."""
+    producer = Producer({"bootstrap.servers": cluster.bootstrap_servers, "transactional.id": "warms-up"})
+    producer.init_transactions(60)
+    consumer = Consumer({"bootstrap.servers": cluster.bootstrap_servers, "group.id": "warms-up"})
+    consumer.commit(offsets=[TopicPartition(topics.frames, 0, 0)], asynchronous=False)
+    consumer.close()
+
+
+def coordinator(cluster: KafkaCluster, topic: str, name: str) -> int:
+    """The place of the node that coordinates the group or the transactions of that name: by Java's hash of it."""
+    hashed = 0
+    for character in name:
+        hashed = (31 * hashed + ord(character)) & 0xFFFFFFFF
+    leaders = list(cluster.leaders(topic))
+    return cluster.nodes.index(leaders[(hashed & 0x7FFFFFFF) % len(leaders)])
+
+
+def led_by(cluster: KafkaCluster, topic: str, node: int) -> list[int]:
+    """The partitions that the node leads."""
+    return [partition for partition, leader in enumerate(cluster.leaders(topic)) if leader is cluster.nodes[node]]
+
+
+def group_apart(cluster: KafkaCluster, topic: str) -> tuple[str, int]:
+    """A group whose coordinator is not that of its worker's transactions, and leads two partitions; and its place."""
+    for number in range(1_000):
+        group = f"group-{number}"
+        node = coordinator(cluster, "__consumer_offsets", group)
+        if (
+            node != coordinator(cluster, "__transaction_state", f"{group}-one")
+            and len(led_by(cluster, topic, node)) > 1
+        ):
+            return group, node
+    raise AssertionError("one node coordinates everything")
+
+
+def key_of(partition: int) -> bytes:
+    """A key that librdkafka's own partitioner sends there."""
+    return next(key for key in (str(n).encode() for n in range(1_000)) if zlib.crc32(key) % PARTITIONS == partition)
+
+
+def committed_in_the_end(works: Delivery, topic: str, value: bytes, key: bytes, frame: tuple[str, int]) -> None:
+    """As a worker does: what was aborted is done again."""
+
+    def is_done() -> bool:
+        try:
+            works.produce(topic, value, key)
+            works.answered(frame[0], 0, frame[1])
+            return works.commit()
+        except Aborted:
+            return False
+
+    wait_until(is_done, "a commit", 90)
+
+
+def test_what_follows_an_abort_is_written_though_a_reply_was_lost(tmp_path: Path) -> None:
+    """Its sequence numbers would be those of the aborted records, and the broker would take it for a repetition."""
+    if "KAFKA_HOME" not in os.environ:
+        missing("apache-kafka", "set KAFKA_HOME to an unpacked distribution (needs Java 17): replies are swallowed")
+    with KafkaCluster(Path(os.environ["KAFKA_HOME"]), tmp_path) as cluster:
+        topics = unique_topics(PARTITIONS).model_copy(update={"replication": 3})
+        direct = Settings(kafka=Kafka(bootstrap_servers=cluster.bootstrap_servers), topics=topics)
+        create(direct, wait_s=60)
+        warm_up(cluster, topics)
+        group, node = group_apart(cluster, topics.predictions)
+        first, partition, *_ = led_by(cluster, topics.predictions, node)
+        through = Settings(
+            kafka=Kafka(bootstrap_servers=cluster.detour_servers, producer_options=QUICKLY),
+            topics=topics,
+            worker=Worker(group_id=group, worker_id="one", transaction_timeout_ms=20_000),
+        )
+        consumer = Consumer(worker_config(through))
+        consumer.subscribe([topics.frames])
+        looker = Consumer(
+            {
+                "bootstrap.servers": cluster.bootstrap_servers,
+                "group.id": "looks",
+                "isolation.level": "read_uncommitted",
+            }
+        )
+        try:
+            wait_until(lambda: not consumer.consume(1, 0.1) and bool(consumer.assignment()), "partitions", 60)
+            works = delivery(through, "one", consumer, lambda: False)
+            key = key_of(partition)
+            committed_in_the_end(works, topics.predictions, b"before", key_of(first), (topics.frames, 0))
+
+            def end() -> int:
+                found = looker.get_watermark_offsets(TopicPartition(topics.predictions, partition), 20)
+                assert found is not None
+                return found[1]
+
+            before = end()
+            cluster.proxies[node].half_open()
+            works.produce(topics.predictions, b"again", key)
+            works.answered(topics.frames, 0, 1)
+            wait_until(lambda: end() > before, "the record is written", 20)
+            with pytest.raises(Aborted):
+                works.commit()
+            cluster.proxies[node].mend()
+            committed_in_the_end(works, topics.predictions, b"again", key, (topics.frames, 1))
+            works.close()
+            with reading(direct, topics.predictions) as reader:
+                reader.read_until(lambda: len(reader.messages) >= 2, "both answers", 20)
+                assert sorted(message.value() or b"" for message in reader.messages) == [b"again", b"before"]
+        finally:
+            consumer.close()
+            looker.close()
