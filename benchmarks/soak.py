@@ -43,7 +43,7 @@ _HEAD_START = 2_000
 _SAMPLE_S = 1.0
 _MEGABYTE = 2**20
 #: What the disk holds of each partition: frames until they are read, and of the others what the run may look at.
-_KEPT_BYTES = {"frames": 512, "predictions": 64, "distillation": 256, "dead_letters": 64}
+_KEPT_BYTES = {"frames": 1_024, "predictions": 64, "distillation": 256, "dead_letters": 64}
 #: A broker that looks for what it may delete only every five minutes keeps five minutes more.
 _NODE = {"log.retention.check.interval.ms": 5_000, "log.segment.delete.delay.ms": 1_000}
 
@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--settle", type=float, default=5.0, help="minutes before memory is expected to be flat")
     parser.add_argument("--minutes", type=float, default=10.0, help="minutes after that")
     parser.add_argument("--growth", type=float, default=50.0, help="frames per second by which lag grows")
-    parser.add_argument("--swap-s", type=float, default=10.0, help="seconds between two changes of the heads served")
+    parser.add_argument("--swap-s", type=float, default=5.0, help="seconds between two changes of the heads served")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks")
     options = parser.parse_args()

@@ -11,8 +11,8 @@ import numpy as np
 from confluent_kafka import Producer
 from PIL import Image
 
-#: Shares of what is not an ordinary picture.
-LARGE, MIDDLING, STRIPS, BROKEN = 0.002, 0.03, 0.004, 0.02
+#: Shares of what is not an ordinary picture; large ones are common enough that memory has met their worst soon.
+LARGE, MIDDLING, STRIPS, BROKEN = 0.006, 0.03, 0.006, 0.02
 #: Of the ordinary ones, shares by key: of one of the cameras, of a stream that nobody has seen before, of none.
 _CAMERAS, _FROM_CAMERAS, _FROM_NEW = 64, 0.5, 0.25
 

@@ -140,8 +140,9 @@ Broker: {found.broker}; {found.machine}; seed {found.seed}.
 - The heads in force were changed {found.head_changes} times: closed, opened, pinned to an earlier version.
 - {found.misses_held_back:,} misses were not sent to the trainer since it, or the broker, could not keep up.
 
-The slope is the median over all pairs of readings (Sen 1968). Memory settles late since malloc keeps up to 1 GiB of
-what was freed: a process grows until its largest frames have met on every thread.
+The slope is the median over all pairs of readings (Sen 1968). A single step does not bend it, so look at the plot as
+well. Memory settles late since malloc keeps up to 1 GiB of what was freed: a process grows, by steps of a large frame's
+size, until its largest frames have met on every thread. With a third as many large frames that took over ten minutes.
 """
 
 
