@@ -34,6 +34,21 @@ NOT_COVERED = """\
 - A large model. The one here takes microseconds, which makes the moments at which a fault can strike many and short.
 """
 
+FOUND = """\
+What earlier runs found, and what became of it; each has a test of its own or a setting.
+
+- *Records lost by librdkafka 2.16* (3 dead letters of 1,010,077 frames): a record's reply was lost, its transaction was
+  aborted, and the next record got its sequence number, so that the broker took that for a repetition. The worker now
+  replaces the producer wherever a record of an aborted transaction was not delivered
+  (`tests/faults/test_lost_replies.py`).
+- *Workers that crashed in librdkafka's admin client* when a broker went away: the worker asks by a consumer instead
+  (`tests/faults/test_broker_away.py`).
+- *Ten seconds of standstill after a broker was back*: `reconnect.backoff.max.ms` is 1 s now.
+- *326 s without an answer* after the only broker was killed in the midst of a rebalance: see `max.poll.interval.ms`
+  above.
+- *Readers held up for ever* after a broker that is alone was restarted: see the last section.
+"""
+
 
 def as_json(outcomes: Sequence[Outcome], command: str, date: str) -> dict[str, Any]:
     """Totals of the exactly-once phases first; every phase, every fault and everything counted below."""
@@ -134,6 +149,9 @@ def as_markdown(found: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
             "longest time without an answer on one partition that ended before the next fault struck.",
             "",
             *_ended(outcomes),
+            "## What it has found",
+            "",
+            FOUND,
             "## How to repeat it",
             "",
             "```sh",
