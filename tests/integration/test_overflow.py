@@ -16,6 +16,7 @@ from tests.support.waiting import wait_until
 from tests.support.worker_process import Picture, Reader, WorkerProcess, publish, reading, running_worker
 
 SENT_AT_A_TIME = 100
+SHARE, HELD_BACK = "layercache_distillation_share", "layercache_distillation_held_back_total"
 Position = tuple[int, int]
 
 #: What does not depend on the broker is tested on the one that starts at once.
@@ -99,16 +100,15 @@ def test_a_trainer_that_is_not_there_gets_all_audits_and_few_misses(settings: Se
 
         def share_is_low() -> bool:
             stream.send()
-            return metric(worker, "layercache_distillation_share") <= 0.0625
+            return worker.said("the trainer is behind") and metric(worker, SHARE) <= 0.0625
 
         wait_until(share_is_low, "the share has fallen", 90)
-        assert worker.said("teaching less: the trainer cannot keep up")
         for _ in range(5):
             stream.send()
         records = stream.taught()
-        sampled = [record.header.miss_share for record in records if record.header.miss_share < 1]
-        assert min(sampled) <= 0.0625
-        held_back = metric(worker, 'layercache_distillation_held_back_total{why="trainer"}')
+        assert min(record.header.miss_share for record in records) <= 0.0625
+        # On a busy machine commits may be slow as well, and the producer be the one that is the furthest behind.
+        held_back = sum(metric(worker, f'{HELD_BACK}{{why="{why}"}}') for why in ("trainer", "producer"))
         audits, misses = (positions(records, audits) for audits in (True, False))
         assert held_back == stream.sent - len(audits) - len(misses) > 300
 
@@ -119,7 +119,7 @@ def test_without_heads_fewer_frames_are_audited_while_nobody_learns(settings: Se
 
         def share_is_low() -> bool:
             stream.send()
-            return metric(worker, "layercache_distillation_share") <= 0.0625
+            return metric(worker, SHARE) <= 0.0625
 
         wait_until(share_is_low, "the share has fallen", 90)
         for _ in range(5):
@@ -138,7 +138,7 @@ def test_once_the_trainer_has_caught_up_it_gets_more_again(settings: Settings, t
 
         def share() -> float:
             stream.send()
-            return metric(worker, "layercache_distillation_share")
+            return metric(worker, SHARE)
 
         wait_until(lambda: share() <= 0.25, "the share has fallen", 90)
         trainer = Consumer(
@@ -179,9 +179,9 @@ def test_a_producer_whose_queue_is_full_is_given_fewer_misses(settings: Settings
 
         def held_back() -> float:
             stream.send()
-            return metric(worker, 'layercache_distillation_held_back_total{why="producer"}')
+            return metric(worker, f'{HELD_BACK}{{why="producer"}}')
 
         wait_until(lambda: held_back() > 10, "misses held back for the producer", 120)
         records = stream.taught()
         assert min(record.header.miss_share for record in records) < 1
-        assert metric(worker, 'layercache_distillation_held_back_total{why="trainer"}') == 0
+        assert metric(worker, f'{HELD_BACK}{{why="trainer"}}') == 0
