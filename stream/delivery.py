@@ -55,6 +55,8 @@ _PASSING = frozenset(
 #: Of the calls that are repeated, each.
 CALL_S = 2.0
 _PAUSE_S = 0.1
+#: How often a full queue is asked for room: no report of a record that was delivered ends the wait for it.
+_ROOM_S = 0.005
 
 Headers = Sequence[tuple[str, bytes | None]]
 Result = TypeVar("Result")
@@ -84,6 +86,7 @@ class Delivery(ABC):
         self._time_left = time_left
         self._offsets: dict[tuple[str, int], int] = {}
         self._frames = 0
+        self._waited_s = 0.0
         self._began: float | None = None
         self._broken: str | None = None
         self._aborts = 0
@@ -157,6 +160,11 @@ class Delivery(ABC):
         except (KafkaException, Stuck) as error:
             self._break(f"aborting: {text_of(error)}", fenced=is_fenced(error))
 
+    def waited_s(self) -> float:
+        """For how many seconds records have waited for room in the producer's queue since this was last asked."""
+        waited, self._waited_s = self._waited_s, 0.0
+        return waited
+
     def mend(self) -> None:
         """Makes sure that there is a producer that works; :class:`Aborted` where there cannot be one yet."""
         if self._broken is not None:
@@ -187,11 +195,12 @@ class Delivery(ABC):
         return Deadline(min(self._patience_s, self._time_left()))
 
     def _wait_for_room(self, topic: str, value: bytes | None, key: bytes | None, headers: Headers) -> None:
-        deadline = self._deadline()
+        deadline, began = self._deadline(), time.monotonic()
         while deadline.left() and not self._give_up():
             try:
-                self._producer.poll(min(_PAUSE_S, deadline.left()))
+                self._producer.poll(min(_ROOM_S, deadline.left()))
                 self._producer.produce(topic, value, key, headers=list(headers))
+                self._waited_s += time.monotonic() - began
                 return
             except BufferError:
                 continue

@@ -72,7 +72,7 @@ class Waiting:
     def __init__(self, now: float) -> None:
         self._since = now
         self._commits: list[float] = []
-        self._handing_over_s = 0.0
+        self._for_room_s = 0.0
         self._counted = 0
         self._shortest = self._shortest_before = _PLAIN_COMMIT_S
 
@@ -84,16 +84,16 @@ class Waiting:
         if self._counted == _COMMITS_COMPARED:
             self._shortest_before, self._shortest, self._counted = self._shortest, _PLAIN_COMMIT_S, 0
 
-    def handed_over(self, seconds: float) -> None:
-        """It took so long until the producer's queue had taken in what teaches: it may have been full."""
-        self._handing_over_s += seconds
+    def for_room(self, seconds: float) -> None:
+        """Records waited so long for room in the producer's queue: predictions, too, when what teaches has filled it."""
+        self._for_room_s += seconds
 
     def share(self, now: float) -> float:
         """Of the time since this was last asked."""
         plain = min(self._shortest, self._shortest_before)
-        waited = self._handing_over_s + sum(max(0.0, seconds - plain) for seconds in self._commits)
+        waited = self._for_room_s + sum(max(0.0, seconds - plain) for seconds in self._commits)
         elapsed = now - self._since
-        self._since, self._handing_over_s = now, 0.0
+        self._since, self._for_room_s = now, 0.0
         self._commits.clear()
         return waited / elapsed if elapsed > 0 else 0.0
 

@@ -296,11 +296,9 @@ class Worker:
 
     def _teach(self, batch: MicroBatch, answers: Answers, engine: Engine) -> None:
         kept, share = self._sampler.keeps(batch, answers), self._sampler.share
-        records = list(self._distillation.write(batch, answers, engine, kept, share))
-        began = time.monotonic()
-        for record in records:
+        for record in self._distillation.write(batch, answers, engine, kept, share):
             self._delivery.produce(self._topics.distillation, record, self._predictions.model.encode())
-        self._sampler.waiting.handed_over(time.monotonic() - began)
+        self._sampler.waiting.for_room(self._delivery.waited_s())
 
     def _send_dead_letter(self, frame: Frame, error: DecodeError) -> None:
         if self._throttle.passes(error.reason):

@@ -164,8 +164,11 @@ def test_once_the_trainer_has_caught_up_it_gets_more_again(settings: Settings, t
 
 @one_broker
 def test_a_producer_whose_queue_is_full_is_given_fewer_misses(settings: Settings, tmp_path: Path) -> None:
-    """A queue of one micro-batch's answers: what teaches finds it full each time, and waits for the broker."""
-    narrow = {"queue.buffering.max.messages": settings.worker.max_batch}
+    """A queue of one micro-batch's answers: what teaches finds it full each time, and waits.
+
+    For as long as the producer lingers, so that it is a broker that takes its time, however quick this one is.
+    """
+    narrow = {"queue.buffering.max.messages": settings.worker.max_batch, "linger.ms": 50}
     patient = settings.worker.model_copy(update={"distillation_max_lag_s": 3600.0})
     settings = settings.model_copy(
         update={

@@ -106,7 +106,7 @@ def test_what_commits_take_by_themselves_is_learnt_anew_after_a_few_hundred() ->
 
 def test_a_full_queue_counts() -> None:
     waiting = Waiting(now=10.0)
-    waiting.handed_over(0.3)
+    waiting.for_room(0.3)
     assert waiting.share(now=11.0) == pytest.approx(0.3)
     assert waiting.share(now=12.0) == 0.0
 
