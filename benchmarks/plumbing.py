@@ -39,7 +39,7 @@ from stream.frames import DecodePool
 from stream.garbage import collect_seldom
 from stream.heads_watch import HeadWatch, Serving
 from stream.metrics import Metrics
-from stream.worker import Stop
+from stream.stopping import Stop
 from stream.worker import Worker as WorkerLoop
 from tests.support.kafka_home import KafkaNode
 from tests.support.topics import create_topics

@@ -6,102 +6,50 @@ engine; new heads come from a thread of their own.
 
 import logging
 import math
-import signal
 import socket
-import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
-from types import FrameType
+from collections.abc import Sequence
 
 import numpy as np
-import torch
-from confluent_kafka import Consumer, KafkaError, KafkaException
-from prometheus_client import CollectorRegistry
+from confluent_kafka import Consumer
 
-from early_exit.cuts import CutError, TracedModel, trace
+from early_exit.cuts import TracedModel
 from early_exit.engine import Answers, Engine
-from early_exit.memory import keep_freed_memory
-from early_exit.models import ModelError, load
-from early_exit.store import StoreError, open_store
 from schemas.prediction import FULL
 from schemas.settings import Settings
 from stream.answers import DistillationWriter, MicroBatch, PredictionWriter, prediction_headers
 from stream.batching import MicroBatcher
 from stream.clients import (
     RECORD_SLACK_BYTES,
-    KafkaUnusable,
     long_running,
     poll_budget_s,
-    wait_for_broker,
     worker_config,
 )
 from stream.decode import DecodeError
 from stream.envelope import dead_letter_of, shown
-from stream.fetching_pool import fetching_pool
 from stream.frames import Arrived, Decoded, DecodePool, Frame, all_decoded
-from stream.garbage import collect_seldom
 from stream.heads_watch import ExitGuard, HeadWatch, flops_shares
 from stream.held import HeldBytes
 from stream.intake import Intake
 from stream.metrics import Metrics, distinct
 from stream.overload import LagObjective
 from stream.patience import Aside
-from stream.references import UnusablePrefix
 from stream.sampling import Sampler
+from stream.stopping import Stop
 from stream.throttle import Throttle
 from stream.trainer_watch import trainer_watch
 from stream.transactions import Aborted, Delivery, delivery
 
 log = logging.getLogger(__name__)
 
-OK, FAILED, INTERRUPTED = 0, 1, 130
-
 #: Micro-batches that may be fetched and decoded ahead of the engine.
 LOOKAHEAD = 3
 
 #: How soon an idle worker notices that it shall stop.
 _IDLE_S = 0.1
-#: How long a worker that shall stop waits for a broker that does not answer.
-_STOP_PATIENCE_S = 8.0
 _LAG_EVERY_S = 0.5
-
-
-class Stop:
-    """Whether the worker shall stop, and since when; set by signals."""
-
-    def __init__(self) -> None:
-        self._since: float | None = None
-        self.signal: int | None = None
-
-    def __call__(self) -> bool:
-        return self._since is not None
-
-    def patience_is_over(self) -> bool:
-        """True once stopping has taken so long that a broker which is away is no longer waited for."""
-        return self._since is not None and time.monotonic() - self._since > _STOP_PATIENCE_S
-
-    def set(self, number: int = 0, _: FrameType | None = None) -> None:
-        """As a signal handler."""
-        if self._since is None:
-            self._since = time.monotonic()
-            self.signal = number
-
-    @contextmanager
-    def on_signals(self) -> Iterator[None]:
-        """Sets it on SIGTERM and SIGINT within the block; only in the main thread can that be had."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self.set) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 class Worker:
@@ -357,58 +305,3 @@ class Worker:
         self._gone |= partitions
         self._batcher.drop(lambda one: one.frame.partition in partitions)
         self._held.hold_only(one.frame for one in self._batcher)
-
-
-def run(settings: Settings) -> int:
-    """Runs a worker until SIGTERM (exit code 0) or Ctrl-C (130); 1 where it cannot go on, and the log says why."""
-    stop = Stop()
-    with stop.on_signals():
-        try:
-            _run(settings, stop)
-        except (ModelError, CutError, StoreError, KafkaUnusable, UnusablePrefix, OSError) as error:
-            log.error("%s", error)
-            return FAILED
-        except KafkaException as error:
-            log.error("Kafka: %s", error.args[0].str() if isinstance(error.args[0], KafkaError) else error)
-            return FAILED
-        except Exception:
-            log.exception("the worker failed; what it had not committed will be read again")
-            return FAILED
-    return INTERRUPTED if stop.signal == signal.SIGINT else OK
-
-
-def _run(settings: Settings, stop: Stop) -> None:
-    keep_freed_memory()
-    if settings.worker.torch_threads is not None:
-        torch.set_num_threads(settings.worker.torch_threads)
-    topics = settings.topics
-    metrics = Metrics(CollectorRegistry(), settings.worker.max_batch)
-    if settings.worker.metrics_port is not None:
-        metrics.health.stalled_after_s = settings.worker.stalled_after_s
-        metrics.serve(settings.worker.metrics_port)
-    classifier = load(settings.model)
-    traced = trace(classifier)
-    heads = HeadWatch(
-        open_store(settings.store, classifier.name, classifier.fingerprint),
-        traced,
-        settings.worker.mode,
-        settings.worker.max_batch,
-        settings.promise,
-        on_error=metrics.store_errors.inc,
-        on_refused=metrics.heads_refused.inc,
-    )
-    log.info("model %s, fingerprint %s, on %s", classifier.name, classifier.fingerprint[:12], classifier.device)
-    needed = (topics.frames, topics.predictions, topics.distillation, topics.dead_letters)
-    if not wait_for_broker(settings, stop, needed):
-        return
-    pool = fetching_pool(settings, classifier.preprocessing, partial(metrics.observe, "fetch"))
-    try:
-        heads.start(settings.store.poll_s)
-        worker = Worker(settings, traced, heads, metrics, pool, stop)
-        collect_seldom()
-        log.info("working on %s at %s", topics.frames, settings.kafka.bootstrap_servers)
-        worker.run()
-        log.info("stopped")
-    finally:
-        heads.stop()
-        pool.close()

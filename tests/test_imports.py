@@ -75,7 +75,7 @@ def test_examples_stand_on_their_own(folder: str) -> None:
     [
         ("schemas", "import early_exit", "schemas may not import early_exit"),
         ("schemas", "import torch.nn", "schemas may not import torch"),
-        ("early_exit", "from stream.worker import run", "early_exit may not import stream"),
+        ("early_exit", "from stream.service import run", "early_exit may not import stream"),
         ("early_exit", "def f():\n    import confluent_kafka", "early_exit may not import confluent_kafka"),
         ("stream", "from cache_training import app", "stream may not import cache_training"),
         ("stream", "import importlib\nimportlib.import_module('layercache.cli')", "stream may not import layercache"),

@@ -69,6 +69,6 @@ def command(
         },
     )
     common.end_on_sigterm()
-    from stream.worker import run
+    from stream.service import run
 
     raise typer.Exit(run(settings))

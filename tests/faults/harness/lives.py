@@ -13,7 +13,7 @@ from schemas.settings import Settings
 from tests.support.trainer_process import as_toml
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["layercache.cli.main", "stream.worker", "tests.faults.harness.lives"])
+_PROCESSES.set_forkserver_preload(["layercache.cli.main", "stream.service", "tests.faults.harness.lives"])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,82 @@
+"""A worker as a process: its parts are made from the settings, and its end becomes an exit code."""
+
+import logging
+import signal
+from functools import partial
+
+import torch
+from confluent_kafka import KafkaError, KafkaException
+from prometheus_client import CollectorRegistry
+
+from early_exit.cuts import CutError, trace
+from early_exit.memory import keep_freed_memory
+from early_exit.models import ModelError, load
+from early_exit.store import StoreError, open_store
+from schemas.settings import Settings
+from stream.clients import KafkaUnusable, wait_for_broker
+from stream.fetching_pool import fetching_pool
+from stream.garbage import collect_seldom
+from stream.heads_watch import HeadWatch
+from stream.metrics import Metrics
+from stream.references import UnusablePrefix
+from stream.stopping import Stop
+from stream.worker import Worker
+
+log = logging.getLogger(__name__)
+
+OK, FAILED, INTERRUPTED = 0, 1, 130
+
+
+def run(settings: Settings) -> int:
+    """Runs a worker until SIGTERM (exit code 0) or Ctrl-C (130); 1 where it cannot go on, and the log says why."""
+    stop = Stop()
+    with stop.on_signals():
+        try:
+            _run(settings, stop)
+        except (ModelError, CutError, StoreError, KafkaUnusable, UnusablePrefix, OSError) as error:
+            log.error("%s", error)
+            return FAILED
+        except KafkaException as error:
+            log.error("Kafka: %s", error.args[0].str() if isinstance(error.args[0], KafkaError) else error)
+            return FAILED
+        except Exception:
+            log.exception("the worker failed; what it had not committed will be read again")
+            return FAILED
+    return INTERRUPTED if stop.signal == signal.SIGINT else OK
+
+
+def _run(settings: Settings, stop: Stop) -> None:
+    keep_freed_memory()
+    if settings.worker.torch_threads is not None:
+        torch.set_num_threads(settings.worker.torch_threads)
+    topics = settings.topics
+    metrics = Metrics(CollectorRegistry(), settings.worker.max_batch)
+    if settings.worker.metrics_port is not None:
+        metrics.health.stalled_after_s = settings.worker.stalled_after_s
+        metrics.serve(settings.worker.metrics_port)
+    classifier = load(settings.model)
+    traced = trace(classifier)
+    heads = HeadWatch(
+        open_store(settings.store, classifier.name, classifier.fingerprint),
+        traced,
+        settings.worker.mode,
+        settings.worker.max_batch,
+        settings.promise,
+        on_error=metrics.store_errors.inc,
+        on_refused=metrics.heads_refused.inc,
+    )
+    log.info("model %s, fingerprint %s, on %s", classifier.name, classifier.fingerprint[:12], classifier.device)
+    needed = (topics.frames, topics.predictions, topics.distillation, topics.dead_letters)
+    if not wait_for_broker(settings, stop, needed):
+        return
+    pool = fetching_pool(settings, classifier.preprocessing, partial(metrics.observe, "fetch"))
+    try:
+        heads.start(settings.store.poll_s)
+        worker = Worker(settings, traced, heads, metrics, pool, stop)
+        collect_seldom()
+        log.info("working on %s at %s", topics.frames, settings.kafka.bootstrap_servers)
+        worker.run()
+        log.info("stopped")
+    finally:
+        heads.stop()
+        pool.close()

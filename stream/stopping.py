@@ -1,0 +1,45 @@
+"""Whether a worker shall stop: told by signals, asked by everything that waits."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+#: How long a worker that shall stop waits for a broker that does not answer.
+_STOP_PATIENCE_S = 8.0
+
+
+class Stop:
+    """Whether the worker shall stop, and since when; set by signals."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self.signal: int | None = None
+
+    def __call__(self) -> bool:
+        return self._since is not None
+
+    def patience_is_over(self) -> bool:
+        """True once stopping has taken so long that a broker which is away is no longer waited for."""
+        return self._since is not None and time.monotonic() - self._since > _STOP_PATIENCE_S
+
+    def set(self, number: int = 0, _: FrameType | None = None) -> None:
+        """As a signal handler."""
+        if self._since is None:
+            self._since = time.monotonic()
+            self.signal = number
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Sets it on SIGTERM and SIGINT within the block; only in the main thread can that be had."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.set) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
