@@ -80,7 +80,8 @@ class KafkaNode:
 
     ``stop`` and ``start`` again keep the port and the data: a broker that was away. ``quorum`` are all nodes of its
     cluster, itself included; ``properties`` go beyond or before :data:`PROPERTIES`. One that ``starts_quickly`` takes
-    half the time to start and works more slowly ever after.
+    half the time to start and works more slowly ever after. ``passwords`` are of users it knows from the start (SCRAM),
+    ``client`` the options by which it is asked whether it is up.
     """
 
     def __init__(
@@ -92,8 +93,12 @@ class KafkaNode:
         cluster_id: str = "",
         properties: Mapping[str, object] | None = None,
         starts_quickly: bool = False,
+        passwords: Mapping[str, str] | None = None,
+        client: Mapping[str, str | int | float | bool] | None = None,
     ) -> None:
         self._starts_quickly = starts_quickly
+        self._passwords = passwords or {}
+        self._client = client or {}
         self._home = home
         self._folder = folder
         self.place = place or Place.free(1)
@@ -188,17 +193,22 @@ class KafkaNode:
         else:
             voters = (f"{one.node}@{_HOST}:{one.controller}:{one.directory}" for one in self._quorum)
             controllers = ["--initial-controllers", ",".join(voters)]
+        users = [
+            argument
+            for user, password in self._passwords.items()
+            for argument in ("--add-scram", f"SCRAM-SHA-512=[name={user},password={password}]")
+        ]
         subprocess.run(
             [
                 self._home / "bin" / "kafka-storage.sh", "format", *controllers, "-t", cluster_id,
-                "-c", self._properties,
+                "-c", self._properties, *users,
             ],
             check=True, capture_output=True, env={**os.environ, "LOG_DIR": str(self._folder)},
         )  # fmt: skip
 
     def _wait(self) -> None:
         assert self._process is not None
-        client = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
+        client = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0, **self._client})
         deadline = time.monotonic() + _START_DEADLINE_S
         while True:
             try:
