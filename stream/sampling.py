@@ -85,7 +85,7 @@ class Waiting:
             self._shortest_before, self._shortest, self._counted = self._shortest, _PLAIN_COMMIT_S, 0
 
     def for_room(self, seconds: float) -> None:
-        """Records waited so long for room in the producer's queue: predictions, too, when what teaches has filled it."""
+        """Records waited so long for room in the queue: predictions, too, where what teaches has filled it."""
         self._for_room_s += seconds
 
     def share(self, now: float) -> float:
