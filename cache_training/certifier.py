@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 #: An attempt waits until its window would tolerate this share of the budget: opening early comes first, then going near
 #: the budget, which takes a larger window.
-_FIRST_TOLERANCE, _LATER_TOLERANCE = 0.2, 0.5
+FIRST_TOLERANCE, _LATER_TOLERANCE = 0.2, 0.5
 #: A later attempt must promise to save this much more time than the live version does: relative, and of the whole.
 _WORTHWHILE, _AT_LEAST = 1.05, 0.05
 #: Share of the tolerated risk that tuning aims at: beyond it an attempt tends to fail.
@@ -117,7 +117,7 @@ class Certifier:
         error = errors.normal
         tolerated = max(0, allowed(frames, self._promise.max_disagreement, error)) / frames
         live = self._published.time_saved
-        wanted = _LATER_TOLERANCE if live else _FIRST_TOLERANCE
+        wanted = _LATER_TOLERANCE if live else FIRST_TOLERANCE
         if tolerated < wanted * self._promise.max_disagreement or not self._classes_suffice(frames, error, wanted):
             return False
         choice = choose(scored, self._cut_costs, AIM * tolerated, self._times)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -30,7 +30,7 @@ from schemas.settings import Trainer as TrainerSettings
 log = logging.getLogger(__name__)
 
 #: Fewer tuning audits choose nothing; with fewer than the second number choices are coarse.
-_FEWEST_TUNING, _ENOUGH_TUNING = 100, 300
+FEWEST_TUNING, _ENOUGH_TUNING = 100, 300
 #: Saving this much more of the time counts as progress; after so many rounds without, learning slows down.
 _PROGRESS, _PATIENCE = 0.005, 40
 _SCORE_BATCH = 64
@@ -95,12 +95,14 @@ class OnlineTrainer:
             self.published,
             self.intake,
             self.learner.cut_costs,
-            self._scores,
+            self.scores,
             settings.min_audit_rate,
             make_durable,
             now,
             self.learner.times,
         )
+        #: Hear of every choice among candidates before this trainer's own certifier does: those of other budgets.
+        self.beside: list[Callable[[Sequence[Scored]], object]] = []
         self._make_durable = make_durable
         self._clock = clock
         self._next_choice = 0.0
@@ -203,16 +205,19 @@ class OnlineTrainer:
 
     def _choose(self) -> None:
         """Lets the certifier see what the candidates make of the tuning audits."""
-        fewest = min(_FEWEST_TUNING, self.learner.tuning.capacity)
+        fewest = min(FEWEST_TUNING, self.learner.tuning.capacity)
         if len(self.learner.tuning) < fewest or not self.learner.views_made:
             return
-        scored = self._scored_candidates()
+        scored = self.scored_candidates()
         budget = self.published.promise.max_disagreement
         self._note_progress(choose(scored, self.learner.cut_costs, 0.5 * budget, self.learner.times))
         self.learner.focus(worths(scored, self.learner.cut_costs, 0.5 * budget, self.learner.times))
+        for consider in self.beside:
+            consider(scored)
         self.certifier.consider(scored)
 
-    def _scored_candidates(self) -> list[Scored]:
+    def scored_candidates(self) -> list[Scored]:
+        """What the candidates make of the tuning audits, of which there must be some."""
         rows = torch.arange(len(self.learner.tuning))
         labels = self.learner.tuning.logits(rows).argmax(1).numpy()
         return [
@@ -226,10 +231,10 @@ class OnlineTrainer:
         self._rounds_without_gain = 0 if saved > self._best_seen + _PROGRESS else self._rounds_without_gain + 1
         self._best_seen = max(self._best_seen, saved)
 
-    def _scores(
+    def scores(
         self, manifest: Manifest, tensors: dict[str, Tensor], frames: Frames
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """By the very engine that will serve, with the heads as they are stored."""
+        """Every exit's score and label, ``[N, exits]``, by the very engine that will serve, with stored heads."""
         engine = Engine(self.traced, load_heads(manifest, tensors, self.traced))
         parts = [engine.score(part) for part in torch.from_numpy(frames.inputs).split(_SCORE_BATCH)]
         return np.concatenate([scores for scores, _ in parts]), np.concatenate([labels for _, labels in parts])

@@ -1,13 +1,14 @@
 """Where published frames come from: a folder or a zip of pictures, a video file, a webcam; one picture at a time."""
 
+import copy
 import os
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 from urllib.parse import quote
 
 if TYPE_CHECKING:
@@ -94,7 +95,21 @@ def open_source(text: str, max_bytes: int) -> Source:
     return Video(path)
 
 
-class Folder:
+class Files:
+    """Pictures with names that are known beforehand."""
+
+    names: Sequence[str]
+    """Paths relative to the source, in the order of a pass over it."""
+    total: int
+
+    def in_order(self, names: Sequence[str]) -> Self:
+        """The same source with these of its pictures, in this order."""
+        other = copy.copy(self)
+        other.names, other.total = tuple(names), len(names)
+        return other
+
+
+class Folder(Files):
     """The pictures of a folder and the folders in it, sorted by their path; hidden ones are left out."""
 
     key = None
@@ -103,14 +118,14 @@ class Folder:
     def __init__(self, path: Path, max_bytes: int, names: tuple[str, ...] | None = None) -> None:
         self._path = path
         self._max_bytes = max_bytes
-        self._names = _pictures_below(path) if names is None else names
+        self.names = _pictures_below(path) if names is None else names
         self.uri = _uri(path)
-        self.total = len(self._names)
-        if not self._names:
+        self.total = len(self.names)
+        if not self.names:
             raise SourceError(_nothing_in(path))
 
     def pictures(self) -> Iterator[Picture | Skipped]:
-        for name in self._names:
+        for name in self.names:
             path = self._path / name
             shown = _text(name)
             try:
@@ -125,7 +140,7 @@ class Folder:
             yield Picture(shown, value, CONTENT_TYPES[path.suffix.lower()])
 
 
-class Zip:
+class Zip(Files):
     """The pictures of a zip archive, sorted by their path; hidden ones are left out."""
 
     key = None
@@ -139,15 +154,15 @@ class Zip:
                 names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
         except (OSError, zipfile.BadZipFile) as error:
             raise SourceError(f"{path}: not a zip archive that can be read: {error}") from error
-        self._names = sorted(name for name in names if is_picture(PurePosixPath(name)))
+        self.names = sorted(name for name in names if is_picture(PurePosixPath(name)))
         self.uri = _uri(path)
-        self.total = len(self._names)
-        if not self._names:
+        self.total = len(self.names)
+        if not self.names:
             raise SourceError(_nothing_in(path))
 
     def pictures(self) -> Iterator[Picture | Skipped]:
         with zipfile.ZipFile(self._path) as archive:
-            for name in self._names:
+            for name in self.names:
                 yield self._read(archive, name)
 
     def _read(self, archive: zipfile.ZipFile, name: str) -> Picture | Skipped:

@@ -36,9 +36,24 @@ def run(
 
     Where no version was published both sides run the plain model. ``report`` hears the share that is done.
     """
-    torch.set_num_threads(settings.worker.torch_threads or torch.get_num_threads())
     frames = [_frame(settings.topics.frames, pictures, answer) for answer in answers]
-    with_exits, closed = _live_engine(traced, store), Engine(traced)
+    return against_closed(settings, _live_engine(traced, store), frames, report)
+
+
+def against_closed(
+    settings: Settings,
+    with_exits: Engine,
+    frames: Sequence[Frame],
+    report: Callable[[float], None] = lambda done: None,
+    patience_s: float = _PATIENCE_S,
+) -> Race:
+    """``with_exits`` against the same model without exits, over frames of one topic; audits are drawn at its rate.
+
+    After ``patience_s`` seconds no further round begins, once there are enough for a median.
+    """
+    torch.set_num_threads(settings.worker.torch_threads or torch.get_num_threads())
+    traced = with_exits.traced
+    closed = Engine(traced)
     rounds: list[Round] = []
     began = time.monotonic()
     with OfflineWorker(traced, settings.worker, settings.topics.max_record_bytes) as worker:
@@ -47,7 +62,7 @@ def run(
         while len(rounds) < _ROUNDS:
             rounds.append(_round(_fps(worker, with_exits, frames), _fps(worker, closed, frames)))
             report(len(rounds) / _ROUNDS)
-            if len(rounds) >= _FEWEST_ROUNDS and time.monotonic() - began > _PATIENCE_S:
+            if len(rounds) >= _FEWEST_ROUNDS and time.monotonic() - began > patience_s:
                 break
     return Race(
         frames=len(frames),
