@@ -11,8 +11,10 @@ from typing import Any
 
 import faust
 import torch
+from aiohttp.web import Response
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from cache_training.credentials import credentials
 from cache_training.state import Checkpoints
@@ -193,6 +195,10 @@ def build_app(settings: Settings, thread: TrainingThread) -> faust.App:
             await asyncio.sleep(0.2)
         if thread.failure is not None:
             raise RuntimeError("the trainer failed") from thread.failure
+
+    @app.page("/metrics")  # type: ignore[arg-type]  # the answer is of the driver's own type
+    async def metrics(_: Any, __: Any) -> Response:
+        return Response(body=generate_latest(thread.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     @app.on_before_shutdown.connect
     async def finish(*_: Any, **__: Any) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable
 
 import torch
 
+from cache_training.metrics import TrainerMetrics
 from cache_training.state import Checkpoints
 from cache_training.trainer import OnlineTrainer, Progress
 from early_exit.store import StoreError
@@ -59,6 +60,7 @@ class TrainingThread(threading.Thread):
     def __init__(self, trainer: OnlineTrainer, checkpoints: Checkpoints, checkpoint_s: float, threads: int) -> None:
         super().__init__(name="training", daemon=True)
         self.inbox = Inbox(_INBOX_RECORDS)
+        self.metrics = TrainerMetrics()
         self.failure: BaseException | None = None
         self.acknowledge: Callable[[dict[Hashable, int]], None] = lambda offsets: None
         self._trainer = trainer
@@ -91,6 +93,7 @@ class TrainingThread(threading.Thread):
         began = time.monotonic()
         self._checkpoints.save(*self._trainer.snapshot())
         self.acknowledge(dict(self._offsets))
+        self.metrics.checkpointed()
         spent = time.monotonic() - began
         self._next_checkpoint = time.monotonic() + max(self._checkpoint_s, spent / _CHECKPOINT_SHARE)
 
@@ -108,12 +111,14 @@ class TrainingThread(threading.Thread):
             if time.monotonic() >= self._next_checkpoint:
                 self.checkpoint()
             self._report()
+            self.metrics.turned()
             if self._troubled:
                 log.info("the trainer goes on")
             self._troubled = False
             self._rest(rest)
         except (StoreError, OSError) as error:
             # Storage that is away comes back: nothing is acknowledged until then, so nothing is lost by waiting.
+            self.metrics.storage_errors.inc()
             if not self._troubled:
                 log.error("%s; trying again", error)
             self._troubled = True
@@ -146,6 +151,7 @@ class TrainingThread(threading.Thread):
         if time.monotonic() >= self._next_report:
             self._next_report = time.monotonic() + _REPORT_S
             at = self._trainer.progress()
+            self.metrics.show(at, self._trainer.live)
             log.info(
                 "%d audits (%d for tuning, %d wait for certification), %d misses, %d views, %d attempts, "
                 "live %s saves %.0f %% of time; own passes gave %d of them another label than the worker's",

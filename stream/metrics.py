@@ -2,19 +2,21 @@
 
 import logging
 from collections import Counter as Tally
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
 from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from schemas.settings import Promise
 from stream.health import Health, serve
 from stream.histogram import BatchHistogram
 
 log = logging.getLogger(__name__)
 
+_LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _STAGE_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 #: Classes that are counted by name, the first ones met: Prometheus keeps a series for each, and models have thousands.
 _MAX_CLASSES = 200
@@ -27,6 +29,7 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry, max_batch: int) -> None:
         self.registry = registry
         self.health = Health()
+        ProcessCollector(registry=registry)  # memory and processor time
         self.frames = Counter("layercache_frames", "Frames answered, by exit.", ["exit"], registry=registry)
         self.audits = Counter("layercache_audits", "Frames audited.", registry=registry)
         self.disagreements = Counter(
@@ -45,6 +48,12 @@ class Metrics:
             registry=registry,
         )
         self._named_classes: set[int] = set()
+        self._budget = Gauge(
+            "layercache_max_disagreement",
+            "How often exits may answer otherwise than the full model: on normal days, and under overload.",
+            ["budget"],
+            registry=registry,
+        )
         self.dead_letters = Counter(
             "layercache_dead_letters", "Frames that could not be answered.", ["reason"], registry=registry
         )
@@ -59,6 +68,13 @@ class Metrics:
             "Time by stage: decode and wait per frame; inference, produce and commit per batch or transaction.",
             "stage",
             _STAGE_BUCKETS,
+            registry,
+        )
+        self._latency = BatchHistogram(
+            "layercache_latency_seconds",
+            "From a frame's timestamp to its prediction, by the budget that its exits were open for.",
+            "budget",
+            _LATENCY_BUCKETS,
             registry,
         )
         self.lag = Gauge(
@@ -104,6 +120,10 @@ class Metrics:
         """Time spent in a stage, once or several times."""
         self._stages.observe(stage, seconds)
 
+    def observe_latency(self, budget: str, timestamps_ms: Iterable[int], predicted_ms: int) -> None:
+        """Frames of these timestamps (0: none) were answered; a publisher's clock that is ahead counts as no time."""
+        self._latency.observe(budget, [max(0, predicted_ms - at) / 1000 for at in timestamps_ms if at])
+
     def stage(self, name: str) -> "Stopwatch":
         """Times a ``with`` block."""
         return Stopwatch(self, name)
@@ -132,6 +152,12 @@ class Metrics:
         self.overload.set(overloaded)
         self.overload_frames.inc(frames if overloaded else 0)
         self.overload_closed.set(closed)
+
+    def show_promise(self, promise: Promise) -> None:
+        """The budgets, for whoever compares disagreements with them."""
+        self._budget.labels("normal").set(promise.max_disagreement)
+        if promise.overload_max_disagreement is not None:
+            self._budget.labels("overload").set(promise.overload_max_disagreement)
 
     def show_heads(self, version: str | None) -> None:
         """Which version of heads is in force."""

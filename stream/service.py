@@ -51,6 +51,7 @@ def _run(settings: Settings, stop: Stop) -> None:
         torch.set_num_threads(settings.worker.torch_threads)
     topics = settings.topics
     metrics = Metrics(CollectorRegistry(), settings.worker.max_batch)
+    metrics.show_promise(settings.promise)
     if settings.worker.metrics_port is not None:
         metrics.health.stalled_after_s = settings.worker.stalled_after_s
         metrics.serve(settings.worker.metrics_port)

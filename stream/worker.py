@@ -217,6 +217,7 @@ class Worker:
             keys = (frame.key for frame in frames)
             self._delivery.produce_all(self._topics.predictions, values, keys, map(prediction_headers, frames))
             self._teach(batch, answers, engine)
+        self._metrics.observe_latency(engine.budget, (frame.timestamp_ms for frame in frames), predicted_ms)
         self._count(batch, answers, engine)
 
     def _duties(self) -> float:

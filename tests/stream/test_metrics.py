@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from schemas.settings import Promise
 from stream.metrics import Metrics, distinct
 
 
@@ -45,3 +46,30 @@ def test_what_a_thousand_classes_add_is_bounded_and_nothing_is_lost(metrics: Met
 def test_classes_of_one_name_are_told_apart() -> None:
     assert distinct(["crane", "drake", "crane"]) == ("crane (0)", "drake", "crane (2)")
     assert distinct(["cat", "dog"]) == ("cat", "dog")
+
+
+def test_latency_is_told_by_budget_and_counts_frames_without_a_timestamp_as_unknown(metrics: Metrics) -> None:
+    metrics.observe_latency("normal", [9_000, 0, 9_960, 10_500], predicted_ms=10_000)  # the last: a clock that is ahead
+    metrics.observe_latency("overload", [4_000], predicted_ms=10_000)
+
+    def latency(name: str, **labels: str) -> float | None:
+        return metrics.registry.get_sample_value(f"layercache_latency_seconds_{name}", labels)
+
+    assert [latency("bucket", budget="normal", le=le) for le in ("0.005", "0.05", "0.5", "1.0", "+Inf")] == [
+        1,
+        2,
+        2,
+        3,
+        3,
+    ]
+    assert (latency("sum", budget="normal"), latency("sum", budget="overload")) == (1.04, 6.0)
+
+
+@pytest.mark.parametrize(("overload", "told"), [(None, None), (0.05, 0.05)])
+def test_the_budgets_are_told_to_whoever_compares_with_them(
+    metrics: Metrics, overload: float | None, told: float | None
+) -> None:
+    metrics.show_promise(Promise(max_disagreement=0.02, overload_max_disagreement=overload))
+    name = "layercache_max_disagreement"
+    assert metrics.registry.get_sample_value(name, {"budget": "normal"}) == 0.02
+    assert metrics.registry.get_sample_value(name, {"budget": "overload"}) == told
