@@ -55,11 +55,21 @@ def _size(arrived: Arrived) -> int:
 
 
 class TrainingThread(threading.Thread):
-    """Drains the inbox into the trainer, lets it work, writes checkpoints; everything here is off the event loop."""
+    """Drains the inbox into the trainer, lets it work, writes checkpoints; everything here is off the event loop.
 
-    def __init__(self, trainer: OnlineTrainer, checkpoints: Checkpoints, checkpoint_s: float, threads: int) -> None:
+    Without ``checkpoints`` nothing outlives the process but what is published. ``threads`` are torch's, here alone.
+    """
+
+    def __init__(
+        self,
+        trainer: OnlineTrainer,
+        checkpoints: Checkpoints | None,
+        checkpoint_s: float,
+        threads: int,
+        inbox_records: int = _INBOX_RECORDS,
+    ) -> None:
         super().__init__(name="training", daemon=True)
-        self.inbox = Inbox(_INBOX_RECORDS)
+        self.inbox = Inbox(inbox_records)
         self.metrics = TrainerMetrics()
         self.failure: BaseException | None = None
         self.acknowledge: Callable[[dict[Hashable, int]], None] = lambda offsets: None
@@ -74,7 +84,7 @@ class TrainingThread(threading.Thread):
         self._troubled = False
 
     def run(self) -> None:
-        torch.set_num_threads(self._threads)
+        _limit_this_thread(self._threads)
         try:
             while not self._stopping.is_set():
                 self._turn()
@@ -91,11 +101,17 @@ class TrainingThread(threading.Thread):
     def checkpoint(self) -> None:
         """Writes what has been learnt, then acknowledges the records that taught it. Raises ``OSError``."""
         began = time.monotonic()
-        self._checkpoints.save(*self._trainer.snapshot())
+        if self._checkpoints is not None:
+            self._checkpoints.save(*self._trainer.snapshot())
         self.acknowledge(dict(self._offsets))
         self.metrics.checkpointed()
         spent = time.monotonic() - began
         self._next_checkpoint = time.monotonic() + max(self._checkpoint_s, spent / _CHECKPOINT_SHARE)
+
+    def checkpoint_if_due(self) -> None:
+        """:meth:`checkpoint`, once ``checkpoint_s`` seconds have passed since the last."""
+        if time.monotonic() >= self._next_checkpoint:
+            self.checkpoint()
 
     def _finish(self) -> None:
         try:
@@ -108,8 +124,7 @@ class TrainingThread(threading.Thread):
         try:
             self._drain()
             rest = self._trainer.work()
-            if time.monotonic() >= self._next_checkpoint:
-                self.checkpoint()
+            self.checkpoint_if_due()
             self._report()
             self.metrics.turned()
             if self._troubled:
@@ -135,7 +150,7 @@ class TrainingThread(threading.Thread):
                 continue
 
     def _drain(self) -> None:
-        for _ in range(_INBOX_RECORDS):
+        for _ in range(self.inbox.maxsize):
             try:
                 self._take(self.inbox.get_nowait())
             except queue.Empty:
@@ -161,6 +176,18 @@ class TrainingThread(threading.Thread):
             )  # fmt: skip
             if at.worst_classes:
                 log.info("audits of the live version disagree most with the full model's %s", _worst(at))
+
+
+def _limit_this_thread(threads: int) -> None:
+    """Lets torch use so many threads for what this thread does, and leaves others alone.
+
+    ``torch.set_num_threads`` also sets what threads get that first use torch later on: another one puts that back.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    putting_back = threading.Thread(target=torch.set_num_threads, args=(before,))
+    putting_back.start()
+    putting_back.join()
 
 
 def _worst(at: Progress) -> str:

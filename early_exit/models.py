@@ -1,15 +1,16 @@
 """The pretrained model: built, given its weights, put where it shall run, and told apart from every other."""
 
+import copy
 import difflib
 import hashlib
 import importlib.util
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torchvision.models
@@ -22,7 +23,7 @@ from early_exit.preprocessing import Preprocessing
 from early_exit.weights import ModelError, load_weights, weights_file
 from schemas import settings as settings_schema
 
-__all__ = ["Classifier", "ModelError", "PickLogits", "load", "load_weights"]
+__all__ = ["Classifier", "ModelError", "PickLogits", "load", "load_weights", "of_module"]
 
 log = logging.getLogger(__name__)
 
@@ -112,20 +113,59 @@ def load(settings: settings_schema.Model) -> Classifier:
             f"no preprocessing known for {settings.spec}: write a TOML file"
             f"{_beside(settings)}, or name one with --metadata, with\n{metadata.EXAMPLE}"
         )
-    module = module.float().eval().requires_grad_(False)
-    module, classes = _dry_run(module, known.preprocessing, settings.spec)
-    names = known.classes or tuple(f"class {index}" for index in range(classes))
-    if len(names) != classes:
+    return _finished(
+        module, known.preprocessing, known.classes, known.name or settings.spec, settings.spec, device, dtype
+    )
+
+
+def of_module(
+    module: nn.Module,
+    preprocessing: Preprocessing,
+    classes: Sequence[str] | None = None,
+    *,
+    name: str = "model",
+    device: str = "cpu",
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+) -> Classifier:
+    """A classifier by a module that is in memory already, in the order of whose logits ``classes`` are named.
+
+    The module is copied: neither is it changed, nor does what becomes of it later change the classifier. ``name`` is
+    for people, and part of where its heads are stored. Raises :class:`ModelError` where the module does not run on
+    such pictures, or returns other than logits for them.
+
+    >>> grey = Preprocessing(size=(8, 8), mean=(0.5,), std=(0.5,))
+    >>> classifier = of_module(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), grey, ["cat", "dog"], name="pets")
+    >>> classifier.name, classifier.classes, classifier.module.training
+    ('pets', ('cat', 'dog'), False)
+    """
+    names = None if classes is None else tuple(classes)
+    return _finished(copy.deepcopy(module), preprocessing, names, name, name, _device(device), _dtype(dtype))
+
+
+def _finished(
+    module: nn.Module,
+    preprocessing: Preprocessing,
+    classes: tuple[str, ...] | None,
+    name: str,
+    spec: str,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Classifier:
+    """The module, put where it shall run, tried out and told apart from others; ``spec`` is for what goes wrong."""
+    module = module.to("cpu").float().eval().requires_grad_(False)
+    module, count = _dry_run(module, preprocessing, spec)
+    names = classes or tuple(f"class {index}" for index in range(count))
+    if len(names) != count:
         raise ModelError(
-            f"{settings.spec} gives {classes} logits but {len(names)} class names are known; "
-            "list the classes in the metadata TOML, in the order of the logits, and give weights that fit them"
+            f"{spec} gives {count} logits but {len(names)} class names are known; "
+            "list the classes (in the metadata TOML), in the order of the logits, and give weights that fit them"
         )
-    identity = fingerprint(module, known.preprocessing)
+    identity = fingerprint(module, preprocessing)
     try:
         module = module.to(device, dtype)
     except RuntimeError as error:  # out of memory, above all
-        raise ModelError(f"cannot put {settings.spec} on {device}: {error}") from error
-    return Classifier(module, known.preprocessing, names, known.name or settings.spec, identity, device, dtype)
+        raise ModelError(f"cannot put {spec} on {device}: {error}") from error
+    return Classifier(module, preprocessing, names, name, identity, device, dtype)
 
 
 def _beside(settings: settings_schema.Model) -> str:

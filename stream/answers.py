@@ -128,11 +128,24 @@ class DistillationWriter:
         ``kept``, bool ``[M]``: which of the M full-path frames are in a sample of ``miss_share``, where the misses are
         sampled. Audits are written all the same.
         """
+        record = self.record(batch, answers, engine, kept, miss_share)
+        if record is not None:
+            yield from record.encode_within(self._max_bytes)
+
+    def record(
+        self,
+        batch: MicroBatch,
+        answers: Answers,
+        engine: Engine,
+        kept: npt.NDArray[np.bool_] | None = None,
+        miss_share: float = 1.0,
+    ) -> DistillationBatch | None:
+        """The same as one record, for a trainer in this process; None where every frame left early."""
         misses = batch.misses(answers)
         taught = batch.audits[answers.full_rows] | (misses if kept is None else misses & kept)
         rows = answers.full_rows[taught]
         if not len(rows):
-            return
+            return None
         frames = [batch.frames[row] for row in rows]
         header = DistillationHeader(
             model=self._model,
@@ -145,7 +158,7 @@ class DistillationWriter:
             exits=engine.exits,
             segment_ms=engine.segment_ms(),
         )
-        yield from DistillationBatch(
+        return DistillationBatch(
             header=header,
             inputs=batch.pictures.numpy()[rows],
             logits=answers.logits[taught],
@@ -157,4 +170,4 @@ class DistillationWriter:
             offset=np.array([frame.offset for frame in frames], np.int64),
             timestamp_ms=np.array([frame.timestamp_ms for frame in frames], np.int64),
             key_hash=np.array([key_hash(frame.key) for frame in frames], np.int64),
-        ).encode_within(self._max_bytes)
+        )

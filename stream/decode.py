@@ -100,12 +100,21 @@ def _png(value: bytes) -> Tensor:
     """By Pillow: torchvision 0.29's decoder ends the process with a segmentation fault on some damaged PNGs."""
     _check_png_chunks(value)
     with PIL.Image.open(io.BytesIO(value), formats=("PNG",)) as opened:
-        picture = PIL.ImageOps.exif_transpose(opened)
-        if picture.mode.startswith("I"):  # 16 bits of grey
-            pixels = (np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8)
-        else:
-            pixels = np.array(picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB"))
-    return _channels_first(pixels)
+        return from_pillow(opened)
+
+
+def from_pillow(image: PIL.Image.Image) -> Tensor:
+    """A picture of Pillow's, turned as its EXIF says: uint8 ``[1, H, W]`` for grey, else ``[3, H, W]``.
+
+    >>> from_pillow(PIL.Image.new("RGBA", (4, 2))).shape
+    torch.Size([3, 2, 4])
+    """
+    picture = PIL.ImageOps.exif_transpose(image)
+    if picture.mode.startswith("I"):  # 16 bits of grey
+        pixels = (np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8)
+    else:
+        pixels = np.array(picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB"))
+    return channels_first(pixels)
 
 
 def _check_png_chunks(value: bytes) -> None:
@@ -139,7 +148,7 @@ def _array(value: bytes, preprocessing: Preprocessing, limits: Limits) -> Tensor
     if expected != found:
         raise DecodeError(Reason.CORRUPT, f"an .npy of shape {shape} with {found:,} bytes of values, not {expected:,}")
     flat = np.frombuffer(bytearray(value[header.start :]), np.uint8)
-    return _channels_first(flat.reshape(shape, order="F" if header.fortran_order else "C"))
+    return channels_first(flat.reshape(shape, order="F" if header.fortran_order else "C"))
 
 
 def _check_size(height: int, width: int, preprocessing: Preprocessing, limits: Limits) -> None:
@@ -160,6 +169,7 @@ def _check_size(height: int, width: int, preprocessing: Preprocessing, limits: L
             )
 
 
-def _channels_first(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Tensor:
+def channels_first(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Tensor:
+    """uint8 ``[C, H, W]`` of H x W or H x W x C; shares its memory."""
     picture = torch.from_numpy(pixels)
     return picture[None] if picture.ndim == 2 else picture.permute(2, 0, 1)

@@ -64,7 +64,7 @@ class Serving:
 class HeadWatch:
     """Keeps :attr:`serving` at what the store says is live. One attribute is swapped; nobody waits for anything.
 
-    :meth:`look` is one look; :meth:`start` looks again and again in a thread.
+    :meth:`look` is one look, by one thread at a time; :meth:`start` looks again and again in a thread.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class HeadWatch:
         self._trouble: str | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._looking = threading.Lock()
         full = Engine(traced, None, mode)
         full.warm_up(max_batch)
         self._full = Serving(full, full, promise.max_disagreement)
@@ -107,6 +108,10 @@ class HeadWatch:
 
     def look(self) -> bool:
         """Asks the store once and takes up what it says; False where that failed and what was served still is."""
+        with self._looking:
+            return self._look()
+
+    def _look(self) -> bool:
         try:
             live = self._store.live()
             version = live.version or (self._store.latest() if live.closed else None)
