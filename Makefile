@@ -13,6 +13,7 @@ TEST_PROCESSES ?= 2
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 FAULTS_ARGS ?=
+DOCS ?= build
 LAYERCACHE_DATA ?= ../shared/data
 
 VENV := .venv
@@ -20,7 +21,7 @@ BIN := $(VENV)/bin
 # Several processes share the machine: threads of torch that wait for each other cost more than they bring.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test slow faults fuzz lint types check format bench-paper bench-pipeline bench-scaling soak clean
+.PHONY: demo test slow faults fuzz lint types check format bench-paper bench-pipeline bench-scaling soak docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -37,6 +38,7 @@ help:
 	@echo "make bench-pipeline beside Faust, Quix Streams and bytewax, with KAFKA_HOME; BENCH_ARGS=--quick: six minutes"
 	@echo "make bench-scaling  1, 2 and 4 workers on as many partitions, with KAFKA_HOME"
 	@echo "make soak    15 minutes of more than a worker can take: is memory flat? KAFKA_HOME; BENCH_ARGS=\"--minutes 2\""
+	@echo "make docs    the documentation's site, into site/; make docs DOCS=serve shows it at localhost:8000 and follows changes"
 	@echo "make clean   removes .venv and everything made here"
 
 demo: $(VENV)/.demo
@@ -80,8 +82,11 @@ bench-scaling: $(VENV)/.dev
 soak: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.soak $(BENCH_ARGS)
 
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs $(DOCS)
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-report .demo .peers
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-report .demo .peers
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One environment; a stamp for each set of packages that is in it, outdated when pyproject.toml changes.

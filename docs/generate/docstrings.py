@@ -1,0 +1,46 @@
+"""Docstrings as mkdocstrings shows them: ours are plain sentences with Sphinx's roles, and examples for doctest."""
+
+import doctest
+import re
+
+from griffe import Extension, Object
+
+_ROLE = re.compile(r":[a-z:]+:`~?([^`]+)`")
+_DOUBLE = re.compile(r"``([^`]+)``")
+
+
+def as_markdown(text: str) -> str:
+    """A docstring's text as Markdown: its examples in fences, its roles as code.
+
+    >>> print(as_markdown("Like :meth:`live`.\\n\\n>>> 1 + 1\\n2"))
+    Like `live`.
+    <BLANKLINE>
+    ```pycon
+    >>> 1 + 1
+    2
+    ```
+    """
+    parts = []
+    for part in doctest.DocTestParser().parse(text):
+        if isinstance(part, str):
+            prose = _DOUBLE.sub(r"`\1`", _ROLE.sub(r"`\1`", part))
+            # "as follows::" announces a block of code in Sphinx's markup; Markdown goes by the indentation.
+            parts.append(re.sub(r"::$", ":", prose, flags=re.MULTILINE))
+        else:
+            lines = part.source.rstrip("\n").splitlines()
+            shown = "\n".join(f"{'>>>' if first else '...'} {line}" for first, line in _numbered(lines))
+            parts.append(f"```pycon\n{shown}\n{part.want}```\n")
+    return "".join(parts).replace("```\n```pycon\n", "").rstrip("\n")
+
+
+def _numbered(lines: list[str]) -> list[tuple[bool, str]]:
+    return [(number == 0, line) for number, line in enumerate(lines)]
+
+
+class MarkdownDocstrings(Extension):
+    """For mkdocstrings' ``extensions``."""
+
+    def on_object(self, *, obj: Object, **_: object) -> None:
+        """Rewrites what an object says of itself."""
+        if obj.docstring is not None:
+            obj.docstring.value = as_markdown(obj.docstring.value)
