@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -22,12 +22,12 @@ _OFFSETS_S = 10.0
 
 def follow(
     settings: Settings,
-    topic: str,
+    topic: str | Sequence[str],
     stop: threading.Event,
     from_beginning: bool = False,
     ready: Callable[[int], None] = lambda partitions: None,
 ) -> Iterator[Message | None]:
-    """The committed records of ``topic``, as they come; None whenever there was none for a moment.
+    """The committed records of a topic or several, as they come; None whenever there was none for a moment.
 
     Starts at the end or the beginning; calls ``ready`` with the number of partitions once every later record is sure to
     be seen. Joins no group, so nobody else gets fewer records. Ends when ``stop`` is set.
@@ -35,14 +35,17 @@ def follow(
     Raises :class:`KafkaUnusable` where the broker cannot be reached or has no such topic.
     """
     troubles = Troubles()
+    topics = [topic] if isinstance(topic, str) else topic
     # Assigned by hand, the group is only a name that the client asks for.
     consumer = connect(Consumer, consumer_config(settings, "layercache-watch"), troubles)
     try:
         metadata = cluster(consumer, settings, troubles, stop.is_set)
         if metadata is None:
             return
-        partitions = partitions_of(metadata, topic, settings)
-        consumer.assign([_start(consumer, TopicPartition(topic, number), from_beginning) for number in partitions])
+        partitions = [
+            TopicPartition(name, number) for name in topics for number in partitions_of(metadata, name, settings)
+        ]
+        consumer.assign([_start(consumer, partition, from_beginning) for partition in partitions])
         ready(len(partitions))
         while not stop.is_set():
             message = consumer.poll(_POLL_S)
@@ -50,7 +53,7 @@ def follow(
             if error is not None:
                 # No group is joined, and yet the client asks for its coordinator; who may not is still shown records.
                 if is_hopeless(error) and error.code() != KafkaError.GROUP_AUTHORIZATION_FAILED:
-                    raise KafkaUnusable(f"{topic} cannot be read: {told(error)}")
+                    raise KafkaUnusable(f"{' and '.join(topics)} cannot be read: {told(error)}")
                 message = None  # the client tries again by itself
             yield message
     finally:
