@@ -1,0 +1,125 @@
+"""The five numbers that matter, each with its last quarter of an hour."""
+
+from collections.abc import Callable, Sequence
+
+from nicegui.element import Element
+
+from layercache.dashboard import state
+from layercache.dashboard.cards.parts import Part, box, text
+from layercache.dashboard.words import NOTHING, count, milliseconds, percent, plural, rate
+
+_WIDTH, _HEIGHT = 120, 28
+
+
+class Figures:
+    """Hit rate, time saved, disagreement, frames a second, lag."""
+
+    def __init__(self) -> None:
+        with box("div", "lc-figures"):
+            self._tiles = [_Tile(name, say, line) for name, say, line in _TILES]
+
+    def update(self, snapshot: state.Snapshot) -> None:
+        """Shows the numbers."""
+        for tile in self._tiles:
+            tile.update(snapshot)
+
+
+class _Tile:
+    def __init__(
+        self,
+        name: str,
+        say: Callable[[state.Snapshot], tuple[str, str, str]],
+        line: Callable[[state.Point], float | None] | None,
+    ) -> None:
+        self._say, self._line = say, line
+        with box("section", "lc-card lc-figure", aria_label=name):
+            text(name, "h2")
+            with box("p", "lc-number"):
+                self._value = text("", "span")
+                self._unit = text("", "small")
+            self._detail = text("", "p", "lc-hint")
+            self._spark = Part(box("div", "lc-spark", aria_hidden="true"), _draw_spark)
+
+    def update(self, snapshot: state.Snapshot) -> None:
+        self._value.text, self._unit.text, self._detail.text = self._say(snapshot)
+        if self._line is not None:
+            self._spark.show(path([self._line(point) for point in snapshot.recent.points]))
+
+
+def path(values: Sequence[float | None], width: int = _WIDTH, height: int = _HEIGHT) -> str:
+    """An SVG path through the values, from nought at the bottom to the largest at the top; a gap for each None.
+
+    >>> path([0.0, 2.0, None, 1.0, 1.0], width=40, height=10)
+    'M0 10L10 0M30 5L40 5'
+    """
+    top = max((value for value in values if value is not None), default=0.0) or 1.0
+    step = width / max(1, len(values) - 1)
+    drawn, is_gap = [], True
+    for index, value in enumerate(values):
+        if value is not None:
+            drawn.append(f"{'M' if is_gap else 'L'}{index * step:.4g} {height - height * value / top:.3g}")
+        is_gap = value is None
+    return "".join(drawn)
+
+
+def _draw_spark(drawn: str) -> None:
+    if drawn:
+        with _svg("svg", viewBox=f"-1 -2 {_WIDTH + 2} {_HEIGHT + 4}", preserveAspectRatio="none"):
+            _svg("path", d=drawn)
+
+
+def _svg(tag: str, **attributes: str) -> Element:
+    element = Element(tag)
+    for name, value in attributes.items():
+        element._props[name] = value
+    return element
+
+
+def _hits(snapshot: state.Snapshot) -> tuple[str, str, str]:
+    now = snapshot.now
+    return *_split(percent(now.hit_rate)), f"of {plural(now.frames, 'frame')} in the last minute"
+
+
+def _saved(snapshot: state.Snapshot) -> tuple[str, str, str]:
+    now = snapshot.now
+    return *_split(percent(now.time_saved)), f"of the model's time; {percent(now.flops_saved)} of its FLOPs"
+
+
+def _disagreement(snapshot: state.Snapshot) -> tuple[str, str, str]:
+    seen = snapshot.disagreement
+    value, unit = _split(percent(seen.rate, 2))
+    if seen.certificate is None:
+        return value, unit, f"no exit is open; {percent(seen.budget)} may differ"
+    return value, unit, f"certified ≤ {percent(seen.certificate.upper_bound, 2)}; {percent(seen.budget)} may differ"
+
+
+def _pace(snapshot: state.Snapshot) -> tuple[str, str, str]:
+    now = snapshot.now
+    latency = f"latency {milliseconds(now.latency_p50_ms)} (p50), {milliseconds(now.latency_p99_ms)} (p99)"
+    return rate(now.frames_per_s), " /s", latency
+
+
+def _lag(snapshot: state.Snapshot) -> tuple[str, str, str]:
+    groups = {lag.who: lag for lag in snapshot.lags}
+    workers, trainer = groups.get("workers"), groups.get("trainer")
+    if workers is None:
+        return NOTHING, "", "the workers' group is not known yet"
+    wait = f"{milliseconds(workers.seconds * 1_000)} of work" if workers.seconds is not None else "waiting for workers"
+    behind = f"; trainer {plural(trainer.total, 'record')}" if trainer is not None else ""
+    return count(workers.total), " frames" if workers.total != 1 else " frame", wait + behind
+
+
+def _split(value: str) -> tuple[str, str]:
+    return (value[:-1], "%") if value.endswith("%") else (value, "")
+
+
+_TILES: tuple[
+    tuple[str, Callable[[state.Snapshot], tuple[str, str, str]], Callable[[state.Point], float | None] | None], ...
+]
+_TILES = (
+    ("Hit rate", _hits, lambda point: point.hit_rate),
+    ("Time saved", _saved, lambda point: point.time_saved),
+    ("Audits that differ", _disagreement, None),
+    ("Frames", _pace, lambda point: point.frames_per_s),
+    ("Lag", _lag, None),
+)

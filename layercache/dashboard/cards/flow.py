@@ -1,0 +1,148 @@
+"""Where frames leave, as a staircase: a bar's height is its share of the frames, its length the FLOPs they took."""
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import msgspec
+
+from layercache.dashboard import state
+from layercache.dashboard.cards import parts
+from layercache.dashboard.cards.parts import Part, box, text
+from layercache.dashboard.words import percent, plural
+
+#: The least distance of two labels, as a share of the picture's height.
+_APART = 0.115
+
+
+class Step(msgspec.Struct, frozen=True):
+    """The frames that left at one exit."""
+
+    cut: str
+    share: float
+    """Of all frames."""
+    flops: float
+    """Spent on each of them, as a share of the plain model's."""
+    length: float
+    """The bar's, as a share of the picture's width."""
+    top: float
+    """The bar's upper edge, as a share of the picture's height, as the next."""
+    label: float
+    """The middle of its label."""
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """A cut on the axis."""
+
+    cut: str
+    at: float
+    """As a share of the picture's width."""
+    width: float
+    """Of the segment that ends here."""
+    go_on: float
+    """Share of all frames that pass it."""
+
+
+class Staircase(msgspec.Struct, frozen=True):
+    """The picture as numbers."""
+
+    steps: tuple[Step, ...] = ()
+    marks: tuple[Mark, ...] = ()
+    saved: float = 0.0
+    """Of the FLOPs that the plain model would have taken."""
+    frames: int = 0
+
+
+def staircase(flow: state.Flow) -> Staircase:
+    """The flow as a picture; without frames an empty one.
+
+    >>> stairs = staircase(state.Flow(frames=4, segments=(
+    ...     state.Segment(cut="half", flops_share=0.5, entered=4, left=3, open=True),
+    ...     state.Segment(cut="full", flops_share=0.5, entered=4, left=1, open=True))))
+    >>> [(step.cut, step.share, step.length, step.top) for step in stairs.steps], stairs.saved
+    ([('half', 0.75, 0.5, 0.0), ('full', 0.25, 1.0, 0.75)], 0.375)
+    """
+    if not flow.frames or not flow.segments:
+        return Staircase()
+    flops = list(accumulate(segment.flops_share for segment in flow.segments))
+    width = max(flops[-1], 1.0)
+    shares = [segment.left / flow.frames for segment in flow.segments]
+    shown = [index for index, segment in enumerate(flow.segments) if segment.open or segment.left]
+    tops = dict(zip(shown, accumulate((shares[index] for index in shown), initial=0.0), strict=False))
+    labels = spread([tops[index] + shares[index] / 2 for index in shown], _APART)
+    steps = tuple(
+        Step(flow.segments[index].cut, shares[index], flops[index], flops[index] / width, tops[index], label)
+        for index, label in zip(shown, labels, strict=True)
+    )
+    left = list(accumulate(shares))
+    marks = tuple(
+        Mark(segment.cut, flops[index] / width, segment.flops_share / width, max(0.0, 1 - left[index]))
+        for index, segment in enumerate(flow.segments)
+    )
+    return Staircase(steps, marks, 1 - sum(step.share * step.flops for step in steps), flow.frames)
+
+
+def spread(wanted: Sequence[float], apart: float) -> list[float]:
+    """Places within [0, 1] in the order wanted, near to what is wanted, and ``apart`` from each other.
+
+    >>> [round(place, 2) for place in spread([0.1, 0.12, 0.99], 0.1)]
+    [0.1, 0.2, 0.95]
+    """
+    apart = min(apart, 1 / max(1, len(wanted)))
+    places: list[float] = []
+    for place in wanted:
+        places.append(max(place, apart / 2, places[-1] + apart if places else 0.0))
+    ceiling = 1 - apart / 2
+    for index in reversed(range(len(places))):
+        places[index] = min(places[index], ceiling)
+        ceiling = places[index] - apart
+    return places
+
+
+class Flow:
+    """The model's segments and the frames' way through them."""
+
+    def __init__(self) -> None:
+        content, _ = parts.card(
+            "Where frames leave", "lc-flow-card", "Height: share of frames. Length: the model's FLOPs that they took."
+        )
+        self._part = Part(content, _draw)
+
+    def update(self, snapshot: state.Snapshot) -> None:
+        """Shows the latest frames' way."""
+        self._part.show(staircase(snapshot.flow))
+
+
+def _draw(stairs: Staircase) -> None:
+    if not stairs.steps:
+        parts.empty("Nothing has been answered yet.")
+        return
+    cuts = tuple(mark.cut for mark in stairs.marks)
+    said = "; ".join(f"{step.cut} {percent(step.share)}" for step in stairs.steps)
+    with box("div", "lc-flow", role="group", aria_label=f"Shares of frames by exit: {said}"):
+        with box("div", "lc-stairs"):
+            for mark in stairs.marks:
+                box("i", "lc-guide", aria_hidden="true").style(f"left:{mark.at:.2%}")
+            for step in stairs.steps:
+                place = f"top:{step.top:.2%};height:{step.share:.2%};width:{step.length:.2%}"
+                box("div", "lc-step").style(f"{place};--exit:{parts.colour(step.cut, cuts)}")
+            for step in stairs.steps:
+                _draw_label(step, cuts)
+            with box("p", "lc-saved"):
+                text(percent(max(0.0, stairs.saved)), "strong")
+                text("of the FLOPs saved")
+        with box("div", "lc-axis"):
+            for mark in stairs.marks:
+                with box("div", "lc-mark").style(f"left:{mark.at - mark.width:.2%};width:{mark.width:.2%}"):
+                    text("end" if mark.cut == state.END else mark.cut, "span", "lc-cut", title=mark.cut)
+                    if mark.cut != state.END:
+                        text(f"{percent(mark.go_on, 0)} go on", "small")
+    text(f"The last {plural(stairs.frames, 'answer')}.", "p", "lc-hint")
+
+
+def _draw_label(step: Step, cuts: tuple[str, ...]) -> None:
+    """At the bar's end: within it where it is long, after it where it is short."""
+    place = f"right:{1 - step.length:.2%}" if step.length > 0.5 else f"left:{step.length:.2%}"
+    with box("p", "lc-label").style(f"top:{step.label:.2%};{place};--exit:{parts.colour(step.cut, cuts)}"):
+        box("i", "lc-dot", aria_hidden="true")
+        text("full model" if step.cut == state.END else step.cut)
+        text(percent(step.share), "strong")

@@ -1,0 +1,95 @@
+"""The versions of heads, what each changed, and the buttons that say which one workers shall use."""
+
+from layercache.dashboard import state
+from layercache.dashboard.cards import parts
+from layercache.dashboard.cards.actions import Actions, Order
+from layercache.dashboard.cards.parts import LocalTime, Part, box, text
+from layercache.dashboard.words import percent
+
+_SHOWN = 12
+_REASONS = {
+    "first": "the first that was good enough",
+    "better": "saves more",
+    "unsafe": "the exits had left their budget",
+    "overload-unsafe": "overload had left its budget",
+    "operator": "an operator's",
+}
+_COLUMNS = ("Version", "Published", "Why", "What changed", "Hits", "FLOPs saved", "Time saved", "Differs at most")
+
+
+class Versions:
+    """A table, newest first."""
+
+    def __init__(self, actions: Actions | None) -> None:
+        self._actions = actions
+        content, controls = parts.card("Versions of heads", "lc-wide")
+        self._buttons = Part(controls, self._draw_buttons)
+        self._part = Part(content, self._draw)
+
+    def update(self, snapshot: state.Snapshot) -> None:
+        """Shows what the store has."""
+        self._buttons.show(snapshot.heads)
+        self._part.show(snapshot.heads)
+
+    def _draw_buttons(self, heads: state.Heads) -> None:
+        if self._actions is None or not (heads.versions or heads.pinned):
+            return
+        before = _before_latest(heads)
+        if before is not None and not heads.pinned:  # a pin goes before the latest version: unpin first
+            self._actions.button(Order("roll back", "Roll back", before))
+        if heads.pinned:
+            self._actions.button(Order("unpin", "Open exits again" if heads.closed else "Unpin", None))
+        if not heads.closed:
+            self._actions.button(Order("close", "Close all exits", None))
+
+    def _draw(self, heads: state.Heads) -> None:
+        if not heads.versions:
+            parts.empty("No version yet. The trainer publishes one when it can certify it:", "layercache trainer")
+            return
+        with box("p", "lc-inforce"):
+            text("In force:", "strong")
+            text(heads.sentence)
+        with box("table", "lc-table lc-versions"):
+            with box("thead"), box("tr"):
+                for name in (*_COLUMNS, *(("",) if self._actions else ())):
+                    text(name, "th", scope="col")
+            with box("tbody"):
+                for version in heads.versions[:_SHOWN]:
+                    self._draw_version(version, heads)
+        hidden = len(heads.versions) - _SHOWN
+        more = f" {hidden} older ones are in the store." if hidden > 0 else ""
+        text(f"{heads.attempts} attempts to certify so far.{more}", "p", "lc-hint")
+
+    def _draw_version(self, version: state.Version, heads: state.Heads) -> None:
+        with box("tr", "lc-live" if version.live else ""):
+            with box("td", data_label="Version"):
+                text(version.version, "code")
+                for is_so, name in ((version.live, "live"), (version.pinned, "pinned"), (version.latest, "latest")):
+                    if is_so:
+                        text(name, "span", f"lc-chip lc-chip-{name}")
+            with box("td", data_label="Published"):
+                if version.created_ms is None:
+                    text("not known")
+                else:
+                    LocalTime(version.created_ms)
+            text(_REASONS.get(version.reason, version.reason), "td", data_label="Why")
+            text(version.changes.summary or "nothing", "td", data_label="What changed")
+            figures = (version.hit_rate, version.flops_saved, version.time_saved)
+            for name, share in zip(_COLUMNS[4:7], figures, strict=True):
+                text(percent(share), "td", "lc-figure-cell", data_label=name)
+            text(percent(version.upper_bound, 2), "td", "lc-figure-cell", data_label=_COLUMNS[7])
+            if self._actions:
+                with box("td", "lc-row-actions"):
+                    if not version.latest:
+                        self._actions.button(Order("roll back", "Roll back to this", version.version), small=True)
+                    if not version.pinned:
+                        self._actions.button(Order("pin", "Pin", version.version), small=True)
+
+
+def _before_latest(heads: state.Heads) -> str | None:
+    """The version that was published before the latest one (which may be one rolled back to); None without."""
+    names = [version.version for version in heads.versions]
+    if heads.latest not in names:
+        return None
+    older = names[names.index(heads.latest) + 1 :]
+    return older[0] if older else None
