@@ -21,7 +21,16 @@ from schemas import manifest as schema
 from schemas.manifest import Manifest, Pin
 from schemas.settings import Store
 
-__all__ = ["HeadStore", "Live", "SignatureError", "StoreError", "model_folder", "open_store"]
+__all__ = [
+    "HeadStore",
+    "Live",
+    "SignatureError",
+    "StoreError",
+    "model_folder",
+    "model_folders",
+    "open_folder",
+    "open_store",
+]
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +74,24 @@ def open_store(settings: Store, name: str, fingerprint: str) -> "HeadStore":
     >>> open_store(Store(url="memory://heads"), "fashion-mnist", "3f9a" * 16).url
     'memory://heads/fashion-mnist-3f9a3f9a3f9a'
     """
-    folder = model_folder(name, fingerprint)
+    return open_folder(settings, model_folder(name, fingerprint))
+
+
+def open_folder(settings: Store, folder: str) -> "HeadStore":
+    """The store of the heads in a folder that :func:`model_folders` has found. Raises as :func:`open_store` does."""
     return HeadStore(settings.url, folder, settings.options, settings.keep_last, signer=signer(settings))
+
+
+def model_folders(settings: Store, fingerprint: str = "") -> list[str]:
+    """The folders of models that have heads, of those alone whose fingerprint is, or begins with, this one.
+
+    For readers that know a model from its predictions and need not load it. Raises :class:`StoreError`.
+
+    >>> model_folders(Store(url="memory://no-heads-yet"), "3f9a" * 16)
+    []
+    """
+    ending = rf".*-{re.escape(fingerprint[:12])}[0-9a-f]{{{12 - len(fingerprint[:12])}}}"
+    return [name for name in Blobs(settings.url, "", settings.options).list() if re.fullmatch(ending, name)]
 
 
 class HeadStore:
@@ -154,14 +179,25 @@ class HeadStore:
 
     def versions(self) -> list[Manifest]:
         """The manifests of all whole versions, newest first; unreadable ones are left out with a warning."""
-        manifests = []
+        manifests, unreadable = self.look({})
+        for error in unreadable.values():
+            log.warning("%s", error)
+        return manifests
+
+    def look(self, known: Mapping[str, Manifest]) -> tuple[list[Manifest], dict[str, StoreError]]:
+        """The manifests of all whole versions, newest first, and why others that are there cannot be read.
+
+        Versions never change: those that are ``known``, by name, are not read again.
+        """
+        manifests: list[Manifest] = []
+        unreadable: dict[str, StoreError] = {}
         for version in self._folders():
             try:
-                manifests.append(self._files.manifest(version))
+                manifests.append(known.get(version) or self._files.manifest(version))
             except StoreError as error:
                 if self._files.exists(version):
-                    log.warning("%s", error)
-        return sorted(manifests, key=lambda manifest: (manifest.created, manifest.version), reverse=True)
+                    unreadable[version] = error
+        return sorted(manifests, key=lambda one: (one.created, one.version), reverse=True), unreadable
 
     def pin(self, version: str, reason: str = "") -> None:
         """Holds ``version`` for all workers, whatever is published, until :meth:`unpin`."""

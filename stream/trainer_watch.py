@@ -132,7 +132,11 @@ class TopicOffsets:
         return {one.partition: one.offset for one in self._consumer.committed(self._partitions(), _REQUEST_S)}
 
     def earliest(self) -> dict[int, int]:
-        return {one.partition: self._watermarks(one)[0] for one in self._partitions()}
+        return {partition: low for partition, (low, _) in self.watermarks().items()}
+
+    def watermarks(self) -> dict[int, tuple[int, int]]:
+        """By partition, the first offset that is still there, and the one after the last."""
+        return {one.partition: self._watermarks(one) for one in self._partitions()}
 
     def since(self, timestamp_ms: int) -> dict[int, int | None]:
         asked = [TopicPartition(self._topic, one.partition, timestamp_ms) for one in self._partitions()]

@@ -1,0 +1,119 @@
+"""What the predictions add up to: pure, fed one by one in the order in which they arrive."""
+
+import random
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+
+from layercache.dashboard.slices import Windows
+from layercache.dashboard.state import END, Flow, Segment
+from schemas.manifest import Manifest
+from schemas.prediction import FULL, Prediction
+
+#: The flow is that of so many latest answers.
+_FLOW_FRAMES = 2_000
+#: Classes whose names are remembered; models have some twenty thousand at most.
+_MAX_NAMES = 50_000
+#: Cuts that the flow shows at most: the trainer tries 8.
+_MAX_CUTS = 32
+
+#: What a frame cost that left at an exit: FLOPs and time, as shares of the plain model's.
+Costs = Mapping[str, tuple[float, float]]
+
+
+def costs(manifest: Manifest) -> Costs:
+    """By the exit's name; ``full`` for a frame that passed them all.
+
+    The heads that such a frame passed took time as well as FLOPs. The manifest tells only of the FLOPs: their share
+    is taken for that of time.
+
+    >>> {name: cost for name, cost in costs(heads.manifest).items()}
+    {'layer2': (0.48, 0.5), 'full': (1.0, 1.0)}
+    """
+    found = {exit_.cut: (exit_.flops_share, exit_.time_share) for exit_ in manifest.exits}
+    return found | {FULL: (manifest.full_flops_share, manifest.full_flops_share)}
+
+
+class Answers:
+    """Counts one model's predictions: by time, by exit, and a sample of them to be shown as pictures."""
+
+    def __init__(self, windows: Windows, shown: int, seed: int = 0) -> None:
+        """``shown``: how many to pick at most by each :meth:`pick`."""
+        self.windows = windows
+        self.names: dict[int, str] = {}
+        """Label to class name, as predictions told."""
+        self._costs: dict[str | None, Costs] = {None: {FULL: (1.0, 1.0)}}
+        self._flow: deque[tuple[str, int]] = deque(maxlen=_FLOW_FRAMES)
+        self._exits: Counter[str] = Counter()
+        self._picked: list[Prediction] = []
+        self._offered = 0
+        self._shown = shown
+        self._random = random.Random(seed)
+
+    def know(self, manifests: Sequence[Manifest]) -> None:
+        """What frames cost under these versions; of earlier ones that are gone the costs are forgotten."""
+        self._costs = {None: {FULL: (1.0, 1.0)}} | {manifest.version: costs(manifest) for manifest in manifests}
+
+    def add(self, prediction: Prediction, now_ms: int) -> None:
+        """Counts one."""
+        times = prediction.times
+        version = self._costs.get(prediction.heads_version)
+        cost = version.get(prediction.exit) if version else None
+        # Without a timestamp nobody knows; a publisher whose clock is ahead published at no time before the answer.
+        latency_ms = max(0, times.predicted_ms - times.frame_ms) if times.frame_ms > 0 else None
+        for one in self.windows.at(times.predicted_ms, now_ms):
+            one.answered(prediction.exit != FULL, cost, latency_ms)
+        self._enter(prediction.exit, times.predicted_ms)
+        if len(self.names) < _MAX_NAMES:
+            self.names[prediction.label] = prediction.class_name
+        self._offer(prediction)
+
+    def skipped(self, count: int, now_ms: int) -> None:
+        """Counts answers that were passed over unread."""
+        for one in self.windows.at(now_ms, now_ms):
+            one.skipped += count
+
+    def pick(self) -> list[Prediction]:
+        """A fair sample of what was answered since the last call, oldest first (reservoir sampling; Vitter 1985)."""
+        picked, self._picked, self._offered = self._picked, [], 0
+        return sorted(picked, key=lambda prediction: prediction.times.predicted_ms)
+
+    def flow(self, manifests: Sequence[Manifest], live: str | None) -> Flow:
+        """The way of the latest answers through the model, cut where any of the versions has an exit.
+
+        Cuts are in the order of what was spent before them, in the newest version that has them.
+        """
+        shares: dict[str, float] = {}
+        for manifest in manifests:  # newest first
+            for exit_ in manifest.exits:
+                shares.setdefault(exit_.cut, exit_.flops_share)
+        in_force = next((manifest for manifest in manifests if manifest.version == live), None)
+        is_open = {exit_.cut for exit_ in in_force.exits} if in_force else set()
+        exits = Counter({name: count for name, count in self._exits.items() if count and name != FULL})
+        cuts = sorted((cut for cut in shares if cut in is_open or exits[cut]), key=lambda cut: shares[cut])[:_MAX_CUTS]
+        # An exit of a version that the store has no more has no place in the model: its frames are left out.
+        frames = sum(exits[cut] for cut in cuts) + self._exits[FULL]
+        segments, entered, spent = [], frames, 0.0
+        for cut in cuts:
+            own = max(0.0, shares[cut] - spent)
+            spent = max(spent, shares[cut])
+            segments.append(Segment(cut=cut, flops_share=own, entered=entered, left=exits[cut], open=cut in is_open))
+            entered -= exits[cut]
+        whole = in_force.full_flops_share if in_force else 1.0
+        segments.append(Segment(cut=END, flops_share=max(0.0, whole - spent), entered=entered, left=entered, open=True))
+        return Flow(segments=tuple(segments), frames=frames, since_ms=self._flow[0][1] if self._flow else None)
+
+    def _enter(self, exit_: str, at_ms: int) -> None:
+        if len(self._flow) == _FLOW_FRAMES:
+            gone, _ = self._flow[0]
+            self._exits[gone] -= 1
+            if not self._exits[gone]:
+                del self._exits[gone]
+        self._flow.append((exit_, at_ms))
+        self._exits[exit_] += 1
+
+    def _offer(self, prediction: Prediction) -> None:
+        self._offered += 1
+        if len(self._picked) < self._shown:
+            self._picked.append(prediction)
+        elif (place := self._random.randrange(self._offered)) < self._shown:
+            self._picked[place] = prediction

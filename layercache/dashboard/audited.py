@@ -1,0 +1,128 @@
+"""What audits say, as they stand on the distillation topic: each counted once, by the version that they watched."""
+
+from collections import Counter, OrderedDict
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cache_training.audits import Seen
+from cache_training.certificate import upper_bound
+from cache_training.dealing import blocks
+from early_exit.policy import Bools, position_hashes
+from layercache.dashboard.state import ClassDisagreement, Disagreement
+from schemas.distillation import DistillationBatch
+from schemas.manifest import Certificate
+
+#: Versions whose audits are kept: a rollback finds those of the version that it goes back to.
+_VERSIONS = 8
+#: Classes that are shown.
+_CLASSES = 50
+
+
+@dataclass
+class Count:
+    """Audits for one budget. ``tested``: of near-copies one only, see :func:`cache_training.dealing.blocks`."""
+
+    audits: int = 0
+    disagreements: int = 0
+    tested: int = 0
+    tested_disagreements: int = 0
+
+    def shown(
+        self, budget: float, confidence: float, certificate: Certificate | None, source: str = "topic"
+    ) -> Disagreement:
+        """As the page shows it, with the bound."""
+        return Disagreement(
+            budget=budget,
+            confidence=confidence,
+            audits=self.audits,
+            disagreements=self.disagreements,
+            tested=self.tested,
+            tested_disagreements=self.tested_disagreements,
+            upper_bound=upper_bound(self.tested_disagreements, self.tested, 1 - confidence) if self.tested else None,
+            certificate=certificate,
+            source=source if self.audits else "none",  # type: ignore[arg-type]  # one of the literals
+        )
+
+
+@dataclass
+class OfVersion:
+    """What the audits say of one version."""
+
+    normal: Count = field(default_factory=Count)
+    overload: Count = field(default_factory=Count)
+    audits_by_class: Counter[int] = field(default_factory=Counter)
+    disagreements_by_class: Counter[int] = field(default_factory=Counter)
+    seen_blocks: Seen = field(default_factory=Seen)
+
+    def classes(self, names: dict[int, str], confidence: float) -> tuple[ClassDisagreement, ...]:
+        """Those with the most disagreements, the worst first; ``names`` by label, as far as they are known."""
+        shown = [
+            of_class(label, names.get(label, f"class {label}"), audits, self.disagreements_by_class[label], confidence)
+            for label, audits in self.audits_by_class.items()
+        ]
+        return worst(shown)
+
+
+class AuditTally:
+    """Counts audits of open exits, those of the latest few versions.
+
+    A position counts once, however often its record is read: workers deliver at least once to readers that see aborted
+    transactions, and so does the embedded broker.
+    """
+
+    def __init__(self, block_s: float) -> None:
+        self._block_s = block_s
+        self._seen = Seen()
+        self._versions: OrderedDict[str, OfVersion] = OrderedDict()
+
+    def add(self, batch: DistillationBatch) -> tuple[int, int]:
+        """Counts a record's; returns how many audits were new, and how many of them disagreed."""
+        version = batch.header.heads_version
+        if version is None or not batch.header.exits:
+            return 0, 0  # nothing was open, so that nothing was at risk
+        identity = position_hashes(batch.header.topic, batch.partition, batch.offset)
+        rows = np.flatnonzero(batch.audit)
+        rows = rows[self._seen.new(identity[rows])]
+        if not len(rows):
+            return 0, 0
+        found = self._versions.setdefault(version, OfVersion())
+        self._versions.move_to_end(version)
+        while len(self._versions) > _VERSIONS:
+            self._versions.popitem(last=False)
+        labels = batch.logits[rows].argmax(1)
+        wrong = batch.live_label[rows] != labels
+        counts = found.seen_blocks.new(blocks(batch, self._block_s)[rows])
+        _count(found.normal, wrong, counts)
+        if batch.overload_label is not None:
+            _count(found.overload, batch.overload_label[rows] != labels, counts)
+        found.audits_by_class.update(labels.tolist())
+        found.disagreements_by_class.update(labels[wrong].tolist())
+        return len(rows), int(wrong.sum())
+
+    def of(self, version: str | None) -> OfVersion:
+        """What is known of a version; nothing of one that was never seen."""
+        return self._versions.get(version, OfVersion()) if version is not None else OfVersion()
+
+
+def of_class(label: int | None, name: str, audits: int, disagreements: int, confidence: float) -> ClassDisagreement:
+    """One class, with its bound."""
+    return ClassDisagreement(
+        label=label,
+        name=name,
+        audits=audits,
+        disagreements=disagreements,
+        upper_bound=upper_bound(disagreements, audits, 1 - confidence),
+    )
+
+
+def worst(classes: list[ClassDisagreement]) -> tuple[ClassDisagreement, ...]:
+    """The classes with the most disagreements first, then those with the most audits."""
+    return tuple(sorted(classes, key=lambda one: (-one.disagreements, -one.audits, one.name))[:_CLASSES])
+
+
+def _count(count: Count, wrong: Bools, counts: Bools) -> None:
+    count.audits += len(wrong)
+    count.disagreements += int(wrong.sum())
+    count.tested += int(counts.sum())
+    count.tested_disagreements += int(wrong[counts].sum())

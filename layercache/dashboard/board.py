@@ -1,0 +1,51 @@
+"""Problems and notes, as the collector's threads put them up and take them down."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from layercache.dashboard.state import Problem
+
+Where = Literal["broker", "topics", "store", "metrics"]
+
+
+def now_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class Board:
+    """What is wrong now: one problem for each ``(where, what)``, until it is :meth:`cleared <clear>`.
+
+    >>> board = Board(clock=lambda: 1_000)
+    >>> board.put("store", "look", "no heads there")
+    >>> [(problem.message, problem.since_ms) for problem in board.problems()]
+    [('no heads there', 1000)]
+    >>> board.clear("store", "look")
+    >>> board.problems()
+    ()
+    """
+
+    def __init__(self, clock: Callable[[], int] = now_ms) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._problems: dict[tuple[Where, str], Problem] = {}
+
+    def put(self, where: Where, what: str, message: str) -> None:
+        """A problem is there, since now unless it was there before."""
+        with self._lock:
+            before = self._problems.get((where, what))
+            since_ms = before.since_ms if before else self._clock()
+            self._problems[where, what] = Problem(where=where, message=message, since_ms=since_ms)
+
+    def clear(self, where: Where, what: str) -> None:
+        """It is gone."""
+        with self._lock:
+            self._problems.pop((where, what), None)
+
+    def problems(self) -> tuple[Problem, ...]:
+        """All, in the order in which they came up; one message once."""
+        with self._lock:
+            found = sorted(self._problems.values(), key=lambda problem: problem.since_ms)
+        return tuple({(problem.where, problem.message): problem for problem in reversed(found)}.values())[::-1]

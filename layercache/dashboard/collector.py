@@ -1,0 +1,162 @@
+"""Gathers what the dashboard shows, from topics, store and metrics alone; nothing that runs knows of it."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from confluent_kafka import Message
+
+from layercache.dashboard.board import Board
+from layercache.dashboard.frames import FrameReader, Position, answered
+from layercache.dashboard.gathered import Gathered
+from layercache.dashboard.heads import HeadsView, ModelChoice
+from layercache.dashboard.lag import GroupWatch
+from layercache.dashboard.periodic import Periodic
+from layercache.dashboard.scrape import Scraper, WorkerAlarms
+from layercache.dashboard.state import Snapshot
+from layercache.dashboard.tail import Budget, Tail
+from schemas.settings import Settings
+from stream.decode import Limits
+
+#: What is read of each topic. A prediction costs some ten microseconds; a distillation record holds a micro-batch.
+_PREDICTIONS = Budget(records_per_s=4_000, bytes_per_s=4e6, begin_with=20_000)
+_DISTILLATION = Budget(records_per_s=500, bytes_per_s=8e6, begin_with=1_000)
+_DEAD_LETTERS = Budget(records_per_s=20, bytes_per_s=4e6, begin_with=20)
+#: Decoding the pictures of a round may take so long; what is left goes without.
+_DECODE_S = 0.4
+_TOO_MANY = "its turn did not come: the pictures are large"
+_PICTURES_EVERY_S, _LOOK_EVERY_S, _LAG_EVERY_S, _METRICS_EVERY_S = 1.0, 1.0, 2.0, 5.0
+#: However many ask for it, a snapshot is made so often at most.
+_SNAPSHOT_EVERY_S = 0.4
+_STOP_S = 5.0
+
+
+class Collector:
+    """Reads in threads of its own from :meth:`start` to :meth:`stop`; :meth:`snapshot` is what was found.
+
+    ``metrics`` are URLs of workers' and trainers' metrics, see :func:`layercache.dashboard.scrape.metrics_url`.
+    ``fingerprint`` is the beginning of that of the model to show; by default it is the one that answers. Memory is
+    bounded, whatever the topics hold. It is a :class:`layercache.dashboard.state.Source`.
+
+    >>> collector = Collector(Settings(), metrics=["http://localhost:9100/metrics"])
+    >>> collector.snapshot().frames
+    ()
+    """
+
+    def __init__(self, settings: Settings, metrics: Sequence[str] = (), fingerprint: str = "") -> None:
+        self._settings = settings
+        self._limits = Limits.of(settings.worker)
+        self._board = Board()
+        self._choice = ModelChoice(fingerprint)
+        self._heads = HeadsView(settings.store, self._choice, self._board)
+        self._gathered = Gathered(settings, self._choice)
+        self._metrics = tuple(metrics)
+        self._threads: list[Tail | Periodic] = []
+        self._lock = threading.Lock()
+        self._snapshot: tuple[float, Snapshot] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Begins to read. Whatever cannot be reached is a problem in the snapshot, and tried again."""
+        self._threads = [*self._tails(), *self._looks()]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Ends reading, within a few seconds: a thread that hangs in a store or a broker is left behind."""
+        for thread in self._threads:
+            thread.stop()
+        deadline = time.monotonic() + _STOP_S
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def snapshot(self) -> Snapshot:
+        """The state now."""
+        with self._lock:
+            now = time.monotonic()
+            if self._snapshot is None or now - self._snapshot[0] >= _SNAPSHOT_EVERY_S:
+                made = self._gathered.snapshot(self._heads.seen, self._board.problems(), bool(self._metrics))
+                self._snapshot = now, made
+            return self._snapshot[1]
+
+    def roll_back(self, version: str | None = None, reason: str = "") -> str:
+        """See :class:`~layercache.dashboard.state.Source`, as for the other actions."""
+        return self._acted(self._heads.roll_back(version, reason))
+
+    def pin(self, version: str | None = None, reason: str = "") -> str:
+        """Holds workers at a version."""
+        return self._acted(self._heads.pin(version, reason))
+
+    def unpin(self, reason: str = "") -> str:
+        """Lets workers follow the latest version again."""
+        return self._acted(self._heads.unpin(reason))
+
+    def close_exits(self, reason: str = "") -> str:
+        """Keeps every exit closed."""
+        return self._acted(self._heads.close_exits(reason))
+
+    def _acted(self, said: str) -> str:
+        with self._lock:
+            self._snapshot = None  # whoever asks next sees what was done
+        return said
+
+    def _tails(self) -> list[Tail]:
+        topics, gathered = self._settings.topics, self._gathered
+
+        def tail(topic: str, budget: Budget, take: Callable[[Sequence[Message]], None]) -> Tail:
+            def passed_over(count: int) -> None:
+                gathered.passed_over(topic, count)
+
+            return Tail(self._settings, topic, budget, self._board, take, passed_over)
+
+        return [
+            tail(topics.predictions, _PREDICTIONS, gathered.take_predictions),
+            tail(topics.distillation, _DISTILLATION, gathered.take_distillation),
+            tail(topics.dead_letters, _DEAD_LETTERS, gathered.take_dead_letters),
+        ]
+
+    def _looks(self) -> list[Periodic]:
+        reader = FrameReader(self._settings)
+        pictures = Periodic("pictures", _PICTURES_EVERY_S, lambda: self._show(reader, pictures), reader.close)
+        looks = [pictures, Periodic("heads", max(_LOOK_EVERY_S, self._settings.store.poll_s), self._heads.look)]
+        for group in (GroupWatch(self._settings, who, self._board) for who in ("workers", "trainer")):
+            looks.append(Periodic(f"lag-{group.group}", _LAG_EVERY_S, self._asks(group), group.close))
+        if self._metrics:
+            scraper, alarms = Scraper(self._metrics, self._board), WorkerAlarms()
+            looks.append(Periodic("metrics", _METRICS_EVERY_S, lambda: self._scrape(scraper, alarms), scraper.close))
+        return looks
+
+    def _asks(self, group: GroupWatch) -> Callable[[], None]:
+        def ask() -> None:
+            lag = group.look()
+            if lag is not None:
+                self._gathered.show_lag(lag)
+
+        return ask
+
+    def _scrape(self, scraper: Scraper, alarms: WorkerAlarms) -> None:
+        reading = scraper.look()
+        self._gathered.show_metrics(reading, alarms.of(reading.workers))
+
+    def _show(self, reader: FrameReader, thread: Periodic) -> None:
+        """Fetches and decodes the frames of some answers, within the time that there is for it."""
+        picked = self._gathered.pick()
+        ours = [one for one in picked if one.topic == self._settings.topics.frames]
+        wanted: list[Position] = [(one.partition, one.offset) for one in ours]
+        records = reader.fetch(wanted, lambda: thread.stopping) if wanted else {}
+        deadline = time.monotonic() + _DECODE_S
+        shown = []
+        for one in picked:
+            record = records.get((one.partition, one.offset), f"the frame was on another topic, {one.topic}")
+            shown.append(answered(one, record if time.monotonic() < deadline else _TOO_MANY, self._limits))
+        self._gathered.show(shown)

@@ -1,0 +1,183 @@
+"""The frames behind a few of the answers: fetched by their positions, so that no more of the topic is read."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from layercache.dashboard.state import DeadLetter, Frame
+from layercache.dashboard.tail import tail_config
+from layercache.dashboard.thumbnails import NoPicture, thumbnail
+from schemas.frame import FrameHeaders
+from schemas.prediction import Prediction
+from schemas.settings import Settings
+from stream.clients import Troubles, is_hopeless, told
+from stream.decode import Limits
+from stream.reach import connect
+from stream.watch import read_dead_letter
+
+#: How long is waited for the frames of one round.
+_PATIENCE_S = 3.0
+_POLL_S = 0.1
+#: Frames so near to each other are read in one go.
+_NEAR = 32
+
+GONE = "the frame is no longer on its topic"
+LATE = "the frames topic did not answer in time"
+ELSEWHERE = "the picture lies elsewhere (ce_dataref): the dashboard does not fetch it"
+
+Position = tuple[int, int]
+"""Partition and offset."""
+
+
+class FrameReader:
+    """Fetches records of the frames topic by position. Not thread-safe."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._topic = settings.topics.frames
+        self._settings = settings
+        self._consumer: Consumer | None = None
+
+    def fetch(self, wanted: Iterable[Position], stopping: Callable[[], bool]) -> dict[Position, Message | str]:
+        """Records by position, or why there is none; in a few seconds at most."""
+        found: dict[Position, Message | str] = {}
+        deadline = time.monotonic() + _PATIENCE_S
+        # One stretch of each partition at a time: a consumer is at one place of a partition.
+        stretches = {number: list(_stretches(ones)) for number, ones in groupby(sorted(wanted), lambda at: at[0])}
+        while stretches and time.monotonic() < deadline and not stopping():
+            turn = {number: parts.pop(0) for number, parts in stretches.items()}
+            stretches = {number: parts for number, parts in stretches.items() if parts}
+            try:
+                self._read(turn, found, deadline, stopping)
+            except KafkaException as error:
+                return {at: found.get(at, told(error.args[0])) for at in wanted}
+        return {at: found.get(at, LATE) for at in wanted}
+
+    def close(self) -> None:
+        """Leaves the broker."""
+        if self._consumer is not None:
+            self._consumer.close()
+
+    def _read(
+        self,
+        turn: Mapping[int, Sequence[int]],
+        found: dict[Position, Message | str],
+        deadline: float,
+        stopping: Callable[[], bool],
+    ) -> None:
+        """Reads one stretch, its offsets given, of each partition."""
+        if self._consumer is None:
+            # A place that is gone is an error, not a reason to begin somewhere else.
+            config = tail_config(self._settings, auto_offset_reset="error", fetch_wait_max_ms=50)
+            self._consumer = connect(Consumer, config | {"enable.partition.eof": True}, Troubles())
+        consumer = self._consumer
+        left = {number: set(offsets) for number, offsets in turn.items()}
+        consumer.assign([TopicPartition(self._topic, number, min(offsets)) for number, offsets in left.items()])
+        try:
+            while left and time.monotonic() < deadline and not stopping():
+                for message in consumer.consume(100, _POLL_S):
+                    number, offset = message.partition() or 0, message.offset() or 0
+                    if number not in left:
+                        continue
+                    error = message.error()
+                    if error is not None:
+                        _note(error, number, left, found)
+                        continue
+                    if offset in left[number]:
+                        found[number, offset] = message
+                    left[number] -= {one for one in left[number] if one <= offset}
+                    if not left[number]:
+                        del left[number]
+        finally:
+            consumer.unassign()
+
+
+def answered(prediction: Prediction, record: Message | str, limits: Limits) -> Frame:
+    """What is shown of a prediction and its frame's record, or of why there is none."""
+    picture, why = None, ""
+    key = None
+    if isinstance(record, str):
+        why = record
+    else:
+        key = text(record.key())
+        try:
+            picture = thumbnail(picture_bytes(record), limits)
+        except NoPicture as error:
+            why = str(error)
+    times = prediction.times
+    return Frame(
+        id=prediction.id,
+        key=key,
+        partition=prediction.partition,
+        offset=prediction.offset,
+        at_ms=times.predicted_ms,
+        label=prediction.label,
+        class_name=prediction.class_name,
+        confidence=prediction.confidence,
+        exit=prediction.exit,
+        audited=prediction.audited,
+        overload=prediction.budget == "overload",
+        version=prediction.heads_version,
+        latency_ms=float(max(0, times.predicted_ms - times.frame_ms)) if times.frame_ms > 0 else 0.0,
+        picture=picture,
+        no_picture=why,
+    )
+
+
+def letter_of(record: Message, limits: Limits, now: int) -> DeadLetter:
+    """A dead letter, with its picture where there is one to decode.
+
+    Raises ``msgspec.ValidationError`` or ``ValueError`` for a record that is none.
+    """
+    letter = read_dead_letter(record)
+    picture, why = None, ""
+    try:
+        picture = thumbnail(picture_bytes(record), limits)
+    except NoPicture as error:
+        why = str(error)
+    kind, at_ms = record.timestamp()
+    return DeadLetter(
+        id=letter.id,
+        key=text(record.key()),
+        partition=letter.partition,
+        offset=letter.offset,
+        at_ms=now if kind == TIMESTAMP_NOT_AVAILABLE else at_ms,
+        reason=letter.reason,
+        message=letter.message,
+        picture=picture,
+        no_picture=why,
+    )
+
+
+def picture_bytes(record: Message) -> bytes | None:
+    """A frame's own bytes. Raises :class:`NoPicture` for a claim check."""
+    value = record.value()
+    if not value and FrameHeaders.read(record.headers()).ce_dataref is not None:  # type: ignore[arg-type]  # bytes on the way in
+        raise NoPicture(ELSEWHERE)
+    return value if isinstance(value, bytes) else None
+
+
+def text(key: str | bytes | None) -> str | None:
+    """A record's key, as far as it is text."""
+    return key.decode(errors="replace") if isinstance(key, bytes) else key
+
+
+def _stretches(positions: Iterable[Position]) -> Iterable[list[int]]:
+    """One partition's offsets, ascending, in groups of such as lie near each other."""
+    stretch: list[int] = []
+    for _, offset in positions:
+        if stretch and offset - stretch[-1] > _NEAR:
+            yield stretch
+            stretch = []
+        stretch.append(offset)
+    if stretch:
+        yield stretch
+
+
+def _note(error: KafkaError, number: int, left: dict[int, set[int]], found: dict[Position, Message | str]) -> None:
+    """Where a partition ends before what was wanted, or begins after it, that is gone; other trouble passes or not."""
+    if error.code() in (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+        found.update({(number, offset): GONE for offset in left.pop(number)})
+    elif is_hopeless(error):
+        found.update({(number, offset): told(error) for offset in left.pop(number)})

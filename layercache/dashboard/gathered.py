@@ -1,0 +1,235 @@
+"""Everything that was read, behind one lock: records go in, a snapshot comes out."""
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+
+import msgspec
+from confluent_kafka import Message
+
+from layercache.dashboard.answers import Answers
+from layercache.dashboard.audited import AuditTally, Count, of_class, worst
+from layercache.dashboard.board import now_ms
+from layercache.dashboard.frames import letter_of
+from layercache.dashboard.heads import ModelChoice, Seen, name_of
+from layercache.dashboard.scrape import Reading
+from layercache.dashboard.slices import Slices, Windows
+from layercache.dashboard.state import (
+    Alarm,
+    ClassDisagreement,
+    DeadLetter,
+    DeadLetters,
+    Disagreement,
+    Frame,
+    GroupLag,
+    Problem,
+    Snapshot,
+)
+from schemas import distillation, prediction
+from schemas.prediction import Prediction
+from schemas.settings import Settings
+from stream.decode import Limits
+
+#: Frames and dead letters that are shown, and how many new frames a second: more, nobody could look at.
+FRAMES, FRAMES_PER_S, LETTERS = 24, 8, 20
+_NOW_S = 60.0
+#: What was passed over is told for so long.
+_TOLD_MS = 60_000
+
+
+class Gathered:
+    """What all topics, the store and the metrics have told; bounded, whatever they tell. Thread-safe.
+
+    Records may be anything that somebody else wrote: what cannot be read is counted, and left out.
+    """
+
+    def __init__(self, settings: Settings, choice: ModelChoice, clock: Callable[[], int] = now_ms) -> None:
+        self._settings = settings
+        self._limits = Limits.of(settings.worker)
+        self._choice = choice
+        self._clock = clock
+        self._started_ms = clock()
+        self._lock = threading.Lock()
+        self._recent, self._day = Slices(5.0, 180), Slices(300.0, 288)
+        self._windows = Windows(self._recent, self._day)
+        self._answers = Answers(self._windows, FRAMES_PER_S)
+        self._audits = AuditTally(settings.promise.block_s)
+        self._frames: tuple[Frame, ...] = ()
+        self._letters: deque[DeadLetter] = deque(maxlen=LETTERS)
+        self._reasons = Counter[str]()
+        self._dead_letters = DeadLetters()
+        self._not_ours = Counter[str]()
+        self._passed: dict[str, tuple[int, int]] = {}
+        """By topic: records that were passed over, and when that happened last."""
+        self._lags: dict[str, GroupLag] = {}
+        self._metrics: tuple[Reading, tuple[Alarm, ...]] | None = None
+        self._heads_known: Seen | None = None
+
+    def take_predictions(self, records: Sequence[Message]) -> None:
+        """Counts those of the model that is shown."""
+        now, found, wrong = self._clock(), [], 0
+        for record in records:
+            try:
+                found.append(prediction.decoder.decode(record.value() or b""))
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                wrong += 1
+        with self._lock:
+            self._not_ours[self._settings.topics.predictions] += wrong
+            for one in found:
+                if self._choice.is_shown(one.model, now):
+                    self._answers.add(one, now)
+
+    def take_distillation(self, records: Sequence[Message]) -> None:
+        """Counts their audits."""
+        now = self._clock()
+        for record in records:
+            try:
+                batch = distillation.decode(record.value() or b"")
+            except distillation.DistillationError:
+                with self._lock:
+                    self._not_ours[self._settings.topics.distillation] += 1
+                continue
+            with self._lock:
+                if batch.header.model != self._choice.fingerprint:
+                    continue
+                audits, disagreements = self._audits.add(batch)
+                for one in self._windows.at(record.timestamp()[1] or now, now):
+                    one.audits += audits
+                    one.disagreements += disagreements
+
+    def take_dead_letters(self, records: Sequence[Message]) -> None:
+        """Keeps the latest."""
+        now = self._clock()
+        for record in records:
+            try:
+                letter = letter_of(record, self._limits, now)
+            except (msgspec.ValidationError, ValueError):
+                with self._lock:
+                    self._not_ours[self._settings.topics.dead_letters] += 1
+                continue
+            with self._lock:
+                self._letters.append(letter)
+                self._reasons[letter.reason] += 1
+        with self._lock:
+            latest = sorted(self._letters, key=lambda letter: letter.at_ms, reverse=True)
+            self._dead_letters = DeadLetters(latest=tuple(latest), by_reason=dict(self._reasons))
+
+    def passed_over(self, topic: str, count: int) -> None:
+        """Records of a topic went by unread."""
+        now = self._clock()
+        with self._lock:
+            self._passed[topic] = self._passed.get(topic, (0, 0))[0] + count, now
+            if topic == self._settings.topics.predictions:
+                self._answers.skipped(count, now)
+
+    def pick(self) -> list[Prediction]:
+        """Answers whose frames are to be shown next, oldest first."""
+        with self._lock:
+            return self._answers.pick()
+
+    def show(self, frames: Sequence[Frame]) -> None:
+        """Takes in frames to show, oldest first."""
+        if frames:
+            with self._lock:
+                self._frames = (*reversed(frames), *self._frames)[:FRAMES]
+
+    def show_lag(self, lag: GroupLag) -> None:
+        """Takes in what the broker said of a group."""
+        with self._lock:
+            self._lags[lag.who] = lag
+
+    def show_metrics(self, reading: Reading, alarms: tuple[Alarm, ...]) -> None:
+        """Takes in what workers tell."""
+        with self._lock:
+            self._metrics = reading, alarms
+
+    def snapshot(self, heads: Seen, problems: tuple[Problem, ...], has_metrics: bool) -> Snapshot:
+        """Everything, as it stands now."""
+        now = self._clock()
+        with self._lock:
+            if heads is not self._heads_known:
+                self._answers.know(heads.manifests)
+                self._heads_known = heads
+            reading, worker_alarms = self._metrics or (Reading(), ())
+            normal, overload, classes = self._disagreement(heads, reading)
+            alarms = sorted((*worker_alarms, *heads.alarms), key=lambda alarm: (not alarm.active, -(alarm.at_ms or 0)))
+            return Snapshot(
+                at_ms=now,
+                started_ms=self._started_ms,
+                model=self._choice.fingerprint,
+                model_name=name_of(heads.manifests),
+                brokers=self._settings.kafka.bootstrap_servers,
+                frames_topic=self._settings.topics.frames,
+                now=self._recent.latest(_NOW_S, now),
+                frames=self._frames,
+                flow=self._answers.flow(heads.manifests, heads.heads.live),
+                recent=self._recent.series(now),
+                day=self._day.series(now),
+                disagreement=normal,
+                overload=overload,
+                classes=classes,
+                heads=heads.heads,
+                alarms=tuple(alarms),
+                lags=self._with_seconds(reading.lag_seconds),
+                dead_letters=self._dead_letters,
+                workers=reading.workers,
+                metrics=has_metrics,
+                problems=problems,
+                notes=tuple(self._notes(now)),
+            )
+
+    def _disagreement(
+        self, heads: Seen, reading: Reading
+    ) -> tuple[Disagreement, Disagreement | None, tuple[ClassDisagreement, ...]]:
+        """For the everyday budget, for overload's, and by class; a certificate's budget goes before the settings'."""
+        promise, live = self._settings.promise, heads.live
+        known = self._audits.of(heads.heads.live)
+        certificate = live.certificate if live else None
+        budget = certificate.max_disagreement if certificate else promise.max_disagreement
+        confidence = certificate.confidence if certificate else promise.confidence
+        bolder = live.overload.certificate if live and live.overload else None
+        overload = None
+        if bolder is not None or promise.overload_max_disagreement is not None:
+            allowed = bolder.max_disagreement if bolder else promise.overload_max_disagreement
+            overload = known.overload.shown(allowed or budget, confidence, bolder)
+        if not known.normal.audits and reading.class_audits:
+            normal, classes = _by_metrics(reading, confidence)
+            return normal.shown(budget, confidence, certificate, "metrics"), overload, classes
+        return (
+            known.normal.shown(budget, confidence, certificate),
+            overload,
+            known.classes(self._answers.names, confidence),
+        )
+
+    def _with_seconds(self, seconds: float | None) -> tuple[GroupLag, ...]:
+        return tuple(
+            msgspec.structs.replace(lag, seconds=seconds) if lag.who == "workers" else lag
+            for lag in sorted(self._lags.values(), key=lambda lag: lag.who, reverse=True)
+        )
+
+    def _notes(self, now: int) -> list[str]:
+        notes = []
+        for topic, (count, last_ms) in self._passed.items():
+            if now - last_ms < _TOLD_MS:
+                notes.append(
+                    f"{topic} brings more than the dashboard reads: {count:,} records were passed over, "
+                    "and rates are those of a sample"
+                )
+        for model, count in self._choice.others.items():
+            topic = self._settings.topics.predictions
+            notes.append(f"{count:,} predictions of another model ({model[:12]}) on {topic} are left out")
+        for topic, count in self._not_ours.items():
+            if count:
+                notes.append(f"{count:,} records on {topic} are none that a worker writes, and are left out")
+        return notes
+
+
+def _by_metrics(reading: Reading, confidence: float) -> tuple[Count, tuple[ClassDisagreement, ...]]:
+    """What the workers have counted, since they started and for all their versions."""
+    count = Count(sum(reading.class_audits.values()), sum(reading.class_disagreements.values()))
+    shown = [
+        of_class(None, name, audits, reading.class_disagreements.get(name, 0), confidence)
+        for name, audits in reading.class_audits.items()
+        if audits
+    ]
+    return count, worst(shown)

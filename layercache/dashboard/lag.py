@@ -1,0 +1,127 @@
+"""How far worker and trainer are behind, as the broker knows it; and so whether the broker answers at all."""
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from layercache.dashboard.board import Board, now_ms
+from layercache.dashboard.state import GroupLag, PartitionLag
+from layercache.dashboard.tail import tail_config
+from schemas.settings import Settings
+from stream.clients import KafkaUnusable, Troubles, consumer_config, is_hopeless, told
+from stream.reach import connect, no_answer
+from stream.trainer_watch import TopicOffsets
+
+_PROBE_S, _POLL_S = 2.0, 0.1
+
+
+def partition_lags(watermarks: Mapping[int, tuple[int, int]], committed: Mapping[int, int]) -> tuple[PartitionLag, ...]:
+    """By partition, what is still to be read; what retention has deleted is not.
+
+    A negative offset is what Kafka says of a group that has never been there.
+
+    >>> [one.lag for one in partition_lags({0: (6, 10), 1: (0, 8), 2: (5, 8)}, {0: 4, 1: 8, 2: -1001})]
+    [4, 0, 3]
+    """
+    return tuple(
+        PartitionLag(
+            partition=partition,
+            committed=at if (at := committed.get(partition, -1)) >= 0 else None,
+            end=end,
+            lag=max(0, end - max(at, low)),
+        )
+        for partition, (low, end) in sorted(watermarks.items())
+    )
+
+
+class GroupWatch:
+    """Asks about one group and its topic, by consumers that join nothing."""
+
+    def __init__(self, settings: Settings, who: Literal["workers", "trainer"], board: Board) -> None:
+        is_workers = who == "workers"
+        self._who = who
+        self.group = settings.worker.group_id if is_workers else settings.trainer.group_id
+        self._topic = settings.topics.frames if is_workers else settings.topics.distillation
+        self._settings = settings
+        self._board = board
+        self._troubles = Troubles()
+        self._asking: tuple[Consumer, TopicOffsets] | None = None
+        self._probing: Consumer | None = None
+        self._before: dict[int, PartitionLag] = {}
+        self._empty: dict[int, PartitionLag] = {}
+        """Partitions of which is known that nothing but markers is left, and at which state."""
+
+    def look(self) -> GroupLag | None:
+        """Asks once; None where the broker does not answer, or may not be asked, which the board then says."""
+        try:
+            found = self._ask()
+        except KafkaUnusable as error:
+            self._board.put("broker", "answer", str(error))
+            return None
+        except KafkaException as error:
+            self._complain(error)
+            return None
+        self._board.clear("broker", "answer")
+        self._board.clear("broker", self.group)
+        return found
+
+    def close(self) -> None:
+        """Leaves the broker."""
+        for consumer in (self._asking[0] if self._asking else None, self._probing):
+            if consumer is not None:
+                consumer.close()
+
+    def _ask(self) -> GroupLag | None:
+        if self._asking is None:
+            consumer = connect(Consumer, consumer_config(self._settings, self.group), self._troubles)
+            self._asking = consumer, TopicOffsets(consumer, self._topic)
+        offsets = self._asking[1]
+        watermarks = offsets.watermarks()
+        if not watermarks:
+            return None  # there is no such topic: who reads it says so
+        lags = {one.partition: one for one in partition_lags(watermarks, offsets.committed())}
+        stands = [one for one in lags.values() if one.lag and one == self._before.get(one.partition)]
+        self._look_closer([one for one in stands if one != self._empty.get(one.partition)])
+        self._before = lags
+        shown = tuple(_nothing_left(one) if one == self._empty.get(one.partition) else one for one in lags.values())
+        return GroupLag(who=self._who, group=self.group, topic=self._topic, partitions=shown, at_ms=now_ms())
+
+    def _look_closer(self, lags: Iterable[PartitionLag]) -> None:
+        """A lag that stands still may be none: at the end of a partition lie the markers of transactions.
+
+        Nobody reads those, so nobody acknowledges them; a reader comes to the end without having met a record.
+        """
+        waiting = {one.partition: one for one in lags if one.committed is not None}
+        if not waiting:
+            return
+        if self._probing is None:
+            config = tail_config(self._settings, fetch_wait_max_ms=50) | {"enable.partition.eof": True}
+            self._probing = connect(Consumer, config, Troubles())
+        places = [TopicPartition(self._topic, one.partition, one.committed or 0) for one in waiting.values()]
+        deadline = time.monotonic() + _PROBE_S
+        self._probing.assign(places)
+        try:
+            while waiting and time.monotonic() < deadline:
+                message = self._probing.poll(_POLL_S)
+                if message is None or message.partition() not in waiting:
+                    continue
+                error, partition = message.error(), message.partition() or 0
+                if error is None:
+                    del waiting[partition]
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    self._empty[partition] = waiting.pop(partition)
+        finally:
+            self._probing.unassign()
+
+    def _complain(self, error: KafkaException) -> None:
+        cause = error.args[0]
+        if is_hopeless(cause):  # it answers, and refuses
+            self._board.put("broker", self.group, f"the lag of group {self.group} cannot be read: {told(cause)}")
+        else:
+            self._board.put("broker", "answer", no_answer(self._settings, self._troubles))
+
+
+def _nothing_left(one: PartitionLag) -> PartitionLag:
+    return PartitionLag(partition=one.partition, committed=one.committed, end=one.end, lag=0)

@@ -1,0 +1,192 @@
+"""What happened when: counts by slices of time, as many as fit the window and no more."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from layercache.dashboard.state import Now, Point, Series
+
+#: Latencies are counted in bins, each a tenth longer than the one before: a quantile is right to five percent.
+_GROWTH = 1.1
+_SHORTEST_MS, _LONGEST_MS = 0.1, 1e9
+_LOG_GROWTH = math.log(_GROWTH)
+
+
+class Latencies:
+    """Counts latencies, in milliseconds, in some 240 bins at most; what is below a tenth counts as a tenth.
+
+    >>> latencies = Latencies()
+    >>> for ms in range(1, 101):
+    ...     latencies.add(ms)
+    >>> round(latencies.quantile(0.5)), round(latencies.quantile(0.99))
+    (50, 98)
+    """
+
+    def __init__(self) -> None:
+        self._bins: Counter[int] = Counter()
+
+    def add(self, ms: float) -> None:
+        """Takes in one."""
+        within = min(max(ms, _SHORTEST_MS), _LONGEST_MS)
+        self._bins[math.floor(math.log(within / _SHORTEST_MS) / _LOG_GROWTH)] += 1
+
+    def merge(self, other: "Latencies") -> None:
+        """Takes in all that another has counted."""
+        self._bins.update(other._bins)
+
+    def quantile(self, share: float) -> float | None:
+        """The shortest latency, in the middle of its bin, that ``share`` of all do not exceed; None where none are."""
+        rank, seen = math.ceil(share * self._bins.total()), 0
+        for number in sorted(self._bins):
+            seen += self._bins[number]
+            if seen >= rank:
+                return _SHORTEST_MS * math.exp((number + 0.5) * _LOG_GROWTH)
+        return None
+
+
+@dataclass
+class Slice:
+    """One slice of time."""
+
+    frames: int = 0
+    skipped: int = 0
+    """Answers that were passed over unread."""
+    hits: int = 0
+    costed: int = 0
+    """Frames whose cost is known: that of the heads which answered them is in the store."""
+    flops: float = 0.0
+    """Spent on those, in frames of the plain model; the same of time."""
+    time: float = 0.0
+    audits: int = 0
+    disagreements: int = 0
+    latencies: Latencies = field(default_factory=Latencies)
+
+    def answered(self, hit: bool, cost: tuple[float, float] | None, latency_ms: float | None) -> None:
+        """Counts a frame; ``cost`` is what it took of FLOPs and time, as shares of the plain model's."""
+        self.frames += 1
+        self.hits += hit
+        if cost is not None:
+            self.costed += 1
+            self.flops += cost[0]
+            self.time += cost[1]
+        if latency_ms is not None:
+            self.latencies.add(latency_ms)
+
+    def merge(self, other: "Slice") -> None:
+        """Takes in what another has counted."""
+        for name in ("frames", "skipped", "hits", "costed", "flops", "time", "audits", "disagreements"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.latencies.merge(other.latencies)
+
+    def now(self, seconds: float) -> Now:
+        """What it adds up to, being ``seconds`` long."""
+        return Now(
+            frames=self.frames + self.skipped,
+            frames_per_s=(self.frames + self.skipped) / seconds,
+            hit_rate=self.hits / self.frames if self.frames else None,
+            flops_saved=1 - self.flops / self.costed if self.costed else None,
+            time_saved=1 - self.time / self.costed if self.costed else None,
+            latency_p50_ms=self.latencies.quantile(0.5),
+            latency_p99_ms=self.latencies.quantile(0.99),
+        )
+
+
+class Slices:
+    """The latest ``count`` slices of ``width_s`` seconds each; what is older is forgotten.
+
+    Times are milliseconds since the epoch; one after ``now_ms``, from a machine whose clock is ahead, counts as now.
+
+    >>> slices = Slices(width_s=5, count=180)
+    >>> slices.at(1_002_000, now_ms=1_004_000).answered(hit=True, cost=(0.4, 0.5), latency_ms=20)
+    >>> [(point.at_ms, point.frames_per_s, point.hit_rate) for point in slices.series(now_ms=1_011_000).points]
+    [(1000000, 0.2, 1.0), (1005000, 0.0, None)]
+    """
+
+    def __init__(self, width_s: float, count: int) -> None:
+        self.width_s = width_s
+        self.count = count
+        self._width_ms = round(width_s * 1000)
+        self._slices: dict[int, Slice] = {}
+        self._newest = 0
+        self._late = 0
+        self._series: tuple[tuple[int, int], Series] | None = None
+
+    def at(self, at_ms: int, now_ms: int) -> Slice:
+        """The slice to count in what happened at ``at_ms``; one that nobody sees for what is older than the window."""
+        number = min(at_ms, now_ms) // self._width_ms
+        self._late += number != now_ms // self._width_ms
+        found = self._slices.get(number)
+        if found is None:
+            found = Slice()
+            if number > self._newest - self.count:
+                self._slices[number] = found
+                if number > self._newest:
+                    self._newest = number
+                    self._forget(number - self.count)
+        return found
+
+    def series(self, now_ms: int) -> Series:
+        """The whole slices of the window up to now, from the first that has anything on; the same object until that
+        changes.
+        """
+        current = now_ms // self._width_ms
+        state = current, self._late
+        if self._series is None or self._series[0] != state:
+            oldest = max(min(self._slices, default=current), current - self.count)
+            points = tuple(self._point(number) for number in range(oldest, current))
+            self._series = state, Series(width_s=self.width_s, points=points)
+        return self._series[1]
+
+    def latest(self, seconds: float, now_ms: int) -> Now:
+        """All that happened in about the latest ``seconds``, in whole slices and the running one."""
+        current = now_ms // self._width_ms
+        first = current - max(1, round(seconds / self.width_s))
+        seen = [number for number in self._slices if first < number <= current]
+        total = Slice()
+        for number in seen:
+            total.merge(self._slices[number])
+        # A stream that has just begun is not slow: it counts from its first slice on.
+        spent_ms = now_ms - min(seen, default=current) * self._width_ms
+        return total.now(max(spent_ms, self._width_ms) / 1000)
+
+    def __len__(self) -> int:
+        return len(self._slices)
+
+    def _point(self, number: int) -> Point:
+        one = self._slices.get(number, _NOTHING)
+        now = one.now(self.width_s)
+        return Point(
+            at_ms=number * self._width_ms,
+            frames=now.frames,
+            frames_per_s=now.frames_per_s,
+            hit_rate=now.hit_rate,
+            flops_saved=now.flops_saved,
+            time_saved=now.time_saved,
+            latency_p50_ms=now.latency_p50_ms,
+            latency_p99_ms=now.latency_p99_ms,
+            audits=one.audits,
+            disagreements=one.disagreements,
+        )
+
+    def _forget(self, until: int) -> None:
+        for number in [number for number in self._slices if number <= until]:
+            del self._slices[number]
+
+
+_NOTHING = Slice()
+
+
+class Windows:
+    """Several :class:`Slices` that count the same: a near view and a far one."""
+
+    def __init__(self, *slices: Slices) -> None:
+        self.slices = slices
+
+    def at(self, at_ms: int, now_ms: int) -> Iterator[Slice]:
+        """The slice of each."""
+        return (one.at(at_ms, now_ms) for one in self.slices)
+
+    def series(self, now_ms: int) -> Iterable[Series]:
+        """Of each."""
+        return [one.series(now_ms) for one in self.slices]

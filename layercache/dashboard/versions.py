@@ -1,0 +1,128 @@
+"""How versions of heads are shown: what each changed, which is in force, and which alarms they tell of."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+
+from early_exit.store import Live
+from layercache.dashboard.state import Alarm, Changes, Heads, Moved, Version
+from schemas.manifest import Manifest, Pin
+
+
+def changes(manifest: Manifest, before: Manifest | None) -> Changes:
+    """What a version changed; ``before`` is its predecessor, None where there was none or the store has it no more.
+
+    >>> changes(heads.manifest, None).summary
+    'opens layer2'
+    """
+    if before is None and manifest.predecessor is not None:
+        kept = ", ".join(exit_.cut for exit_ in manifest.exits) or "none"
+        return Changes(summary=f"exits at {kept}; what it followed is no longer in the store")
+    own = {exit_.cut: exit_ for exit_ in manifest.exits}
+    old = {exit_.cut: exit_ for exit_ in before.exits} if before else {}
+    both = [cut for cut in own if cut in old]
+    moved = tuple(
+        Moved(cut=cut, before=old[cut].threshold, after=own[cut].threshold)
+        for cut in both
+        if own[cut].threshold != old[cut].threshold
+    )
+    had, has = bool(before and before.overload), bool(manifest.overload)
+    found = Changes(
+        opened=tuple(cut for cut in own if cut not in old),
+        closed=tuple(cut for cut in old if cut not in own),
+        moved=moved,
+        replaced=tuple(cut for cut in both if own[cut].head != old[cut].head),
+        overload="" if had == has else "added" if has else "dropped",
+    )
+    return msgspec.structs.replace(found, summary=_sentence(found, bool(manifest.exits)))
+
+
+def heads(
+    manifests: Sequence[Manifest], live: Live, latest: str | None, pin: Pin | None, attempts: int, store: str, said: str
+) -> Heads:
+    """All versions, ``manifests`` newest first, and what is in force; ``said`` is the same for people."""
+    by_name = {manifest.version: manifest for manifest in manifests}
+    return Heads(
+        store=store,
+        versions=tuple(
+            _version(manifest, by_name.get(manifest.predecessor or ""), live, latest) for manifest in manifests
+        ),
+        live=live.version,
+        latest=latest,
+        closed=live.closed,
+        pinned=live.pinned,
+        pin_reason=pin.reason if pin else "",
+        attempts=attempts,
+        sentence=said,
+    )
+
+
+def alarms(manifests: Sequence[Manifest], live: str | None) -> tuple[Alarm, ...]:
+    """What versions tell of drift, newest first: those that were published because their predecessor left its budget.
+
+    An alarm is active while its version is the one in force: a later one has learnt the stream as it is now.
+    """
+    found = []
+    for manifest in manifests:
+        before = manifest.predecessor or "the version before"
+        if manifest.reason == "unsafe":
+            message = f"the exits of {before} left their budget: the trainer closed them all, and learns again"
+        elif manifest.reason == "overload-unsafe":
+            message = f"the thresholds for overload of {before} left their budget: the trainer dropped them"
+        else:
+            continue
+        found.append(
+            Alarm(
+                kind=manifest.reason,
+                where=manifest.version,
+                at_ms=_milliseconds(manifest.created),
+                active=manifest.version == live,
+                message=message,
+            )
+        )
+    return tuple(found)
+
+
+def _version(manifest: Manifest, before: Manifest | None, live: Live, latest: str | None) -> Version:
+    expected, certificate = manifest.expected, manifest.certificate
+    return Version(
+        version=manifest.version,
+        created_ms=_milliseconds(manifest.created),
+        reason=manifest.reason,
+        predecessor=manifest.predecessor,
+        exits=tuple(exit_.cut for exit_ in manifest.exits),
+        audit_rate=manifest.audit_rate,
+        hit_rate=expected.hit_rate if expected else None,
+        flops_saved=expected.flops_saved if expected else None,
+        time_saved=expected.time_saved if expected else None,
+        upper_bound=certificate.upper_bound if certificate else None,
+        max_disagreement=certificate.max_disagreement if certificate else None,
+        changes=changes(manifest, before),
+        live=manifest.version == live.version,
+        latest=manifest.version == latest,
+        pinned=live.pinned and manifest.version == live.version,
+    )
+
+
+def _sentence(found: Changes, is_open: bool) -> str:
+    """In the order in which one wants to know it."""
+    said = []
+    if found.opened:
+        said.append(f"opens {', '.join(found.opened)}")
+    if found.closed:
+        said.append(f"closes {', '.join(found.closed)}")
+    said += [f"{one.cut} from {one.before:.4f} to {one.after:.4f}" for one in found.moved]
+    if found.replaced:
+        said.append(f"another head at {', '.join(found.replaced)}")
+    if found.overload:
+        said.append(f"{'adds' if found.overload == 'added' else 'drops'} thresholds for overload")
+    return "; ".join(said) or ("heads learnt further" if is_open else "every exit stays closed")
+
+
+def _milliseconds(created: str) -> int | None:
+    """Of RFC 3339; None for what is none."""
+    try:
+        return int(datetime.fromisoformat(created).timestamp() * 1000)
+    except ValueError:
+        return None
