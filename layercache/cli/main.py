@@ -15,6 +15,7 @@ from layercache.cli import (
     profile,
     publish,
     redaction,
+    report,
     settings,
     topics,
     trainer,
@@ -39,6 +40,7 @@ app.command("watch")(watch.command)
 app.add_typer(topics.app, name="topics")
 app.command("cuts")(cuts.command)
 app.command("profile")(profile.command)
+app.command("report")(report.command)
 app.add_typer(heads.app, name="heads")
 app.command("settings")(settings.command)
 

@@ -71,7 +71,7 @@ def command(
       layercache publish s3://clinic/frames/2026-11-24/
       layercache publish test-set.zip --label-pattern '-(\\w+)\\.webp$'
     """
-    pattern = _pattern(label_pattern)
+    pattern = label_regex(label_pattern)
     settings = common.load_settings(
         config, kafka=common.kafka_overrides(bootstrap, kafka_options), topics={"frames": topic}
     )
@@ -114,7 +114,8 @@ def _open(source: str, by_reference: str | None, settings: "Settings") -> "Sourc
     return Deposited(open_source(source, settings.worker.max_frame_bytes), by_reference, prefixes)
 
 
-def _pattern(text: str | None) -> re.Pattern[str] | None:
+def label_regex(text: str | None) -> re.Pattern[str] | None:
+    """What ``--label-pattern`` says; ends the command where that is none, or has not one group."""
     if text is None:
         return None
     try:

@@ -1,0 +1,229 @@
+"""``layercache report``: what exits would save on one's own model and frames, as a page to send to a colleague."""
+
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from layercache.cli import common
+from layercache.cli.publish import label_regex
+
+if TYPE_CHECKING:
+    from layercache.report.numbers import Report
+
+_BUDGETS = (0.005, 0.01, 0.02, 0.05)
+_LINE_EVERY_S = 5.0
+
+
+def command(
+    frames: Annotated[
+        str,
+        typer.Option(
+            "--frames",
+            metavar="PATH",
+            help="A folder or a zip of pictures (.jpg .jpeg .png .webp .npy), or a video file (needs the extra video).",
+            show_default=False,
+        ),
+    ],
+    config: common.Config = None,
+    model: common.Model = None,
+    weights: common.Weights = None,
+    metadata: common.Metadata = None,
+    device: common.Device = None,
+    dtype: common.Dtype = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page; an earlier one is replaced.")] = Path(
+        "layercache-report.html"
+    ),
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers as JSON as well.")
+    ] = None,
+    budget: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--budget",
+            min=0.0001,
+            max=0.5,
+            help="A share of answers that may differ, 0.01 for 1 %; may be repeated. [0.005, 0.01, 0.02, 0.05]",
+            show_default=False,
+        ),
+    ] = None,
+    max_disagreement: Annotated[
+        float | None, typer.Option(help="The budget of the rehearsed stream, as of the trainer.", show_default=False)
+    ] = None,
+    confidence: Annotated[float | None, typer.Option(help="Of every certificate.", show_default=False)] = None,
+    frames_limit: Annotated[int | None, typer.Option(min=1, help="Use so many frames at most.")] = None,
+    minutes: Annotated[
+        float, typer.Option(min=0.05, help="How long it may take, about: more let heads learn longer.")
+    ] = 5.0,
+    shuffle: Annotated[
+        bool | None,
+        typer.Option(
+            "--shuffle/--in-order",
+            help="Whether to draw the frames' order. By default only where folders have the classes' names.",
+            show_default=False,
+        ),
+    ] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="The pictures are one camera's, so many a second: near-copies then count once.",
+            show_default=False,
+        ),
+    ] = None,
+    label_pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="Regular expression whose group finds the true class in a picture's name.", show_default=False
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of torch; by default what workers are set to.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of heads, views, sampling and order.", show_default=False)] = None,
+) -> None:
+    """Rehearses Layercache on your model and frames, without Kafka, and writes a page that says what it would save.
+
+    Cuts the model, teaches exits on the frames as a stream, certifies them for several budgets, and counts on held-out
+    frames what they save and where they differ from the full model. Ctrl-C ends the stream early and still reports.
+
+    \b
+    Example:
+      layercache report --model my_model.py:build --frames photos/
+      layercache report --model torchvision:resnet50 --weights DEFAULT --frames clip.mp4 --minutes 20
+      layercache report --model my_model.py:build --frames test.zip --label-pattern '-(\\w+)\\.webp$' --json report.json
+    """
+    pattern = label_regex(label_pattern)
+    settings = common.load_settings(
+        config,
+        model={"spec": model, "weights": weights, "metadata": metadata, "device": device, "dtype": dtype},
+        promise={"max_disagreement": max_disagreement, "confidence": confidence},
+        worker={"torch_threads": threads},
+        trainer={"seed": seed},
+    )
+    try:
+        import jinja2  # noqa: F401
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        common.fail(f"the report needs {error.name}: pip install 'layercache[report]'", common.WRONG_USAGE)
+    for path in (out, json_file):
+        if path is not None and not os.access(path.parent if not path.exists() else path, os.W_OK):
+            common.fail(f"{path}: cannot be written; is there such a folder?", common.WRONG_USAGE)
+
+    from early_exit.cuts import CutError
+    from early_exit.models import ModelError
+    from layercache.cli.stopping import stop_on_signals
+    from layercache.report import page
+    from layercache.report.frames import Plan
+    from layercache.report.run import NothingSeen, Options, run
+    from stream.sources import SourceError
+
+    plan = Plan(frames, frames_limit, shuffle, settings.trainer.seed, fps, pattern)
+    options = Options(plan, tuple(sorted(set(budget or _BUDGETS))), minutes, _command_line())
+    with stop_on_signals() as stop, _Display() as display:
+        try:
+            report = run(settings, options, display, stop)
+        except (ModelError, CutError, SourceError) as error:
+            display.close()
+            common.fail(f"error: {error}", common.WRONG_USAGE)
+        except NothingSeen as error:
+            display.close()
+            common.fail(f"error: {error}")
+        display.phase("writing the page")
+        page.write(report, out)
+        if json_file is not None:
+            import msgspec
+
+            json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    _print(report, out)
+    raise typer.Exit(common.INTERRUPTED if report.interrupted else common.OK)
+
+
+def _command_line() -> str:
+    """How to make the report again; paths as they were given."""
+    return shlex.join(["layercache", *sys.argv[1:]])
+
+
+def _print(report: "Report", out: Path) -> None:
+    """The page's first lines."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from layercache.report.words import budget_row, verdict
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200
+    console.print(verdict(report), markup=False, soft_wrap=True)
+    console.print()
+    table = Table(box=None, header_style="bold")
+    table.add_column("budget", justify="right")
+    for name in ("", "leave early", "FLOPs saved", "faster", "differed"):
+        table.add_column(name, justify="left" if not name else "right")
+    for budget in report.budgets:
+        row = budget_row(budget)
+        table.add_row(row.budget, row.state, row.leaves, row.flops, row.faster, row.differed)
+    console.print(table)
+    for finding in report.findings:
+        console.print(f"\n{finding.level}: {finding.title}. {finding.text}", markup=False, soft_wrap=True)
+    console.print(f"\nReport: {out}", markup=False, soft_wrap=True)
+
+
+_PHASES = {
+    "frames": "the stream: heads learn while they serve",
+    "exam": "the exam: frames that the heads have never seen",
+    "race": "measuring time with exits and without",
+}
+
+
+class _Display:
+    """A line for each part, with a bar on a terminal; both on standard error."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = None if not self._console.is_terminal else self._progress.add_task("", total=None, note="")
+        self._said = 0.0
+
+    def __enter__(self) -> "_Display":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leaves the terminal to others."""
+        self._progress.stop()
+
+    def phase(self, name: str) -> None:
+        """Another part begins."""
+        name = _PHASES.get(name, name)
+        if self._task is None:
+            typer.echo(name, err=True)
+            self._said = time.monotonic()
+            return
+        self._progress.reset(self._task, description=name, total=None, note="")
+
+    def progress(self, done: float, note: str = "") -> None:
+        """A share of this part is done."""
+        if self._task is not None:
+            self._progress.update(self._task, total=1.0, completed=min(1.0, done), note=note)
+        elif time.monotonic() - self._said >= _LINE_EVERY_S:
+            self._said = time.monotonic()
+            typer.echo(f"  {done:.0%} {note}".rstrip(), err=True)

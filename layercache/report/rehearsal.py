@@ -1,0 +1,239 @@
+"""The stream without Kafka: frames are answered, audited and taught by the parts that do it in earnest.
+
+The worker's engine runs in shadow mode, so that the full model's answer to every frame is known, and says besides what
+its exits would have answered; its records go to the trainer as they would over Kafka. The trainer keeps the promise of
+the settings. Other budgets ride along as *lanes*: each certifies for itself, on the trainer's audits, what the
+trainer's heads are worth under its own budget, with its own store and its own count of attempts.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from cache_training.audits import Intake, Windows
+from cache_training.certifier import Certifier
+from cache_training.choosing import Scored
+from cache_training.dealing import one_per_block
+from cache_training.published import Published
+from cache_training.trainer import FEWEST_TUNING, OnlineTrainer
+from early_exit.cuts import TracedModel
+from early_exit.engine import Answers, Engine
+from early_exit.heads import load_heads
+from early_exit.store import HeadStore
+from layercache.report.frames import Batch
+from schemas.distillation import decode
+from schemas.manifest import Manifest
+from schemas.prediction import FULL
+from schemas.settings import Promise, Settings
+from stream.answers import DistillationWriter, MicroBatch
+
+#: The trainer is given time in parts of this length, so that new heads serve soon.
+_PART_S = 0.3
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One budget: what was certified for it, and what waits to certify."""
+
+    budget: float
+    published: Published
+    intake: Intake
+    certifier: Certifier
+
+    @property
+    def live(self) -> Manifest | None:
+        """The version that serves, where one has open exits."""
+        live = self.published.live
+        return live if live is not None and live.exits else None
+
+    def loaded(self) -> tuple[Manifest, dict[str, Tensor]] | None:
+        """That version with its heads."""
+        return self.published.store.load(self.live.version) if self.live else None
+
+
+@dataclass
+class Log:
+    """What became of the stream's frames, in order; arrays ``[N]`` once :meth:`columns` has joined them."""
+
+    parts: list["Columns"] = field(default_factory=list)
+
+    def columns(self) -> "Columns":
+        """All frames together. Raises ``ValueError`` where there were none."""
+        names = Columns.__dataclass_fields__
+        return Columns(*(np.concatenate([getattr(part, name) for part in self.parts]) for name in names))
+
+    def __len__(self) -> int:
+        return sum(len(part.full) for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """N frames of the stream; every array ``[N]``."""
+
+    full: npt.NDArray[np.int64]
+    """The full model's label."""
+    confidence: npt.NDArray[np.float32]
+    """The full model's, in its own answer."""
+    exit_label: npt.NDArray[np.int64]
+    """What the exits would have answered; the full model's label where no exit would."""
+    exit_name: npt.NDArray[np.str_]
+    """Where the frame would have left, were it no audit; ``full``: nowhere."""
+    audited: npt.NDArray[np.bool_]
+    flops_share: npt.NDArray[np.float64]
+    """FLOPs spent on it as served, audits to the end, as a share of the plain model's."""
+    truth: npt.NDArray[np.int64]
+    content: npt.NDArray[np.uint64]
+    near: npt.NDArray[np.bool_]
+
+    @property
+    def served(self) -> npt.NDArray[np.int64]:
+        """The label that was answered: audits get the full model's."""
+        return np.where(self.audited, self.full, self.exit_label)
+
+    @property
+    def hit(self) -> npt.NDArray[np.bool_]:
+        """Frames that left early."""
+        hit: npt.NDArray[np.bool_] = (self.exit_name != FULL) & ~self.audited
+        return hit
+
+
+class Rehearsal:
+    """The stream, the trainer, and the other budgets beside it; stores of heads go into ``folder``."""
+
+    def __init__(self, traced: TracedModel, settings: Settings, budgets: Sequence[float], folder: Path) -> None:
+        self.traced = traced
+        self._settings = settings
+        self._folder = folder
+        promise = settings.promise.model_copy(update={"overload_max_disagreement": None})
+        self.trainer = OnlineTrainer(traced, self._store("promised"), promise, settings.trainer)
+        own = Lane(promise.max_disagreement, self.trainer.published, self.trainer.intake, self.trainer.certifier)
+        others = [self._lane(budget, promise) for budget in sorted(set(budgets) - {own.budget})]
+        self.lanes: tuple[Lane, ...] = tuple(sorted((own, *others), key=lambda lane: lane.budget))
+        self.own = own
+        self._others = tuple(others)
+        self.trainer.beside += [lane.certifier.consider for lane in others]
+        self.log = Log()
+        self.versions: list[tuple[int, Manifest]] = []
+        """Of the own budget: after how many frames each began to serve."""
+        self._attempts = 0
+        self._waited = dict.fromkeys((lane.budget for lane in self.lanes), 0)
+        self._slots: set[int] = set()
+        self._writer = DistillationWriter(traced.classifier.fingerprint, "report", settings.topics.max_record_bytes)
+        self._engine = Engine(traced, mode="shadow")
+
+    @property
+    def blocks(self) -> int:
+        """Independent frames so far: all of them, or one for each block of time of the one camera."""
+        return len(self._slots) or len(self.log)
+
+    def most_waiting(self, lane: Lane) -> int:
+        """Independent audits that have ever waited to certify a budget at the same time."""
+        waiting = lane.intake.windows.certification.frames()
+        return max(self._waited[lane.budget], 0 if waiting is None else len(one_per_block(waiting.block)))
+
+    def serve(self, batch: Batch) -> None:
+        """Answers a micro-batch, and hands on what it teaches."""
+        engine = self._engine
+        micro = MicroBatch.of(batch.frames, batch.decoded, engine.audit_rate)
+        answers = engine.run(batch.pictures, micro.audits)
+        for record in self._writer.write(micro, answers, engine):
+            taught = decode(record)
+            self.trainer.ingest(taught)
+            for lane in self._others:
+                lane.intake.take(taught)
+        self.log.parts.append(_columns(batch, micro, answers, engine))
+        block_ms = max(1, int(self._settings.promise.block_s * 1000))
+        self._slots |= {frame.timestamp_ms // block_ms for frame in batch.frames if frame.key is not None}
+        self._take_up()  # a record may have raised the alarm of drift
+
+    def learn(self, seconds: float) -> None:
+        """Gives the trainer so much time, of which it may rest a part."""
+        spent = 0.0
+        while spent < seconds:
+            began = time.monotonic()
+            rest = self.trainer.work(min(_PART_S, seconds - spent))
+            self._take_up()
+            spent += time.monotonic() - began + max(rest, 1e-3)
+
+    def finish(self) -> list[Scored]:
+        """At the stream's end: what was learnt last may yet be certified. Returns what tuning says of all candidates.
+
+        Empty where the stream had no tuning audits, or nothing has been learnt.
+        """
+        self.trainer.work(0.0)
+        learner = self.trainer.learner
+        if not len(learner.tuning) or not learner.views_made:
+            return []
+        scored = self.trainer.scored_candidates()
+        if len(learner.tuning) >= FEWEST_TUNING:
+            for lane in (*self._others, self.own):
+                lane.certifier.consider(scored)
+            self._take_up()
+        return scored
+
+    def _take_up(self) -> None:
+        """Serves by a version that was published, and keeps from the other budgets what the trainer may learn now."""
+        store = self.trainer.published.store
+        attempts = store.attempts()
+        if attempts != self._attempts:
+            self._attempts = attempts
+            used = self.trainer.intake.used_blocks.array()
+            for lane in self._others:
+                self._waited[lane.budget] = self.most_waiting(lane)
+                lane.intake.windows.certification.clear()
+                lane.intake.used_blocks.new(used)
+        live = self.trainer.live
+        if live is not None and live.version != self._engine.version:
+            manifest, tensors = store.load(live.version)
+            self._engine = Engine(self.traced, load_heads(manifest, tensors, self.traced), mode="shadow")
+            self.versions.append((len(self.log), manifest))
+
+    def _lane(self, budget: float, promise: Promise) -> Lane:
+        trainer, settings = self.trainer, self._settings.trainer
+        # A limit per class is for the budget that is promised: it takes more audits than most frames have.
+        own = promise.model_copy(update={"max_disagreement": budget, "max_class_disagreement": None})
+        published = Published(self._store(f"{budget:g}"), own, len(self.traced.classifier.classes))
+        windows = Windows(settings.replay_mb, settings.window_frames, 1, settings.seed)
+        for window in (windows.learning, windows.misses, windows.tuning):
+            window.capacity = 1  # the trainer has them
+        intake = Intake(windows, own.block_s)
+        certifier = Certifier(
+            self.traced.classifier, published, intake, trainer.learner.cut_costs, trainer.scores,
+            settings.min_audit_rate, times=trainer.learner.times,
+        )  # fmt: skip
+        return Lane(budget, published, intake, certifier)
+
+    def _store(self, name: str) -> HeadStore:
+        return HeadStore(self._folder.resolve().as_uri(), name)
+
+
+def _columns(batch: Batch, micro: MicroBatch, answers: Answers, engine: Engine) -> Columns:
+    """In shadow mode every frame runs to the end, so that all rows are there, in order."""
+    manifest = engine.heads.manifest if engine.heads else None
+    costs = np.array([exit_.flops_share for exit_ in (manifest.exits if manifest else ())], np.float64)
+    whole = manifest.full_flops_share if manifest else 1.0
+    leaves = np.where(micro.audits, -1, answers.live_exit)
+    return Columns(
+        full=answers.labels,
+        confidence=answers.probabilities.max(1),
+        exit_label=answers.live_label.astype(np.int64),
+        exit_name=np.array((*engine.exits, FULL))[answers.live_exit],
+        audited=micro.audits,
+        flops_share=np.append(costs, whole)[leaves],
+        truth=batch.truth,
+        content=batch.content,
+        near=batch.near,
+    )
+
+
+def take(batches: Iterator[Batch], frames: int) -> Iterator[Batch]:
+    """Batches until they hold so many frames; the others stay in the iterator."""
+    taken = 0
+    while taken < frames and (batch := next(batches, None)) is not None:
+        taken += len(batch)
+        yield batch

@@ -1,0 +1,242 @@
+"""The report, from settings to numbers: measure, rehearse the stream, hold the exam, race, and say what is wrong."""
+
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import numpy as np
+import torch
+
+from cache_training import versions
+from cache_training.choosing import Choice, Scored, choose
+from early_exit import costs, cuts, models
+from early_exit.cuts import TracedModel
+from early_exit.engine import Engine
+from early_exit.heads import load_heads
+from early_exit.memory import keep_freed_memory
+from layercache.demo import race
+from layercache.demo.summary import Race
+from layercache.report import numbers
+from layercache.report.exam import Paper, Sitting
+from layercache.report.findings import findings
+from layercache.report.frames import Batch, Footage, Plan
+from layercache.report.rehearsal import Lane, Rehearsal, take
+from layercache.report.results import EXAM_SHARE, gather
+from schemas.manifest import Manifest
+from schemas.settings import Settings
+
+#: The exam has so many frames at most.
+_MOST_EXAM = 4_000
+#: Of the time: for answering the stream's frames, until the stream ends (the rest of that is for learning), for the
+#: exam, and for measuring with exits and without.
+_SERVING, _STREAM, _EXAM, _RACE = 0.45, 0.75, 0.15, 0.1
+#: How long heads may learn for each frame, as a multiple of the model's own time, and in seconds at least: few frames
+#: do not become more by being learnt for minutes.
+_LEARN_TIMES, _LEARN_LEAST_S = 30, 0.02
+#: A frame costs this much more than the model's own time: decoding it, the heads, its record.
+_OVERHEAD = 1.4
+#: What tuning aims at, as a share of a budget, where nothing was certified: what certified exits use of it, about.
+_USUAL_RISK = 0.5
+_RACE_FRAMES = 256
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asks for, besides settings."""
+
+    plan: Plan
+    budgets: tuple[float, ...] = (0.005, 0.01, 0.02, 0.05)
+    minutes: float = 5.0
+    command: str = "layercache report"
+
+
+class Watch(Protocol):
+    """Hears how far a report is."""
+
+    def phase(self, name: str) -> None:
+        """Another part begins."""
+
+    def progress(self, done: float, note: str = "") -> None:
+        """A share of this part is done."""
+
+
+class Quiet:
+    """A :class:`Watch` that does not care."""
+
+    def phase(self, name: str) -> None:
+        """Nothing."""
+
+    def progress(self, done: float, note: str = "") -> None:
+        """Nothing."""
+
+
+class NothingSeen(RuntimeError):
+    """No frame could be used: there is nothing to report. The message says why."""
+
+
+def run(
+    settings: Settings, options: Options, watch: Watch | None = None, stop: threading.Event | None = None
+) -> numbers.Report:
+    """Makes the report. Once ``stop`` is set the stream ends where it is, and the exam follows.
+
+    A ``KeyboardInterrupt`` during exam or race cuts these short. Raises :class:`NothingSeen`, what :func:`models.load`
+    and :func:`cuts.trace` raise, and :class:`stream.sources.SourceError`.
+    """
+    watch, stop = watch or Quiet(), stop or threading.Event()
+    began = time.monotonic()
+    keep_freed_memory()
+    if settings.worker.torch_threads is not None:
+        torch.set_num_threads(settings.worker.torch_threads)
+    watch.phase("building and cutting the model")
+    traced = cuts.trace(models.load(settings.model), settings.trainer.max_cuts)
+    footage = Footage(options.plan, settings, traced.classifier)
+    watch.phase("measuring the model's pieces")
+    table = costs.cost_table(traced)
+    with tempfile.TemporaryDirectory(prefix="layercache-report-") as folder:
+        watch.phase("measuring heads")
+        rehearsal = Rehearsal(traced, settings, (*options.budgets, settings.promise.max_disagreement), Path(folder))
+        pace = Pace.of(footage.count(), table.frame_ms, options.minutes * 60, len(rehearsal.lanes))
+        batches = footage.batches()
+        watch.phase("frames")
+        _stream(rehearsal, batches, pace, watch, stop)
+        if not len(rehearsal.log):
+            raise NothingSeen(_nothing(footage, options.plan.path))
+        scored = rehearsal.finish()
+        watch.phase("exam")
+        sitting, choice = _sitting(rehearsal, traced, scored, pace)
+        interrupted = stop.is_set()
+        try:
+            _sit(sitting, batches, pace, watch)
+            watch.phase("race")
+            races = _races(settings, sitting, pace, watch)
+        except KeyboardInterrupt:
+            interrupted, races = True, {}
+        report = gather(settings, table, footage, rehearsal, sitting, choice, races)
+    report = msgspec.structs.replace(
+        report, command=options.command, seconds=time.monotonic() - began, interrupted=interrupted
+    )
+    return msgspec.structs.replace(report, findings=findings(report))
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How many frames go where, and how long everything may take (seconds)."""
+
+    stream: int
+    exam: int
+    frame_s: float
+    stream_s: float
+    exam_s: float
+    race_s: float
+
+    @classmethod
+    def of(cls, frames: int, frame_ms: float, seconds: float, papers: int) -> "Pace":
+        """For ``frames`` frames of a model that takes ``frame_ms`` for one, and ``papers`` budgets.
+
+        >>> Pace.of(1000, 4.0, 300, 4).exam, Pace.of(1_000_000, 4.0, 300, 4).stream
+        (150, 24107)
+        """
+        frame_s = _OVERHEAD * frame_ms / 1000
+        kept = min(round(EXAM_SHARE * frames), _MOST_EXAM, int(_EXAM * seconds / (frame_s * (1 + 0.6 * papers))))
+        exam_frames = max(kept, min(1, frames - 1))
+        stream = min(frames - exam_frames, max(1, int(_SERVING * seconds / frame_s)))
+        return cls(stream, exam_frames, frame_s, _STREAM * seconds, _EXAM * seconds, _RACE * seconds)
+
+
+def _stream(rehearsal: Rehearsal, batches: Iterator[Batch], pace: Pace, watch: Watch, stop: threading.Event) -> None:
+    """Frames at an even pace, so that heads learn between them as long as the time allows."""
+    began = time.monotonic()
+    most = max(_LEARN_LEAST_S, _LEARN_TIMES * pace.frame_s)
+    serving = 0.0
+    for batch in take(batches, pace.stream):
+        started = time.monotonic()
+        rehearsal.serve(batch)
+        serving += time.monotonic() - started
+        seen = len(rehearsal.log)
+        to_come = max(0, pace.stream - seen)
+        left = pace.stream_s - (time.monotonic() - began) - to_come * serving / seen
+        rehearsal.learn(min(most * len(batch), max(0.0, left) * len(batch) / (to_come + len(batch))))
+        live = rehearsal.own.live
+        watch.progress(seen / pace.stream, f"{seen:,} of {pace.stream:,}{_saying(live)}")
+        if stop.is_set() or time.monotonic() - began > pace.stream_s:
+            return
+
+
+def _saying(live: object) -> str:
+    expected = getattr(live, "expected", None)
+    return f", heads open: {expected.hit_rate:.0%} leave early" if expected else ", learning"
+
+
+def _sitting(
+    rehearsal: Rehearsal, traced: TracedModel, scored: Sequence[Scored], pace: Pace
+) -> tuple[Sitting, Choice | None]:
+    """The papers: what was certified for a budget, or what tuning would try for it; and the exits of the curve."""
+    learner = rehearsal.trainer.learner
+    papers = []
+    for lane in rehearsal.lanes:
+        version = lane.loaded() or _estimated(rehearsal, traced, scored, lane)
+        if version is not None:
+            papers.append(Paper.of(lane.budget, traced, *version))
+    wanted = (rehearsal.own.budget, max(lane.budget for lane in rehearsal.lanes))
+    risks = [_USUAL_RISK * budget for budget in wanted] if scored else []
+    choices = (choose(scored, learner.cut_costs, risk, learner.times) for risk in risks)
+    choice = next((found for found in choices if found is not None), None)
+    engine = None
+    if choice is not None:
+        now = datetime.now(UTC)
+        manifest, tensors = versions.draft(traced.classifier, None, choice, learner.cut_costs, 0.0, now)
+        engine = Engine(traced, load_heads(manifest, tensors, traced))
+    race_s = pace.race_s / max(1, len(papers))
+    frames = int(race_s / (pace.frame_s * 2 * 3))  # with exits and without, three rounds
+    return Sitting(traced, papers, engine, min(_RACE_FRAMES, max(16, frames))), choice
+
+
+def _estimated(
+    rehearsal: Rehearsal, traced: TracedModel, scored: Sequence[Scored], lane: Lane
+) -> tuple[Manifest, dict[str, torch.Tensor]] | None:
+    """Exits with the thresholds that tuning expects to stay well within a budget; no certificate says so."""
+    learner = rehearsal.trainer.learner
+    if not scored:
+        return None
+    choice = choose(scored, learner.cut_costs, _USUAL_RISK * lane.budget, learner.times)
+    if choice is None:
+        return None
+    manifest, tensors = versions.draft(traced.classifier, None, choice, learner.cut_costs, 0.0, datetime.now(UTC))
+    threshold = float(np.float32(1 - choice.doubt))
+    exits = tuple(msgspec.structs.replace(exit_, threshold=threshold) for exit_ in manifest.exits)
+    return msgspec.structs.replace(manifest, exits=exits), tensors
+
+
+def _sit(sitting: Sitting, batches: Iterator[Batch], pace: Pace, watch: Watch) -> None:
+    began = time.monotonic()
+    for batch in take(batches, pace.exam):
+        sitting.take(batch)
+        watch.progress(len(sitting) / pace.exam, f"{len(sitting):,} of {pace.exam:,}")
+        if time.monotonic() - began > 2 * pace.exam_s:
+            return
+
+
+def _races(settings: Settings, sitting: Sitting, pace: Pace, watch: Watch) -> dict[float, Race]:
+    """By budget; the worker's whole path, on the exam's first frames."""
+    found: dict[float, Race] = {}
+    if not sitting.kept:
+        return found
+    for number, paper in enumerate(sitting.papers):
+
+        def report(done: float, number: int = number) -> None:
+            watch.progress((number + done) / len(sitting.papers))
+
+        patience = pace.race_s / len(sitting.papers)
+        found[paper.budget] = race.against_closed(settings, paper.engine, sitting.kept, report, patience)
+    return found
+
+
+def _nothing(footage: Footage, path: str) -> str:
+    why = f": {footage.notes[0]}" if footage.notes else ""
+    return f"{path}: none of its {footage.skipped:,} frames could be used{why}"
