@@ -10,6 +10,7 @@ from layercache.cli import (
     broker,
     common,
     cuts,
+    dashboard,
     demo,
     heads,
     profile,
@@ -37,6 +38,7 @@ app.command("worker")(worker.command)
 app.command("trainer")(trainer.command)
 app.command("publish")(publish.command)
 app.command("watch")(watch.command)
+app.command("dashboard")(dashboard.command)
 app.add_typer(topics.app, name="topics")
 app.command("cuts")(cuts.command)
 app.command("profile")(profile.command)
@@ -67,6 +69,7 @@ def layercache_command(
       layercache worker --model my_model.py:build       answer frames
       layercache publish photos/                        send frames
       layercache watch                                  see the predictions
+      layercache dashboard                              see it all in the browser
     """
     context.obj = {"verbose": verbose}
     common.set_up_logging(verbose)
