@@ -12,6 +12,7 @@ from layercache.cli import (
     cuts,
     dashboard,
     demo,
+    doctor,
     heads,
     profile,
     publish,
@@ -44,6 +45,7 @@ app.command("cuts")(cuts.command)
 app.command("profile")(profile.command)
 app.command("report")(report.command)
 app.add_typer(heads.app, name="heads")
+app.command("doctor")(doctor.command)
 app.command("settings")(settings.command)
 
 

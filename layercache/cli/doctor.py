@@ -1,0 +1,120 @@
+"""``layercache doctor``: is everything there, and does it fit together?"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from layercache.cli import common
+from layercache.cli.redaction import redacted
+
+if TYPE_CHECKING:
+    from layercache.doctor.checks import Finding
+
+_MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "error": ("error", "red"), "skipped": ("-", "dim")}
+
+
+def command(
+    config: common.Config = None,
+    bootstrap: common.Bootstrap = None,
+    model: common.Model = None,
+    weights: common.Weights = None,
+    metadata: common.Metadata = None,
+    device: common.Device = None,
+    dtype: common.Dtype = None,
+    store_url: common.StoreUrl = None,
+    max_disagreement: Annotated[
+        float | None, typer.Option(help="What is promised, if no settings file says it.", show_default=False)
+    ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="A worker's metrics port on this machine.", show_default=False)
+    ] = None,
+    state_dir: Annotated[
+        Path | None, typer.Option(help="The trainer's folder on this machine.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    kafka_options: common.KafkaOptions = None,
+) -> None:
+    """Checks machine, model, store, heads, broker, topics and readers, and says what to fix.
+
+    Give it the settings of your workers and trainer. Changes nothing; to see whether the store can be written to, it
+    writes a probe and removes it. Exit code 1 where something is wrong, 0 with warnings.
+
+    \b
+    Example:
+      layercache doctor --config layercache.toml
+      layercache doctor --model my_model.py:build --bootstrap broker:9092 --store-url s3://bucket/heads
+      layercache doctor --config layercache.toml --json | jq '.[] | select(.state == "error")'
+    """
+    settings = common.load_settings(
+        config,
+        kafka=common.kafka_overrides(bootstrap, kafka_options),
+        model={"spec": model, "weights": weights, "metadata": metadata, "device": device, "dtype": dtype},
+        store={"url": store_url},
+        promise={"max_disagreement": max_disagreement},
+        worker={"metrics_port": metrics_port},
+        trainer={"state_dir": state_dir},
+    )
+    import logging
+
+    from layercache.doctor.visit import visit
+
+    logging.getLogger().setLevel(logging.ERROR)  # what is worth a word is a finding
+    with _Display(as_json) as display:
+        for finding in visit(settings, display.looking):
+            display.show(finding)
+    found = display.found
+    if as_json:
+        import msgspec
+
+        typer.echo(redacted(msgspec.json.format(msgspec.json.encode(found)).decode()))
+    else:
+        typer.echo(_sum(found))
+    raise typer.Exit(common.FAILED if any(one.state == "error" for one in found) else common.OK)
+
+
+def _sum(found: "list[Finding]") -> str:
+    counts = {state: sum(one.state == state for one in found) for state in _MARKS}
+    if not counts["error"] and not counts["warning"]:
+        return f"\nall well: {counts['ok']} checks"
+    return f"\nerrors: {counts['error']}, warnings: {counts['warning']}, ok: {counts['ok']}"
+
+
+class _Display:
+    """A line for each finding, as it comes; on a terminal one says what is being looked at."""
+
+    def __init__(self, quiet: bool) -> None:
+        from rich.console import Console
+
+        self.found: list[Finding] = []
+        self._quiet = quiet
+        self._console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        self._status = Console(stderr=True).status("")
+        self._area = ""
+
+    def __enter__(self) -> "_Display":
+        self._status.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._status.stop()
+
+    def looking(self, area: str) -> None:
+        """This area is next."""
+        self._status.update(f"looking at the {area}")
+
+    def show(self, finding: "Finding") -> None:
+        """One line, and under it what to do."""
+        self.found.append(finding)
+        if self._quiet:
+            return
+        from rich.markup import escape
+
+        if finding.area != self._area:
+            self._area = finding.area
+            self._console.print(f"\n[bold]{escape(finding.area)}[/bold]")
+        mark, colour = _MARKS[finding.state]
+        self._console.print(f"  [{colour}]{mark:<7}[/{colour}] {escape(redacted(f'{finding.check}: {finding.found}'))}")
+        if finding.fix:
+            self._console.print(f"          → {escape(redacted(finding.fix))}")

@@ -1,0 +1,128 @@
+"""The broker: does it answer, does it let us in, can it do transactions?"""
+
+from collections.abc import Callable, Iterator
+from time import perf_counter
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._metadata import ClusterMetadata
+from confluent_kafka.admin._resource import ResourceType
+
+from layercache.doctor.checks import Area, Finding
+from schemas.settings import Settings
+from stream.clients import KafkaUnusable, Troubles, admin_client
+from stream.reach import cluster
+
+AREA = Area("broker")
+PATIENCE_S = 5.0
+_REQUEST_S = 5.0
+_HERE = ("localhost", "127.", "[::1]")
+_TRANSACTIONS = "__transaction_state"
+
+Configs = dict[str, str]
+
+
+def check(settings: Settings, keep: Callable[[AdminClient, ClusterMetadata], None]) -> Iterator[Finding]:
+    """Asks the brokers for what they are, and hands client and answer to ``keep``."""
+    troubles = Troubles()
+    servers = settings.kafka.bootstrap_servers
+    yield from _logins(settings)
+    try:
+        client = admin_client(settings, troubles)
+        began = perf_counter()
+        metadata = cluster(client, settings, troubles, patience_s=PATIENCE_S)
+    except KafkaUnusable as error:
+        what, _, advice = str(error).partition("; ")
+        yield AREA.error("reach", what, advice or "check kafka.bootstrap_servers and kafka.options")
+        return
+    assert metadata is not None  # nothing stops it
+    spent = (perf_counter() - began) * 1000
+    yield AREA.ok("reach", f"{servers} answers in {spent:.0f} ms: {_count(len(metadata.brokers), 'broker')}")
+    keep(client, metadata)
+    yield from _features(settings, client, metadata)
+
+
+def _logins(settings: Settings) -> Iterator[Finding]:
+    """How clients log in, and whether the trainer's client can do the same."""
+    options = settings.kafka.options
+    protocol = str(options.get("security.protocol", "PLAINTEXT")).upper()
+    servers = settings.kafka.bootstrap_servers
+    local = all(server.strip().startswith(_HERE) for server in servers.split(","))
+    if protocol == "PLAINTEXT" and not local:
+        yield AREA.warning(
+            "login", f"none, and nothing is encrypted on the way to {servers}",
+            "outside of a network of one's own: security.protocol = SASL_SSL; docs/security.md",
+        )  # fmt: skip
+    else:
+        sasl = f" with {options.get('sasl.mechanism', options.get('sasl.mechanisms', 'PLAIN'))}"
+        yield AREA.ok("login", protocol + (sasl if protocol.startswith("SASL") else ""))
+    if protocol == "SASL_PLAINTEXT" and not local:
+        yield AREA.warning("encryption", "passwords travel unencrypted", "security.protocol = SASL_SSL")
+    from cache_training.credentials import credentials
+
+    try:
+        credentials(settings.kafka)
+    except (ValueError, OSError) as error:
+        yield AREA.error("trainer's login", str(error), "use a login that the trainer has, too; docs/security.md")
+
+
+def _features(settings: Settings, client: AdminClient, metadata: ClusterMetadata) -> Iterator[Finding]:
+    """What exactly-once delivery and the new group protocol ask of a broker, by its own configuration."""
+    broker = next(iter(sorted(metadata.brokers)), None)
+    configs = described(client, ResourceType.BROKER, [str(broker)]).get(str(broker), {}) if broker is not None else {}
+    worker = settings.worker
+    if worker.delivery == "exactly_once":
+        yield _transactions(settings, configs, metadata)
+    if worker.group_protocol == "consumer":
+        protocols = configs.get("group.coordinator.rebalance.protocols", "")
+        if configs and "consumer" not in protocols:
+            yield AREA.error(
+                "group protocol", "the broker does not offer `consumer` (KIP-848)",
+                "set worker.group_protocol to classic, or run Apache Kafka 4.0 or later",
+            )  # fmt: skip
+        elif configs:
+            yield AREA.ok("group protocol", f"offered: {protocols}")
+
+
+def _transactions(settings: Settings, configs: Configs, metadata: ClusterMetadata) -> Finding:
+    brokers, asked = len(metadata.brokers), settings.worker.transaction_timeout_ms
+    if not configs:
+        return AREA.warning(
+            "transactions", "the broker does not tell its configuration: whether it can do them is not known",
+            "exactly once needs Apache Kafka; the broker of `layercache broker` is for trying things out",
+        )  # fmt: skip
+    most = int(configs.get("transaction.max.timeout.ms", asked))
+    if most < asked:
+        return AREA.error(
+            "transactions", f"worker.transaction_timeout_ms is {asked:,}, the broker allows {most:,}",
+            "lower it, or raise the broker's transaction.max.timeout.ms",
+        )  # fmt: skip
+    if _TRANSACTIONS in metadata.topics:
+        return AREA.ok("transactions", "the broker has done some")
+    replicas = int(configs.get("transaction.state.log.replication.factor", 1))
+    if replicas > brokers:
+        return AREA.error(
+            "transactions",
+            f"their log wants {replicas} replicas (transaction.state.log.replication.factor), there "
+            f"{'is' if brokers == 1 else 'are'} {_count(brokers, 'broker')}",
+            "start more brokers, or set it to what there is; until then workers wait",
+        )
+    return AREA.ok("transactions", "the broker's configuration allows them; it has done none yet")
+
+
+def described(client: AdminClient, kind: ResourceType, names: list[str]) -> dict[str, Configs]:
+    """Configuration of topics or brokers by name; of none where the broker does not say, or we may not ask."""
+    found: dict[str, Configs] = {}
+    futures = client.describe_configs([ConfigResource(kind, name) for name in names], request_timeout=_REQUEST_S)
+    for resource, future in futures.items():
+        try:
+            entries = future.result()
+        except KafkaException:
+            continue
+        found[resource.name] = {name: entry.value for name, entry in entries.items() if entry.value is not None}
+    return found
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,86 @@
+"""What a check has found, and checks that take too long."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
+
+import msgspec
+
+State = Literal["ok", "warning", "error", "skipped"]
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One line: what was looked at, what was found, and what to do."""
+
+    area: str
+    check: str
+    state: State
+    found: str
+    fix: str = ""
+    """Empty where nothing needs to be done."""
+
+
+class Area:
+    """Makes the findings of one area.
+
+    >>> Area("store").error("write", "cannot be written to", "let this user in").state
+    'error'
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def ok(self, check: str, found: str) -> Finding:
+        """All is well."""
+        return Finding(area=self.name, check=check, state="ok", found=found)
+
+    def warning(self, check: str, found: str, fix: str) -> Finding:
+        """It works, and somebody should look."""
+        return Finding(area=self.name, check=check, state="warning", found=found, fix=fix)
+
+    def error(self, check: str, found: str, fix: str) -> Finding:
+        """It does not work so."""
+        return Finding(area=self.name, check=check, state="error", found=found, fix=fix)
+
+    def skipped(self, check: str, why: str) -> Finding:
+        """Not looked at."""
+        return Finding(area=self.name, check=check, state="skipped", found=why)
+
+
+Checks = Callable[[], Iterable[Finding]]
+
+
+def within(seconds: float, area: Area, checks: Checks) -> Iterator[Finding]:
+    """Findings as they come, as long as they come within ``seconds`` in all; else an error that says so.
+
+    A check that hangs, in a store that does not answer, say, is left behind. Whatever a check raises is a finding, too.
+
+    >>> [finding.found for finding in within(0.05, Area("store"), lambda: time.sleep(5) or ())]
+    ['no answer within 0.05 s']
+    """
+    news: queue.SimpleQueue[Finding | None] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            for finding in checks():
+                news.put(finding)
+        except Exception as error:  # a check must not end the visit: whatever it met is what was found
+            news.put(area.error("check", f"{type(error).__name__}: {error}", "this was not foreseen: please report it"))
+        finally:
+            news.put(None)
+
+    threading.Thread(target=work, name=f"doctor-{area.name}", daemon=True).start()
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            finding = news.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            yield area.error(
+                "time", f"no answer within {seconds:g} s", "can it be reached from here? Is it overloaded?"
+            )
+            return
+        if finding is None:
+            return
+        yield finding

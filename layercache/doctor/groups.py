@@ -1,0 +1,115 @@
+"""Who reads: how far workers and trainer are behind, how old the trainer's records are, and whether clocks agree."""
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from confluent_kafka import Consumer, KafkaException
+
+from layercache.dashboard.lag import partition_lags
+from layercache.doctor.checks import Area, Finding
+from schemas.settings import Settings
+from stream.clients import KafkaUnusable, Troubles, consumer_config, told
+from stream.reach import connect
+from stream.trainer_watch import TopicOffsets
+
+AREA = Area("groups")
+#: Records stamped further ahead of this machine's clock than this come from another time.
+_AHEAD_S = 5
+#: How long ago the latest record was, as far as one asks.
+_AGES = ((60, "a minute"), (600, "ten minutes"), (3_600, "an hour"), (86_400, "a day"))
+
+
+def check(settings: Settings) -> Iterator[Finding]:
+    """By consumers that join nothing and commit nothing."""
+    topics = settings.topics
+    yield from _guarded("workers", lambda: _workers(settings))
+    yield from _guarded("trainer", lambda: _trainer(settings))
+    for topic in (topics.frames, topics.predictions):
+        yield from _guarded("clock", partial(_clock, settings, topic))
+
+
+def _guarded(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from look()
+    except KafkaException as error:
+        found = f"the broker does not tell: {told(error.args[0])}"
+        yield AREA.warning(check, found, "docs/security.md lists the rights that are needed")
+    except (KafkaUnusable, KeyError) as error:
+        yield AREA.warning(check, f"cannot be asked: {error}", "see the topics above")
+
+
+def _offsets(settings: Settings, group: str, topic: str) -> TopicOffsets:
+    config = consumer_config(settings, group) | {"log_level": 0}
+    return TopicOffsets(connect(Consumer, config, Troubles()), topic)
+
+
+def _workers(settings: Settings) -> Iterator[Finding]:
+    group = settings.worker.group_id
+    offsets = _offsets(settings, group, settings.topics.frames)
+    lags = partition_lags(offsets.watermarks(), offsets.committed())
+    waiting = sum(one.lag for one in lags)
+    if all(one.committed is None for one in lags):
+        found = f"none of group {group} has ever answered a frame; {waiting:,} wait"
+        if waiting:
+            yield AREA.warning("workers", found, "start `layercache worker`, or check worker.group_id")
+        else:
+            yield AREA.ok("workers", found)
+        return
+    worst = max(lags, key=lambda one: one.lag)
+    found = f"group {group}: {waiting:,} frames wait" + (
+        f", at most {worst.lag:,} on partition {worst.partition}" if waiting else ""
+    )
+    yield AREA.ok("workers", found)
+
+
+def _trainer(settings: Settings) -> Iterator[Finding]:
+    group = settings.trainer.group_id
+    offsets = _offsets(settings, group, settings.topics.distillation)
+    now = time.time()
+    latest = _latest(offsets, now)
+    committed = offsets.committed()
+    if latest is None and not any(high > low for low, high in offsets.watermarks().values()):
+        yield AREA.ok("trainer", "no worker has sent anything to learn from yet")
+        return
+    sent = f"the latest record for it is {latest} old at most" if latest else "nothing was sent for a day"
+    if all(offset < 0 for offset in committed.values()):
+        yield AREA.warning(
+            "trainer", f"{sent}, and none of group {group} has ever read one",
+            "start `layercache trainer`, or check trainer.group_id",
+        )  # fmt: skip
+        return
+    patience = max(settings.worker.distillation_max_lag_s, 2 * settings.trainer.checkpoint_s)
+    first, earliest = offsets.since(int((now - patience) * 1000)), offsets.earliest()
+    behind = [
+        partition
+        for partition, offset in first.items()
+        if offset is not None and offset > max(committed.get(partition, 0), earliest.get(partition, 0))
+    ]
+    if behind:
+        yield AREA.warning(
+            "trainer", f"{sent}, and it is more than {patience:.0f} s behind",
+            "does it run? Look at its log; workers send it fewer frames meanwhile",
+        )  # fmt: skip
+    else:
+        yield AREA.ok("trainer", f"{sent}, and it keeps up")
+
+
+def _latest(offsets: TopicOffsets, now: float) -> str | None:
+    """How old the latest record is at most, in words."""
+    for seconds, words in _AGES:
+        if any(offset is not None for offset in offsets.since(int((now - seconds) * 1000)).values()):
+            return words
+    return None
+
+
+def _clock(settings: Settings, topic: str) -> Iterator[Finding]:
+    """Records from the future betray a clock; a clock that is late cannot be told from a stream that stands."""
+    ahead = _offsets(settings, settings.worker.group_id, topic).since(int((time.time() + _AHEAD_S) * 1000))
+    if any(offset is not None for offset in ahead.values()):
+        yield AREA.warning(
+            "clock", f"records on {topic} are stamped more than {_AHEAD_S} s ahead of this machine's clock",
+            "set the clocks of publishers, workers and this machine by NTP: frames of one key share a block by time",
+        )  # fmt: skip
+    else:
+        yield AREA.ok("clock", f"no record on {topic} is stamped ahead of this machine's clock")

@@ -1,0 +1,111 @@
+"""The machine: threads, ports, room for the trainer's state."""
+
+import os
+import platform
+import shutil
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from layercache.doctor.checks import Area, Finding
+from schemas.settings import Settings
+
+AREA = Area("machine")
+_PORT_S = 2.0
+#: Less room than the first is an error, less than the second a warning.
+_NO_ROOM, _LITTLE_ROOM = 100e6, 2e9
+
+
+def check(settings: Settings) -> Iterator[Finding]:
+    """Threads, the ports that the settings name, the trainer's folder."""
+    yield _threads(settings)
+    if settings.worker.metrics_port:
+        yield worker_port(settings.worker.metrics_port)
+    if settings.trainer.web_port:
+        yield _trainer_port(settings.trainer.web_port)
+    yield _state_dir(settings.trainer.state_dir, settings.trainer.replay_mb)
+
+
+def _threads(settings: Settings) -> Finding:
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted, omp = settings.worker.torch_threads, os.environ.get("OMP_NUM_THREADS")
+    threads = wanted or torch.get_num_threads()
+    where = "worker.torch_threads" if wanted else "OMP_NUM_THREADS" if omp else "torch's own choice"
+    found = f"{cores} cores; a worker runs {threads} threads of torch ({where}); Python {platform.python_version()}"
+    if threads > cores:
+        return AREA.warning(
+            "threads", found, f"more threads than cores wait for each other: set worker.torch_threads to {cores}"
+        )
+    return AREA.ok("threads", found)
+
+
+def worker_port(port: int) -> Finding:
+    """Whether a worker's metrics answer on a port of this machine, or the port is free for one."""
+    name = f"worker.metrics_port {port}"
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=_PORT_S) as answer:
+            text = answer.read(200).decode("utf-8", "replace").strip()
+        if text in ("working", "starting"):
+            return AREA.ok(name, f"a worker answers: {text}")
+        return _taken(name)
+    except urllib.error.HTTPError as error:
+        if error.code == 503:
+            return AREA.warning(
+                name, f"a worker answers: {error.read(200).decode('utf-8', 'replace').strip()}", "look at its log"
+            )
+        return _taken(name)
+    except (OSError, ValueError):
+        return _free(name, port)
+
+
+def _trainer_port(port: int) -> Finding:
+    name = f"trainer.web_port {port}"
+    with socket.socket() as probe:
+        probe.settimeout(_PORT_S)
+        answers = probe.connect_ex(("127.0.0.1", port)) == 0
+    return AREA.ok(name, "something answers: the trainer, if it runs here") if answers else _free(name, port)
+
+
+def _free(name: str, port: int) -> Finding:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError as error:
+            return AREA.error(name, f"cannot be used here: {error.strerror}", "choose another port, or stop who has it")
+    return AREA.ok(name, "free: nobody serves on it on this machine")
+
+
+def _taken(name: str) -> Finding:
+    return AREA.error(name, "somebody else serves on it, who is no worker", "choose another port, or stop who has it")
+
+
+def _state_dir(folder: Path, replay_mb: int) -> Finding:
+    name = "trainer.state_dir"
+    there = existing(folder)
+    if not os.access(there, os.W_OK):
+        return AREA.warning(
+            name, f"{folder} cannot be written to by this user", "where the trainer runs, let it in there"
+        )
+    return room(AREA, name, there, f"{folder} holds up to {replay_mb} MB of frames")
+
+
+def existing(path: Path) -> Path:
+    """The folder itself, or the nearest one above it that is there."""
+    path = path.expanduser().absolute()
+    while not path.is_dir():
+        path = path.parent
+    return path
+
+
+def room(area: Area, check: str, folder: Path, what: str) -> Finding:
+    """How much of the disk is free where ``folder`` is."""
+    free = shutil.disk_usage(folder).free
+    found = f"{what}; {free / 1e9:.1f} GB are free there"
+    if free < _NO_ROOM:
+        return area.error(check, found, "free some space")
+    return area.warning(check, found, "free some space") if free < _LITTLE_ROOM else area.ok(check, found)

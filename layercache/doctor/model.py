@@ -1,0 +1,74 @@
+"""The model: does it load, can it be cut, how quick is it, and do its frames fit where they must?"""
+
+import math
+from collections.abc import Callable, Iterator
+
+from early_exit.cuts import TracedModel
+from layercache.doctor.checks import Area, Finding
+from layercache.report.needs import first_attempt_audits
+from schemas.settings import Settings
+
+AREA = Area("model")
+_BATCH, _REPEATS = 8, 3
+#: A record's own header, beside what its frame takes.
+_RECORD_BYTES = 4_096
+
+
+def check(settings: Settings, keep: Callable[[TracedModel], None]) -> Iterator[Finding]:
+    """Loads and cuts it, and hands it to ``keep`` for those who look at its heads."""
+    from early_exit import costs, cuts, models
+    from layercache.report.results import has_weights
+
+    try:
+        classifier = models.load(settings.model)
+    except models.ModelError as error:
+        yield AREA.error("load", str(error), "check [model] or --model, --weights and --metadata")
+        return
+    shape = f"{classifier.preprocessing.channels} × {' × '.join(map(str, classifier.preprocessing.size))}"
+    found = f"{classifier.name}: {len(classifier.classes)} classes, frames of {shape}, on {classifier.device}"
+    random = not has_weights(settings.model)
+    if random:
+        yield AREA.error(
+            "load", f"{found}, but no weights: it answers at random, and heads of one process fit no other",
+            "give --weights (model.weights): a file, or DEFAULT",
+        )  # fmt: skip
+    else:
+        yield AREA.ok("load", found)
+    try:
+        traced = cuts.trace(classifier, settings.trainer.max_cuts)
+    except cuts.CutError as error:
+        yield AREA.error("cuts", str(error), "exits cannot be put into this model; the message says why")
+        return
+    proposed = ", ".join(cut.name for cut in traced.proposed)
+    yield AREA.ok("cuts", f"{len(traced.cuts)} places to cut; heads are tried at {proposed}")
+    yield AREA.ok("fingerprint", classifier.fingerprint[:12] + (", another each time" if random else ""))
+    frames = classifier.example(_BATCH)
+    ms = costs.measure_ms(classifier.module, frames, _REPEATS) / _BATCH
+    yield AREA.ok("speed", f"{traced.flops / 1e9:.3g} GFLOPs and {ms:.3g} ms a frame, in batches of {_BATCH}")
+    keep(traced)
+    yield from _sizes(settings, traced)
+
+
+def _sizes(settings: Settings, traced: TracedModel) -> Iterator[Finding]:
+    """Whether a frame fits a record, and a certificate's frames fit the trainer's memory."""
+    preprocessing = traced.classifier.preprocessing
+    pixels = preprocessing.channels * math.prod(preprocessing.size)
+    frame_bytes = pixels + 4 * len(traced.classifier.classes)
+    if frame_bytes + _RECORD_BYTES > settings.topics.max_record_bytes:
+        yield AREA.error(
+            "record size",
+            f"one frame for the trainer takes {frame_bytes:,} bytes, topics.max_record_bytes is "
+            f"{settings.topics.max_record_bytes:,}: nothing would be learnt",
+            f"set topics.max_record_bytes to {2 * frame_bytes + _RECORD_BYTES:,} at least, and the topics' limit",
+        )
+    promise, trainer = settings.promise, settings.trainer
+    budget = promise.max_disagreement
+    needed = first_attempt_audits(budget, promise.confidence)
+    fit = min(trainer.window_frames, int(trainer.replay_mb * 1e6 / 4 / (frame_bytes + 16)))
+    found = f"{needed:,} certification audits to begin with for {budget:.2%} at {promise.confidence:.0%}, {fit:,} fit"
+    if fit >= needed:
+        yield AREA.ok("trainer's memory", found)
+        return
+    enough = math.ceil(1.2 * 4 * needed * (frame_bytes + 16) / 1e6)
+    more = f"replay_mb to {enough:,} or more" if trainer.window_frames >= needed else f"window_frames above {needed:,}"
+    yield AREA.error("trainer's memory", f"{found}: nothing could ever be certified", f"set trainer.{more}")

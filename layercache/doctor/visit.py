@@ -1,0 +1,47 @@
+"""Who looks when: each area has a deadline of its own, and what one found helps the next."""
+
+from collections.abc import Callable, Iterator
+
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._metadata import ClusterMetadata
+
+from early_exit.cuts import TracedModel
+from layercache.doctor import broker, groups, heads, machine, model, store, topics
+from layercache.doctor.checks import Finding, within
+from schemas.settings import Settings
+
+#: Models are large and disks are slow; the others answer soon or not at all.
+_MODEL_S, _QUICK_S, _STORE_S, _BROKER_S, _TOPICS_S, _GROUPS_S = 180.0, 10.0, 20.0, 12.0, 12.0, 25.0
+
+
+def visit(settings: Settings, looking: Callable[[str], None] = lambda area: None) -> Iterator[Finding]:
+    """All findings, as they come; ``looking`` hears which area is next.
+
+    The model's weights are loaded, since its fingerprint says which heads are its own.
+    """
+    traced: list[TracedModel] = []
+    reached: list[tuple[AdminClient, ClusterMetadata]] = []
+    looking("machine")
+    yield from within(_QUICK_S, machine.AREA, lambda: machine.check(settings))
+    looking("model")
+    yield from within(_MODEL_S, model.AREA, lambda: model.check(settings, traced.append))
+    looking("store")
+    store_found = list(within(_STORE_S, store.AREA, lambda: store.check(settings)))
+    yield from store_found
+    looking("heads")
+    if not traced:
+        yield heads.AREA.skipped("live version", "the model could not be loaded: whose heads is not known")
+    elif any(one.check in ("reach", "time") and one.state == "error" for one in store_found):
+        yield heads.AREA.skipped("live version", "the store does not answer")
+    else:
+        yield from within(_STORE_S, heads.AREA, lambda: heads.check(settings, traced[0]))
+    looking("broker")
+    yield from within(_BROKER_S, broker.AREA, lambda: broker.check(settings, lambda *found: reached.append(found)))
+    if not reached:
+        yield topics.AREA.skipped("topics", "the broker does not answer")
+        yield groups.AREA.skipped("groups", "the broker does not answer")
+        return
+    looking("topics")
+    yield from within(_TOPICS_S, topics.AREA, lambda: topics.check(settings, *reached[0]))
+    looking("groups")
+    yield from within(_GROUPS_S, groups.AREA, lambda: groups.check(settings))
