@@ -282,7 +282,12 @@ class Trainer(_Section):
     window_frames: int = Field(20_000, ge=100, description="Longest tuning window and certification window, each.")
     min_audit_rate: OpenShare = Field(0.02, description="The audit rate falls to this once heads stop improving.")
     max_cuts: int = Field(5, ge=1, le=8, description="Cuts to try heads at.")
-    web_port: int | None = Field(None, ge=0, le=65535, description="Port of Faust's health endpoint; off by default.")
+    web_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of the Prometheus metrics (`/metrics`) and of Faust's health endpoint (`/`); off by default.",
+    )
 
 
 class Settings(BaseSettings):

@@ -25,7 +25,9 @@ def command(
     state_dir: Annotated[Path | None, typer.Option(help="Local folder of its restartable state.")] = None,
     torch_threads: Annotated[int | None, typer.Option(help="Threads of torch.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of initial weights, views and sampling.")] = None,
-    web_port: Annotated[int | None, typer.Option(help="Port of Faust's health endpoint.")] = None,
+    web_port: Annotated[
+        int | None, typer.Option(help="Port of the Prometheus metrics and of Faust's health endpoint.")
+    ] = None,
     kafka_options: common.KafkaOptions = None,
 ) -> None:
     """Learns from full-path results and publishes certified heads. Ends on SIGTERM or Ctrl-C, goes on where it was.
