@@ -164,8 +164,7 @@ def test_ports_and_folders_are_the_settings(load: Any) -> None:
         assert {probe["httpGet"]["port"] for probe in probes} == {opened["name"]}
         (served,) = of_kind("Service")[f"layercache-{component}"]["spec"]["ports"]
         assert (served["port"], served["targetPort"]) == (port, opened["name"])
-    annotations = PODS["worker"]["metadata"]["annotations"]
-    assert annotations["prometheus.io/port"] == str(loaded.worker.metrics_port)
+        assert PODS[component]["metadata"]["annotations"]["prometheus.io/port"] == str(port)
     assert str(loaded.trainer.state_dir) in [mount["mountPath"] for mount in container("trainer")["volumeMounts"]]
 
 
