@@ -26,6 +26,7 @@ __all__ = [
     "Live",
     "SignatureError",
     "StoreError",
+    "in_force",
     "model_folder",
     "model_folders",
     "open_folder",
@@ -52,6 +53,17 @@ class Live:
     pinned: bool
 
 
+def in_force(pin: Pin | None, latest: str | None) -> Live:
+    """What :meth:`HeadStore.live` says where an operator holds ``pin``, and ``latest`` is the latest version.
+
+    >>> in_force(None, "v7"), in_force(Pin(version=None), "v7")
+    (Live(version='v7', closed=False, pinned=False), Live(version=None, closed=True, pinned=True))
+    """
+    if pin is not None:
+        return Live(pin.version, closed=pin.version is None, pinned=True)
+    return Live(latest, closed=False, pinned=False)
+
+
 def model_folder(name: str, fingerprint: str) -> str:
     """The folder of a model's heads: readable, and its own whatever the model is called.
 
@@ -66,14 +78,16 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def open_store(settings: Store, name: str, fingerprint: str) -> "HeadStore":
-    """The store of the heads of the model of that name and fingerprint, where the settings say.
+def open_store(settings: Store | str, name: str, fingerprint: str) -> "HeadStore":
+    """The store of the heads of the model of that name and fingerprint, where the settings, or a URL alone, say.
 
     Raises :class:`StoreError` for a URL that no file system is known for, and for signing keys that are none.
 
-    >>> open_store(Store(url="memory://heads"), "fashion-mnist", "3f9a" * 16).url
-    'memory://heads/fashion-mnist-3f9a3f9a3f9a'
+    >>> store = open_store("memory://heads", "fashion-mnist", "3f9a" * 16)
+    >>> store.url, store.live()
+    ('memory://heads/fashion-mnist-3f9a3f9a3f9a', Live(version=None, closed=False, pinned=False))
     """
+    settings = Store(url=settings) if isinstance(settings, str) else settings
     return open_folder(settings, model_folder(name, fingerprint))
 
 
@@ -101,6 +115,10 @@ class HeadStore:
     such version. ``keep_last`` versions are kept, 2 at least. With a ``signer`` versions are signed as they are
     published, and those without a right signature raise :class:`SignatureError` before anything in them is looked at.
 
+    Most programs get theirs from :func:`open_store`, or as the ``store`` of a :class:`layercache.EarlyExitModel`. What
+    a trainer publishes is live at once; an operator's :meth:`pin`, :meth:`close` and :meth:`rollback` reach everybody
+    who serves from the store within seconds.
+
     >>> from early_exit.heads import tensor_names
     >>> store = HeadStore("memory://example", "fashion-mnist-eb575f920e07")
     >>> _ = store.publish(heads.manifest, tensor_names("layer2", heads.modules[0]))
@@ -109,6 +127,9 @@ class HeadStore:
     >>> store.close("looks odd")
     >>> store.live()
     Live(version=None, closed=True, pinned=True)
+    >>> store.unpin()
+    >>> [(manifest.version, [exit_.cut for exit_ in manifest.exits]) for manifest in store.versions()]
+    [('v1', ['layer2'])]
     """
 
     def __init__(
@@ -152,9 +173,7 @@ class HeadStore:
     def live(self) -> Live:
         """What workers should use now. A pin goes before the latest version."""
         pin = self.pin_state()
-        if pin is not None:
-            return Live(pin.version, closed=pin.version is None, pinned=True)
-        return Live(self.latest(), closed=False, pinned=False)
+        return in_force(pin, self.latest() if pin is None else None)
 
     def latest(self) -> str | None:
         """The version published or rolled back to last; None before the first."""

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from early_exit.store import HeadStore
-    from schemas.manifest import Certificate, Expected, Manifest, Overload
+    from early_exit.store import HeadStore, Live
+    from schemas.manifest import Certificate, Expected, Manifest, Overload, Pin
 
 
 def state(store: "HeadStore") -> dict[str, Any]:
@@ -23,12 +23,16 @@ def state(store: "HeadStore") -> dict[str, Any]:
 
 def sentence(store: "HeadStore") -> str:
     """The same for people."""
-    live, pin = store.live(), store.pin_state()
+    return told(store.live(), store.pin_state(), store.latest())
+
+
+def told(live: "Live", pin: "Pin | None", latest: str | None) -> str:
+    """The same of what has been read already."""
     why = f" ({pin.reason})" if pin and pin.reason else ""
     if live.closed:
         return f"all exits are kept closed{why}; `layercache heads unpin` opens them again"
     if live.pinned:
-        return f"workers are held at {live.version}{why}; latest is {store.latest()}"
+        return f"workers are held at {live.version}{why}; latest is {latest}"
     return f"workers use {live.version}" if live.version else "no version yet: every frame runs the full model"
 
 

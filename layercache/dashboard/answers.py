@@ -37,7 +37,7 @@ class Answers:
     """Counts one model's predictions: by time, by exit, and a sample of them to be shown as pictures."""
 
     def __init__(self, windows: Windows, shown: int, seed: int = 0) -> None:
-        """``shown``: how many to pick at most by each :meth:`pick`."""
+        """``shown``: how many :meth:`pick` may be asked for at most."""
         self.windows = windows
         self.names: dict[int, str] = {}
         """Label to class name, as predictions told."""
@@ -72,9 +72,11 @@ class Answers:
         for one in self.windows.at(now_ms, now_ms):
             one.skipped += count
 
-    def pick(self) -> list[Prediction]:
+    def pick(self, most: int) -> list[Prediction]:
         """A fair sample of what was answered since the last call, oldest first (reservoir sampling; Vitter 1985)."""
         picked, self._picked, self._offered = self._picked, [], 0
+        if len(picked) > most:
+            picked = self._random.sample(picked, most)
         return sorted(picked, key=lambda prediction: prediction.times.predicted_ms)
 
     def flow(self, manifests: Sequence[Manifest], live: str | None) -> Flow:

@@ -53,6 +53,8 @@ class OfVersion:
     overload: Count = field(default_factory=Count)
     audits_by_class: Counter[int] = field(default_factory=Counter)
     disagreements_by_class: Counter[int] = field(default_factory=Counter)
+    seen: Seen = field(default_factory=Seen)
+    """Positions, and the next: blocks of near-copies."""
     seen_blocks: Seen = field(default_factory=Seen)
 
     def classes(self, names: dict[int, str], confidence: float) -> tuple[ClassDisagreement, ...]:
@@ -73,23 +75,24 @@ class AuditTally:
 
     def __init__(self, block_s: float) -> None:
         self._block_s = block_s
-        self._seen = Seen()
-        self._versions: OrderedDict[str, OfVersion] = OrderedDict()
+        self._versions: OrderedDict[tuple[str, str], OfVersion] = OrderedDict()
+        """By model and version: which model is to be shown may be known later than its audits."""
 
     def add(self, batch: DistillationBatch) -> tuple[int, int]:
         """Counts a record's; returns how many audits were new, and how many of them disagreed."""
         version = batch.header.heads_version
         if version is None or not batch.header.exits:
             return 0, 0  # nothing was open, so that nothing was at risk
-        identity = position_hashes(batch.header.topic, batch.partition, batch.offset)
-        rows = np.flatnonzero(batch.audit)
-        rows = rows[self._seen.new(identity[rows])]
-        if not len(rows):
-            return 0, 0
-        found = self._versions.setdefault(version, OfVersion())
-        self._versions.move_to_end(version)
+        key = batch.header.model, version
+        found = self._versions.setdefault(key, OfVersion())
+        self._versions.move_to_end(key)
         while len(self._versions) > _VERSIONS:
             self._versions.popitem(last=False)
+        identity = position_hashes(batch.header.topic, batch.partition, batch.offset)
+        rows = np.flatnonzero(batch.audit)
+        rows = rows[found.seen.new(identity[rows])]
+        if not len(rows):
+            return 0, 0
         labels = batch.logits[rows].argmax(1)
         wrong = batch.live_label[rows] != labels
         counts = found.seen_blocks.new(blocks(batch, self._block_s)[rows])
@@ -100,9 +103,10 @@ class AuditTally:
         found.disagreements_by_class.update(labels[wrong].tolist())
         return len(rows), int(wrong.sum())
 
-    def of(self, version: str | None) -> OfVersion:
-        """What is known of a version; nothing of one that was never seen."""
-        return self._versions.get(version, OfVersion()) if version is not None else OfVersion()
+    def of(self, model: str | None, version: str | None) -> OfVersion:
+        """What is known of a model's version; nothing of one that was never seen."""
+        found = self._versions.get((model, version)) if model is not None and version is not None else None
+        return found or OfVersion()
 
 
 def of_class(label: int | None, name: str, audits: int, disagreements: int, confidence: float) -> ClassDisagreement:

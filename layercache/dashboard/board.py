@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
+from layercache.cli.redaction import redacted
 from layercache.dashboard.state import Problem
 
 Where = Literal["broker", "topics", "store", "metrics"]
@@ -33,11 +34,11 @@ class Board:
         self._problems: dict[tuple[Where, str], Problem] = {}
 
     def put(self, where: Where, what: str, message: str) -> None:
-        """A problem is there, since now unless it was there before."""
+        """A problem is there, since now unless it was there before; secrets of the settings are left out of it."""
         with self._lock:
             before = self._problems.get((where, what))
             since_ms = before.since_ms if before else self._clock()
-            self._problems[where, what] = Problem(where=where, message=message, since_ms=since_ms)
+            self._problems[where, what] = Problem(where=where, message=redacted(message), since_ms=since_ms)
 
     def clear(self, where: Where, what: str) -> None:
         """It is gone."""
@@ -48,4 +49,7 @@ class Board:
         """All, in the order in which they came up; one message once."""
         with self._lock:
             found = sorted(self._problems.values(), key=lambda problem: problem.since_ms)
-        return tuple({(problem.where, problem.message): problem for problem in reversed(found)}.values())[::-1]
+        shown: dict[tuple[str, str], Problem] = {}
+        for problem in found:
+            shown.setdefault((problem.where, problem.message), problem)
+        return tuple(shown.values())

@@ -8,9 +8,11 @@ from typing import Self
 
 from confluent_kafka import Message
 
+from early_exit.store import StoreError
+from layercache.cli.redaction import redacted
 from layercache.dashboard.board import Board
 from layercache.dashboard.frames import FrameReader, Position, answered
-from layercache.dashboard.gathered import Gathered
+from layercache.dashboard.gathered import FRAMES, Gathered
 from layercache.dashboard.heads import HeadsView, ModelChoice
 from layercache.dashboard.lag import GroupWatch
 from layercache.dashboard.periodic import Periodic
@@ -24,13 +26,15 @@ from stream.decode import Limits
 _PREDICTIONS = Budget(records_per_s=4_000, bytes_per_s=4e6, begin_with=20_000)
 _DISTILLATION = Budget(records_per_s=500, bytes_per_s=8e6, begin_with=1_000)
 _DEAD_LETTERS = Budget(records_per_s=20, bytes_per_s=4e6, begin_with=20)
+#: New frames a second: more, nobody could look at. After a pause there are so many more at once.
+_FRAMES_PER_S = 8
 #: Decoding the pictures of a round may take so long; what is left goes without.
 _DECODE_S = 0.4
 _TOO_MANY = "its turn did not come: the pictures are large"
-_PICTURES_EVERY_S, _LOOK_EVERY_S, _LAG_EVERY_S, _METRICS_EVERY_S = 1.0, 1.0, 2.0, 5.0
+_PICTURES_EVERY_S, _LOOK_EVERY_S, _LAG_EVERY_S, _METRICS_EVERY_S = 1.0, 2.0, 2.0, 5.0
 #: However many ask for it, a snapshot is made so often at most.
 _SNAPSHOT_EVERY_S = 0.4
-_STOP_S = 5.0
+_STOP_S = 3.0
 
 
 class Collector:
@@ -53,6 +57,7 @@ class Collector:
         self._heads = HeadsView(settings.store, self._choice, self._board)
         self._gathered = Gathered(settings, self._choice)
         self._metrics = tuple(metrics)
+        self._may_show = FRAMES
         self._threads: list[Tail | Periodic] = []
         self._lock = threading.Lock()
         self._snapshot: tuple[float, Snapshot] | None = None
@@ -91,21 +96,25 @@ class Collector:
 
     def roll_back(self, version: str | None = None, reason: str = "") -> str:
         """See :class:`~layercache.dashboard.state.Source`, as for the other actions."""
-        return self._acted(self._heads.roll_back(version, reason))
+        return self._acted(lambda: self._heads.roll_back(version, reason))
 
     def pin(self, version: str | None = None, reason: str = "") -> str:
         """Holds workers at a version."""
-        return self._acted(self._heads.pin(version, reason))
+        return self._acted(lambda: self._heads.pin(version, reason))
 
     def unpin(self, reason: str = "") -> str:
         """Lets workers follow the latest version again."""
-        return self._acted(self._heads.unpin(reason))
+        return self._acted(lambda: self._heads.unpin(reason))
 
     def close_exits(self, reason: str = "") -> str:
         """Keeps every exit closed."""
-        return self._acted(self._heads.close_exits(reason))
+        return self._acted(lambda: self._heads.close_exits(reason))
 
-    def _acted(self, said: str) -> str:
+    def _acted(self, act: Callable[[], str]) -> str:
+        try:
+            said = act()
+        except StoreError as error:
+            raise StoreError(redacted(str(error))) from None
         with self._lock:
             self._snapshot = None  # whoever asks next sees what was done
         return said
@@ -150,7 +159,8 @@ class Collector:
 
     def _show(self, reader: FrameReader, thread: Periodic) -> None:
         """Fetches and decodes the frames of some answers, within the time that there is for it."""
-        picked = self._gathered.pick()
+        picked = self._gathered.pick(self._may_show)
+        self._may_show = min(FRAMES, self._may_show - len(picked) + round(_FRAMES_PER_S * _PICTURES_EVERY_S))
         ours = [one for one in picked if one.topic == self._settings.topics.frames]
         wanted: list[Position] = [(one.partition, one.offset) for one in ours]
         records = reader.fetch(wanted, lambda: thread.stopping) if wanted else {}

@@ -12,7 +12,7 @@ from layercache.dashboard.thumbnails import NoPicture, thumbnail
 from schemas.frame import FrameHeaders
 from schemas.prediction import Prediction
 from schemas.settings import Settings
-from stream.clients import Troubles, is_hopeless, told
+from stream.clients import KafkaUnusable, Troubles, is_hopeless, told
 from stream.decode import Limits
 from stream.reach import connect
 from stream.watch import read_dead_letter
@@ -39,7 +39,7 @@ class FrameReader:
         self._settings = settings
         self._consumer: Consumer | None = None
 
-    def fetch(self, wanted: Iterable[Position], stopping: Callable[[], bool]) -> dict[Position, Message | str]:
+    def fetch(self, wanted: Sequence[Position], stopping: Callable[[], bool]) -> dict[Position, Message | str]:
         """Records by position, or why there is none; in a few seconds at most."""
         found: dict[Position, Message | str] = {}
         deadline = time.monotonic() + _PATIENCE_S
@@ -50,8 +50,9 @@ class FrameReader:
             stretches = {number: parts for number, parts in stretches.items() if parts}
             try:
                 self._read(turn, found, deadline, stopping)
-            except KafkaException as error:
-                return {at: found.get(at, told(error.args[0])) for at in wanted}
+            except (KafkaException, KafkaUnusable) as error:
+                why = told(error.args[0]) if isinstance(error, KafkaException) else str(error)
+                return {at: found.get(at, why) for at in wanted}
         return {at: found.get(at, LATE) for at in wanted}
 
     def close(self) -> None:
@@ -136,18 +137,23 @@ def letter_of(record: Message, limits: Limits, now: int) -> DeadLetter:
         picture = thumbnail(picture_bytes(record), limits)
     except NoPicture as error:
         why = str(error)
-    kind, at_ms = record.timestamp()
     return DeadLetter(
         id=letter.id,
         key=text(record.key()),
         partition=letter.partition,
         offset=letter.offset,
-        at_ms=now if kind == TIMESTAMP_NOT_AVAILABLE else at_ms,
+        at_ms=written_ms(record, now),
         reason=letter.reason,
         message=letter.message,
         picture=picture,
         no_picture=why,
     )
+
+
+def written_ms(record: Message, now: int) -> int:
+    """When a record was written, by its producer; ``now`` where it does not say."""
+    kind, at_ms = record.timestamp()
+    return now if kind == TIMESTAMP_NOT_AVAILABLE else at_ms
 
 
 def picture_bytes(record: Message) -> bytes | None:

@@ -10,7 +10,7 @@ from confluent_kafka import Message
 from layercache.dashboard.answers import Answers
 from layercache.dashboard.audited import AuditTally, Count, of_class, worst
 from layercache.dashboard.board import now_ms
-from layercache.dashboard.frames import letter_of
+from layercache.dashboard.frames import letter_of, written_ms
 from layercache.dashboard.heads import ModelChoice, Seen, name_of
 from layercache.dashboard.scrape import Reading
 from layercache.dashboard.slices import Slices, Windows
@@ -30,8 +30,8 @@ from schemas.prediction import Prediction
 from schemas.settings import Settings
 from stream.decode import Limits
 
-#: Frames and dead letters that are shown, and how many new frames a second: more, nobody could look at.
-FRAMES, FRAMES_PER_S, LETTERS = 24, 8, 20
+#: Frames and dead letters that are shown.
+FRAMES, LETTERS = 24, 20
 _NOW_S = 60.0
 #: What was passed over is told for so long.
 _TOLD_MS = 60_000
@@ -52,7 +52,7 @@ class Gathered:
         self._lock = threading.Lock()
         self._recent, self._day = Slices(5.0, 180), Slices(300.0, 288)
         self._windows = Windows(self._recent, self._day)
-        self._answers = Answers(self._windows, FRAMES_PER_S)
+        self._answers = Answers(self._windows, FRAMES)
         self._audits = AuditTally(settings.promise.block_s)
         self._frames: tuple[Frame, ...] = ()
         self._letters: deque[DeadLetter] = deque(maxlen=LETTERS)
@@ -90,10 +90,10 @@ class Gathered:
                     self._not_ours[self._settings.topics.distillation] += 1
                 continue
             with self._lock:
-                if batch.header.model != self._choice.fingerprint:
-                    continue
                 audits, disagreements = self._audits.add(batch)
-                for one in self._windows.at(record.timestamp()[1] or now, now):
+                if self._choice.fingerprint not in (None, batch.header.model):
+                    continue
+                for one in self._windows.at(written_ms(record, now), now):
                     one.audits += audits
                     one.disagreements += disagreements
 
@@ -122,10 +122,10 @@ class Gathered:
             if topic == self._settings.topics.predictions:
                 self._answers.skipped(count, now)
 
-    def pick(self) -> list[Prediction]:
-        """Answers whose frames are to be shown next, oldest first."""
+    def pick(self, most: int) -> list[Prediction]:
+        """Answers whose frames are to be shown next, oldest first; ``most`` is at most :data:`FRAMES`."""
         with self._lock:
-            return self._answers.pick()
+            return self._answers.pick(most)
 
     def show(self, frames: Sequence[Frame]) -> None:
         """Takes in frames to show, oldest first."""
@@ -183,7 +183,7 @@ class Gathered:
     ) -> tuple[Disagreement, Disagreement | None, tuple[ClassDisagreement, ...]]:
         """For the everyday budget, for overload's, and by class; a certificate's budget goes before the settings'."""
         promise, live = self._settings.promise, heads.live
-        known = self._audits.of(heads.heads.live)
+        known = self._audits.of(self._choice.fingerprint, heads.heads.live)
         certificate = live.certificate if live else None
         budget = certificate.max_disagreement if certificate else promise.max_disagreement
         confidence = certificate.confidence if certificate else promise.confidence

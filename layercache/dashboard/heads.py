@@ -5,7 +5,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from early_exit.store import HeadStore, StoreError, model_folders, open_folder
+from early_exit.store import HeadStore, StoreError, in_force, model_folders, open_folder
 from layercache.cli import heads_view
 from layercache.dashboard import versions
 from layercache.dashboard.board import Board
@@ -78,6 +78,9 @@ class Seen:
         return next((manifest for manifest in self.manifests if manifest.version == self.heads.live), None)
 
 
+_NOTHING = Seen(Heads())
+
+
 class HeadsView:
     """Looks at the heads of the chosen model. The actions are those of ``layercache heads``, on the same store.
 
@@ -92,7 +95,7 @@ class HeadsView:
         self._fingerprint: str | None = None
         self._known: dict[str, Manifest] = {}
         self._look_lock = threading.Lock()
-        self.seen = Seen(Heads())
+        self.seen = _NOTHING
 
     def look(self) -> None:
         """Asks once. A store that does not answer is a problem on the board, and what was seen stays."""
@@ -153,15 +156,16 @@ class HeadsView:
             self._open(fingerprint)
         store = self._store
         if store is None:
-            self.seen = Seen(Heads())
+            self.seen = _NOTHING
             return
         manifests, unreadable = store.look(self._known)
         self._known = {manifest.version: manifest for manifest in manifests}
         self._tell(list(unreadable.values())[:_MAX_TOLD])
-        live, latest = store.live(), store.latest()
-        heads = versions.heads(
-            manifests, live, latest, store.pin_state(), store.attempts(), store.url, heads_view.sentence(store)
-        )
+        # What is in force is read once: object stores bill every request, and a page may be open for weeks.
+        pin, latest = store.pin_state(), store.latest()
+        live = in_force(pin, latest)
+        said = heads_view.told(live, pin, latest)
+        heads = versions.heads(manifests, live, latest, pin, store.attempts(), store.url, said)
         if heads != self.seen.heads:
             self.seen = Seen(heads, tuple(manifests), versions.alarms(manifests, live.version))
 

@@ -58,12 +58,12 @@ class GroupWatch:
         try:
             found = self._ask()
         except KafkaUnusable as error:
-            self._board.put("broker", "answer", str(error))
+            self._board.put("broker", f"answer {self.group}", str(error))
             return None
         except KafkaException as error:
             self._complain(error)
             return None
-        self._board.clear("broker", "answer")
+        self._board.clear("broker", f"answer {self.group}")
         self._board.clear("broker", self.group)
         return found
 
@@ -75,7 +75,10 @@ class GroupWatch:
 
     def _ask(self) -> GroupLag | None:
         if self._asking is None:
-            consumer = connect(Consumer, consumer_config(self._settings, self.group), self._troubles)
+            # Where committed offsets are to be stable, asking waits for every transaction over them: one of a worker
+            # that was killed stays open for seconds.
+            config = consumer_config(self._settings, self.group, isolation_level="read_uncommitted")
+            consumer = connect(Consumer, config, self._troubles)
             self._asking = consumer, TopicOffsets(consumer, self._topic)
         offsets = self._asking[1]
         watermarks = offsets.watermarks()
@@ -120,7 +123,7 @@ class GroupWatch:
         if is_hopeless(cause):  # it answers, and refuses
             self._board.put("broker", self.group, f"the lag of group {self.group} cannot be read: {told(cause)}")
         else:
-            self._board.put("broker", "answer", no_answer(self._settings, self._troubles))
+            self._board.put("broker", f"answer {self.group}", no_answer(self._settings, self._troubles))
 
 
 def _nothing_left(one: PartitionLag) -> PartitionLag:

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 GROUP = "layercache-dashboard"
 #: How long a look waits for records, and so how soon it notices that it shall stop.
 _POLL_S = 0.25
-_REQUEST_S = 5.0
+_REQUEST_S = 3.0
 #: What could not be read is tried again so often; partitions may have been added meanwhile, so that is looked at, too.
 _AGAIN_S, _PARTITIONS_EVERY_S = 2.0, 30.0
 #: How much of what a budget allows for this time may be behind: beyond that, records are passed over.
@@ -122,9 +122,11 @@ class Tail:
             return
         each = -(-self._budget.begin_with // len(numbers))
         for number in numbers:
-            if number not in self._next:
+            if fresh or number not in self._next:
                 low, high = watermarks(consumer, self.topic, number)
-                self._next[number] = max(low, high - each)
+                goes_on = self._next.get(number, -1)
+                # A topic that was made anew ends before the place where the old one was left.
+                self._next[number] = goes_on if low <= goes_on <= high else max(low, high - each)
         self._assign_all(consumer)
         self._board.clear("topics", self.topic)
 
