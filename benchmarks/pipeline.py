@@ -216,7 +216,7 @@ def main() -> int:
     if benchmark.runs:
         setting = pipeline_report.Setting(
             versions=pipeline_peers.versions(), partitions=PARTITIONS, seconds=options.seconds,
-            command="make bench-pipeline" + (" BENCH_ARGS=--quick" if options.quick else ""),
+            command=pipeline_report.made_by("bench-pipeline"),
         )  # fmt: skip
         pipeline_report.write(rows(benchmark.runs), setting, options.out)
     for line in benchmark.failed:

@@ -2,6 +2,8 @@
 
 import os
 import platform
+import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -77,6 +79,22 @@ each. {versions} in the others' environment, one Apache Kafka node, {setting.par
   exactly-once mode has open bugs and is left out."""
 
 
+def made_by(target: str, arguments: Sequence[str] | None = None) -> str:
+    """The command to repeat this process by ``make``; ``arguments`` are its own, where to write left out.
+
+    >>> made_by("bench-pipeline", ["--repetitions", "2", "--out", "elsewhere", "--resume"])
+    'make bench-pipeline BENCH_ARGS="--repetitions 2"'
+    """
+    given = iter(sys.argv[1:] if arguments is None else arguments)
+    kept = []
+    for argument in given:
+        if argument == "--out":
+            next(given, None)
+        elif argument != "--resume" and not argument.startswith("--out="):
+            kept.append(argument)
+    return f"make {target}" + (f' BENCH_ARGS="{shlex.join(kept)}"' if kept else "")
+
+
 def machine() -> str:
     """Its processor and what runs on it."""
     name = platform.processor() or platform.machine()
@@ -145,6 +163,15 @@ def _real(rows: Sequence[Row]) -> list[str]:
         facts.append(
             f"Open exits make it {opened.frames_per_s / closed.frames_per_s:.2f} times as fast, the engine alone "
             f"{bare_opened.frames_per_s / bare_closed.frames_per_s:.2f} times: {kept:.0%} of the gain is kept."
+        )
+    if closed and opened and bare_closed and bare_opened:
+        closed_cpu, opened_cpu = (
+            one.cpu_ms_per_frame / alone.cpu_ms_per_frame
+            for one, alone in ((closed, bare_closed), (opened, bare_opened))
+        )
+        facts.append(
+            f"Its CPU a frame is {closed_cpu:.0%} (closed) and {opened_cpu:.0%} (open) of what decoding and the engine "
+            "alone take, which share the machine with nobody: the rest is waiting for a core, or for the broker."
         )
     if closed and bare_closed and closed.p99_ms is not None:
         batch_ms = BATCH / bare_closed.frames_per_s * 1000

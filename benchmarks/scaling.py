@@ -21,7 +21,7 @@ from benchmarks.pipeline import broker
 from benchmarks.pipeline_load import Load
 from benchmarks.pipeline_measure import WHOLE, Session
 from benchmarks.pipeline_numbers import expected_per_s, frames_for
-from benchmarks.pipeline_report import machine
+from benchmarks.pipeline_report import machine, made_by
 from benchmarks.pipeline_systems import BATCHED, EXACTLY_ONCE, ROOT, Ours
 
 COUNTS = (1, 2, 4)
@@ -157,9 +157,11 @@ def main() -> int:
     """Runs everything, writes both files; 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="once, and shorter: to see that it runs")
+    parser.add_argument("--repetitions", type=int, help="3")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks")
     options = parser.parse_args()
-    options.repetitions, options.seconds = (1, 1.5) if options.quick else (3, 4.0)
+    repetitions, options.seconds = (1, 1.5) if options.quick else (3, 4.0)
+    options.repetitions = options.repetitions or repetitions
     try:
         with broker() as (servers, folder):
             rows = run(options, servers, folder)
@@ -167,8 +169,7 @@ def main() -> int:
         return 130
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "scaling.json").write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=2) + b"\n")
-    command = "make bench-scaling" + (" BENCH_ARGS=--quick" if options.quick else "")
-    (options.out / "scaling.md").write_text(page(rows, command))
+    (options.out / "scaling.md").write_text(page(rows, made_by("bench-scaling")))
     return 0
 
 
