@@ -114,6 +114,8 @@ def command(
         if path is not None and not os.access(path.parent if not path.exists() else path, os.W_OK):
             common.fail(f"{path}: cannot be written; is there such a folder?", common.WRONG_USAGE)
 
+    import logging
+
     from early_exit.cuts import CutError
     from early_exit.models import ModelError
     from layercache.cli.stopping import stop_on_signals
@@ -122,6 +124,7 @@ def command(
     from layercache.report.run import NothingSeen, Options, run
     from stream.sources import SourceError
 
+    logging.getLogger("cache_training").setLevel(logging.ERROR)  # several trainers' worth of lines; the page tells all
     plan = Plan(frames, frames_limit, shuffle, settings.trainer.seed, fps, pattern)
     options = Options(plan, tuple(sorted(set(budget or _BUDGETS))), minutes, _command_line())
     with stop_on_signals() as stop, _Display() as display:

@@ -28,7 +28,7 @@ def check(settings: Settings, client: AdminClient, metadata: ClusterMetadata) ->
             )  # fmt: skip
             continue
         known, config = metadata.topics[topic.name], configs.get(topic.name, {})
-        faults = [*_placement(known, config), *_fit(topic, known, config)]
+        faults = [*_placement(topic.name, known, config), *_fit(topic, known, config)]
         yield from faults
         if not any(fault.state == "error" for fault in faults):
             yield AREA.ok(topic.name, _found(known, config))
@@ -46,31 +46,31 @@ def _found(known: TopicMetadata, config: Configs) -> str:
     return ", ".join(parts)
 
 
-def _placement(known: TopicMetadata, config: Configs) -> Iterator[Finding]:
+def _placement(topic: str, known: TopicMetadata, config: Configs) -> Iterator[Finding]:
     """Leaders, and replicas that keep up."""
     parts = known.partitions
     lost = [number for number, one in parts.items() if one.leader < 0]
     if lost:
-        yield AREA.error(known.topic, f"partitions {_numbers(lost)} have no leader", "start the brokers that hold them")
+        yield AREA.error(topic, f"partitions {_numbers(lost)} have no leader", "start the brokers that hold them")
         return
     behind = [number for number, one in parts.items() if len(one.isrs) < len(one.replicas)]
     least = int(config.get("min.insync.replicas", 1))
     short = [number for number, one in parts.items() if len(one.isrs) < least]
     if short:
         yield AREA.error(
-            known.topic,
+            topic,
             f"partitions {_numbers(short)} have fewer than min.insync.replicas = {least} replicas in sync: nothing can "
             "be written to them",
             "start the brokers that are missing, or lower min.insync.replicas to what there is",
         )
     elif behind:
         yield AREA.warning(
-            known.topic, f"partitions {_numbers(behind)} have replicas that are behind",
+            topic, f"partitions {_numbers(behind)} have replicas that are behind",
             "look at the brokers: one is down or slow",
         )  # fmt: skip
     if least == 1 and min((len(one.replicas) for one in parts.values()), default=0) >= 3:
         yield AREA.warning(
-            known.topic, "with min.insync.replicas = 1 a broker that fails can lose what was acknowledged",
+            topic, "with min.insync.replicas = 1 a broker that fails can lose what was acknowledged",
             "set the topic's min.insync.replicas to 2",
         )  # fmt: skip
 
@@ -95,7 +95,7 @@ def _fit(topic: Wanted, known: TopicMetadata, config: Configs) -> Iterator[Findi
     kept, wanted = config.get("retention.ms"), topic.config.get("retention.ms")
     if kept is not None and wanted is not None and not 0 <= int(kept) <= int(wanted):
         yield AREA.warning(
-            topic.name, f"keeps frames {_time(int(kept))}, the settings ask for {_time(int(wanted))}",
+            topic.name, f"keeps frames {_time(int(kept))}, not {_time(int(wanted))} as in the settings",
             f"privacy: set the topic's retention.ms to {wanted}",
         )  # fmt: skip
 

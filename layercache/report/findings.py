@@ -149,6 +149,8 @@ def _worth(report: Report) -> Iterator[Finding]:
                 "No head at any cut was expected to save more time than it costs itself, with what could be learnt "
                 "from these frames. Longer learning helps (--minutes), and so do more frames.",
             )
+    elif exam.speedup is None and not report.interrupted:
+        yield _note("Time was not measured", "Everything took longer than --minutes allows; give it more.")
     elif exam.speedup is not None and exam.speedup < _WORTH:
         yield _note(
             "Hardly any time is saved here",

@@ -20,7 +20,7 @@ from schemas.frame import FrameHeaders
 from schemas.settings import Settings
 from stream.decode import DecodeError, Limits
 from stream.frames import Arrived, Decoded, DecodePool, Frame, decoder
-from stream.sources import Files, Picture, Skipped, Source, open_source
+from stream.sources import Files, Picture, Skipped, Source, SourceError, open_source
 
 #: Of all names that are looked at, so many must lead to a class before folders are taken for classes.
 _CLASS_FOLDERS = 0.9
@@ -65,7 +65,7 @@ class Batch:
 
 
 class Footage:
-    """The frames of one reading, as micro-batches of the worker's size; counts what could not be used.
+    """The frames of one reading, in micro-batches; counts what could not be used.
 
     Raises :class:`stream.sources.SourceError` where there is nothing to read.
     """
@@ -77,6 +77,8 @@ class Footage:
         self._classifier = classifier
         self._classes = {name.strip().lower(): label for label, name in enumerate(classifier.classes)}
         source = open_source(plan.path, settings.worker.max_frame_bytes)
+        if source.live:
+            raise SourceError(f"{plan.path} never ends: record a clip, or save pictures, and give these")
         self.class_folders = isinstance(source, Files) and self._are_classes(source)
         self.shuffled = isinstance(source, Files) and bool(self.class_folders if plan.shuffle is None else plan.shuffle)
         if self.shuffled and isinstance(source, Files):
@@ -97,14 +99,14 @@ class Footage:
             found = sum(1 for _ in islice(self.source.pictures(), self._plan.limit))
         return min(found, self._plan.limit or found)
 
-    def batches(self) -> Iterator[Batch]:
-        """One pass. Broken pictures are left out and counted."""
+    def batches(self, size: int) -> Iterator[Batch]:
+        """One pass, in batches of ``size`` at most. Broken pictures are left out and counted."""
         worker = self._settings.worker
         pool = DecodePool(worker.decode_threads, decoder(self._classifier.preprocessing, Limits.of(worker)))
         ahead: deque[tuple[list[int], list[Arrived]]] = deque()
         try:
             frames = self._frames()
-            while chunk := list(islice(frames, worker.max_batch)):
+            while chunk := list(islice(frames, size)):
                 ahead.append(([truth for _, truth in chunk], pool.submit([frame for frame, _ in chunk])))
                 if len(ahead) > _AHEAD:
                     yield from self._batch(*ahead.popleft())

@@ -80,6 +80,15 @@ def gather(
     )
 
 
+def report_frames(budget: float, confidence: float) -> int:
+    """Frames of a report, those of its exam included, until the first attempt, about.
+
+    >>> report_frames(0.01, 0.95)
+    1162
+    """
+    return int(first_attempt_frames(budget, confidence) / (1 - EXAM_SHARE)) + 1
+
+
 def has_weights(model: Model) -> bool:
     """A model from a file may bring its own weights; torchvision's and timm's are random unless some are named.
 
@@ -115,7 +124,7 @@ def _budget(rehearsal: Rehearsal, lane: Lane, found: numbers.Exam | None) -> num
         attempts=lane.published.store.attempts(),
         audits=max(rehearsal.most_waiting(lane), certificate.frames if certificate else 0),
         audits_needed=first_attempt_audits(lane.budget, confidence),
-        frames_needed=int(first_attempt_frames(lane.budget, confidence) / (1 - EXAM_SHARE)) + 1,
+        frames_needed=report_frames(lane.budget, confidence),
         room=lane.intake.windows.certification.capacity,
         exam=found,
     )

@@ -44,6 +44,10 @@ _OVERHEAD = 1.4
 #: What tuning aims at, as a share of a budget, where nothing was certified: what certified exits use of it, about.
 _USUAL_RISK = 0.5
 _RACE_FRAMES = 256
+#: Once everything took this many times as long as it was to, nothing more is measured.
+_LATE = 1.5
+#: Few frames come in smaller batches, so that there is a stream and an exam.
+_FEWEST_BATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,9 @@ def run(
     with tempfile.TemporaryDirectory(prefix="layercache-report-") as folder:
         watch.phase("measuring heads")
         rehearsal = Rehearsal(traced, settings, (*options.budgets, settings.promise.max_disagreement), Path(folder))
-        pace = Pace.of(footage.count(), table.frame_ms, options.minutes * 60, len(rehearsal.lanes))
-        batches = footage.batches()
+        seconds, max_batch = options.minutes * 60, settings.worker.max_batch
+        pace = Pace.of(footage.count(), table.frame_ms, seconds, len(rehearsal.lanes), max_batch)
+        batches = footage.batches(pace.batch)
         watch.phase("frames")
         _stream(rehearsal, batches, pace, watch, stop)
         if not len(rehearsal.log):
@@ -110,13 +115,14 @@ def run(
         scored = rehearsal.finish()
         watch.phase("exam")
         sitting, choice = _sitting(rehearsal, traced, scored, pace)
-        interrupted = stop.is_set()
+        interrupted, races = stop.is_set(), dict[float, Race]()
         try:
             _sit(sitting, batches, pace, watch)
-            watch.phase("race")
-            races = _races(settings, sitting, pace, watch)
+            if time.monotonic() - began < _LATE * seconds:
+                watch.phase("race")
+                _race(settings, sitting, pace, watch, races)
         except KeyboardInterrupt:
-            interrupted, races = True, {}
+            interrupted = True
         report = gather(settings, table, footage, rehearsal, sitting, choice, races)
     report = msgspec.structs.replace(
         report, command=options.command, seconds=time.monotonic() - began, interrupted=interrupted
@@ -126,27 +132,36 @@ def run(
 
 @dataclass(frozen=True)
 class Pace:
-    """How many frames go where, and how long everything may take (seconds)."""
+    """How many frames go where, in which batches, and how long everything may take (seconds)."""
 
     stream: int
     exam: int
+    batch: int
     frame_s: float
     stream_s: float
     exam_s: float
     race_s: float
 
     @classmethod
-    def of(cls, frames: int, frame_ms: float, seconds: float, papers: int) -> "Pace":
+    def of(cls, frames: int, frame_ms: float, seconds: float, papers: int, max_batch: int) -> "Pace":
         """For ``frames`` frames of a model that takes ``frame_ms`` for one, and ``papers`` budgets.
 
-        >>> Pace.of(1000, 4.0, 300, 4).exam, Pace.of(1_000_000, 4.0, 300, 4).stream
-        (150, 24107)
+        >>> pace = Pace.of(1000, 4.0, 300, papers=4, max_batch=32)
+        >>> pace.stream, pace.exam, pace.batch
+        (832, 168, 32)
+        >>> pace = Pace.of(1_000_000, 4.0, 300, papers=4, max_batch=32)  # as many as there is time for
+        >>> pace.stream, pace.exam
+        (24096, 2363)
         """
         frame_s = _OVERHEAD * frame_ms / 1000
-        kept = min(round(EXAM_SHARE * frames), _MOST_EXAM, int(_EXAM * seconds / (frame_s * (1 + 0.6 * papers))))
-        exam_frames = max(kept, min(1, frames - 1))
-        stream = min(frames - exam_frames, max(1, int(_SERVING * seconds / frame_s)))
-        return cls(stream, exam_frames, frame_s, _STREAM * seconds, _EXAM * seconds, _RACE * seconds)
+        batch = max(1, min(max_batch, frames // _FEWEST_BATCHES))
+        held_out = min(round(EXAM_SHARE * frames), _MOST_EXAM, int(_EXAM * seconds / (frame_s * (1 + 0.6 * papers))))
+        held_out = max(held_out, min(batch, frames - 1))
+        fits = max(1, int(_SERVING * seconds / frame_s))
+        stream = max(batch, (min(frames - held_out, fits) // batch) * batch)
+        if fits >= frames - held_out:
+            held_out = frames - stream  # what no whole batch is made of
+        return cls(stream, held_out, batch, frame_s, _STREAM * seconds, _EXAM * seconds, _RACE * seconds)
 
 
 def _stream(rehearsal: Rehearsal, batches: Iterator[Batch], pace: Pace, watch: Watch, stop: threading.Event) -> None:
@@ -222,19 +237,23 @@ def _sit(sitting: Sitting, batches: Iterator[Batch], pace: Pace, watch: Watch) -
             return
 
 
-def _races(settings: Settings, sitting: Sitting, pace: Pace, watch: Watch) -> dict[float, Race]:
-    """By budget; the worker's whole path, on the exam's first frames."""
-    found: dict[float, Race] = {}
-    if not sitting.kept:
-        return found
-    for number, paper in enumerate(sitting.papers):
+def _race(settings: Settings, sitting: Sitting, pace: Pace, watch: Watch, found: dict[float, Race]) -> None:
+    """Puts races by budget into ``found``: the worker's whole path on the exam's first frames, the promised first.
+
+    Of large models it may be the only one: warming up alone takes dozens of frames.
+    """
+    began, promised = time.monotonic(), settings.promise.max_disagreement
+    papers = sorted(sitting.papers, key=lambda paper: paper.budget != promised) if sitting.kept else []
+    for number, paper in enumerate(papers):
 
         def report(done: float, number: int = number) -> None:
-            watch.progress((number + done) / len(sitting.papers))
+            watch.progress((number + done) / len(papers))
 
-        patience = pace.race_s / len(sitting.papers)
-        found[paper.budget] = race.against_closed(settings, paper.engine, sitting.kept, report, patience)
-    return found
+        found[paper.budget] = race.against_closed(
+            settings, paper.engine, sitting.kept, report, pace.race_s / len(papers)
+        )
+        if time.monotonic() - began > pace.race_s:
+            return
 
 
 def _nothing(footage: Footage, path: str) -> str:
