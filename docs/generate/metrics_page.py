@@ -5,19 +5,25 @@ from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
 
+from cache_training.metrics import TrainerMetrics
 from stream.metrics import Metrics
 
 _HEAD = """# Metrics
 
-With `worker.metrics_port` a worker serves these at `/metrics`, and `/healthz` and `/readyz` beside it
-([probes](../kubernetes.md)). A counter's name ends in `_total`, a histogram has `_bucket`, `_sum` and `_count`. All are
-the worker's own: sum over workers.
-
-| metric | type | labels | meaning |
-|---|---|---|---|
+A counter's name ends in `_total`, a histogram has `_bucket`, `_sum` and `_count`. Rules for alerts on them, and what to
+do then: [alerts](../alerts.md).
 """
-_TAIL = """
-Shares and rates that are worth a panel:
+_WORKER = """## A worker's
+
+With `worker.metrics_port` a worker serves these at `/metrics`, and `/healthz` and `/readyz` beside it
+([probes](../kubernetes.md)). All are the worker's own: sum over workers.
+"""
+_TRAINER = """## The trainer's
+
+With `trainer.web_port`, at `/metrics` of that port.
+"""
+_TABLE = "| metric | type | labels | meaning |\n|---|---|---|---|"
+_TAIL = """## Shares and rates that are worth a panel
 
 | | PromQL |
 |---|---|
@@ -27,8 +33,8 @@ Shares and rates that are worth a panel:
 / sum(increase(layercache_class_audits_total[1d]))` |
 | dead letters a second, by reason | `sum by (reason) (rate(layercache_dead_letters_total[5m]))` |
 
-`layercache_audits_total` counts audits while no exit is open as well, all of which agree; those by class are counted only
-while there are exits to disagree.
+`layercache_audits_total` counts audits while no exit is open as well, all of which agree; those by class are counted
+only while there are exits to disagree.
 """
 
 
@@ -41,27 +47,39 @@ class Metric(NamedTuple):
     meaning: str
 
 
-def metrics() -> Iterator[Metric]:
+def worker_metrics() -> list[Metric]:
     """All that a worker exports, by name.
 
-    >>> [metric.labels for metric in metrics() if metric.name == "layercache_frames_total"]
+    >>> [metric.labels for metric in worker_metrics() if metric.name == "layercache_frames_total"]
     [('exit',)]
     """
     registry = CollectorRegistry()
     Metrics(registry, max_batch=32)
-    found = []
+    return sorted(_metrics(registry))
+
+
+def trainer_metrics() -> list[Metric]:
+    """All that the trainer exports, by name.
+
+    >>> "layercache_trainer_audits" in [metric.name for metric in trainer_metrics()]
+    True
+    """
+    return sorted(_metrics(TrainerMetrics().registry))
+
+
+def _metrics(registry: CollectorRegistry) -> Iterator[Metric]:
     # Labels are known to the collectors alone: a family without samples shows none.
     for collector in registry._collector_to_names:
         labels = getattr(collector, "_labelnames", None) or (getattr(collector, "_label", None),)
         for family in collector.collect():
             name = f"{family.name}_total" if family.type == "counter" else family.name
-            found.append(Metric(name, family.type, tuple(filter(None, labels)), family.documentation))
-    yield from sorted(found)
+            yield Metric(name, family.type, tuple(filter(None, labels)), family.documentation)
 
 
 def page() -> str:
-    """Markdown, one table."""
-    return _HEAD + "\n".join(map(_line, metrics())) + "\n" + _TAIL
+    """Markdown, a table for each process."""
+    worker, trainer = ("\n".join([_TABLE, *map(_line, one)]) + "\n" for one in (worker_metrics(), trainer_metrics()))
+    return "\n".join([_HEAD, _WORKER, worker, _TRAINER, trainer, _TAIL])
 
 
 def _line(metric: Metric) -> str:
