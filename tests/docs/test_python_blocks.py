@@ -18,6 +18,8 @@ from tests.docs.pages import ROOT, Found, blocks, named, pages
 from tests.support.pictures import coloured, encode
 from tests.support.worker_process import Picture, publish, running_worker
 
+pytestmark = pytest.mark.slow
+
 BROKER = "localhost:9092"
 PAGES = [page for page in pages() if any(">>>" not in block.text for block in blocks(page, "python"))]
 
