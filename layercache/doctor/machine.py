@@ -35,7 +35,7 @@ def _threads(settings: Settings) -> Finding:
     wanted, omp = settings.worker.torch_threads, os.environ.get("OMP_NUM_THREADS")
     threads = wanted or torch.get_num_threads()
     where = "worker.torch_threads" if wanted else "OMP_NUM_THREADS" if omp else "torch's own choice"
-    found = f"{cores} cores; a worker runs {threads} threads of torch ({where}); Python {platform.python_version()}"
+    found = f"{cores} cores; threads of torch in a worker: {threads} ({where}); Python {platform.python_version()}"
     if threads > cores:
         return AREA.warning(
             "threads", found, f"more threads than cores wait for each other: set worker.torch_threads to {cores}"

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from layercache.report.numbers import Report
 
@@ -67,6 +67,7 @@ def _trade_off(axes: Axes, report: Report) -> None:
     axes.plot(x, [point.flops_saved for point in points], color=_TEAL, label="FLOPs saved")
     axes.plot(x, [point.time_saved for point in points], color=_BLUE, label="time saved, expected")
     axes.plot(x, [point.hit_rate for point in points], color=_FAINT, linewidth=1.3, label="leave early")
+    names: dict[tuple[float, float], list[str]] = {}  # rows that come out alike share a place, and its label
     for budget in report.budgets:
         axes.axvline(budget.max_disagreement, color=_RED, linestyle=":", linewidth=1)
         if budget.exam is not None:
@@ -75,10 +76,10 @@ def _trade_off(axes: Axes, report: Report) -> None:
                 budget.exam.disagreement, budget.exam.flops_saved, "o", markersize=9, markeredgewidth=1.8, color=_TEAL,
                 markerfacecolor=_TEAL if certified else "none", clip_on=False, zorder=3,
             )  # fmt: skip
-            axes.annotate(
-                f"{100 * budget.max_disagreement:g} %", (budget.exam.disagreement, budget.exam.flops_saved),
-                xytext=(9, -14), textcoords="offset points",
-            )  # fmt: skip
+            place = round(budget.exam.disagreement, 4), round(budget.exam.flops_saved, 2)
+            names.setdefault(place, []).append(f"{100 * budget.max_disagreement:g} %")
+    for place, here in names.items():
+        axes.annotate(", ".join(here), place, xytext=(9, -15), textcoords="offset points")
     axes.set_xlim(0, max(widest, *(b.exam.disagreement for b in report.budgets if b.exam), 1e-3))
     axes.set_ylim(min(0.0, *(point.time_saved for point in points)), 1)
     axes.set_xlabel("answers that differ from the full model's, held-out frames")
@@ -132,6 +133,7 @@ def _costs(axes: Axes, report: Report) -> None:
     axes.set_ylim(0, 1.05)
     axes.set_xlim(0, len(cuts) + 1)
     axes.set_xlabel("places where the model can be cut, in order")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(_PERCENT)
 
 
