@@ -25,7 +25,12 @@ def page() -> str:
     command = typer.main.get_command(app)
     context = typer.Context(command, info_name="layercache")
     text = get_docs_for_click(obj=command, ctx=context, name="layercache").partition("\n")[2]
-    return _HEAD + _examples_fenced(_one_level(text))
+    return _HEAD + _examples_fenced(_one_level(_without_lists(text)))
+
+
+def _without_lists(text: str) -> str:
+    """Lists of a group's commands end their sentences in the middle, and the page's contents list them all."""
+    return re.sub(r"^\*\*Commands\*\*:\n\n(\* .*\n)+", "", text, flags=re.MULTILINE)
 
 
 def _one_level(text: str) -> str:
