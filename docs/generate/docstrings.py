@@ -12,13 +12,8 @@ _DOUBLE = re.compile(r"``([^`]+)``")
 def as_markdown(text: str) -> str:
     """A docstring's text as Markdown: its examples in fences, its roles as code.
 
-    >>> print(as_markdown("Like :meth:`live`.\\n\\n>>> 1 + 1\\n2"))
-    Like `live`.
-    <BLANKLINE>
-    ```pycon
-    >>> 1 + 1
-    2
-    ```
+    >>> as_markdown("Like :meth:`live`.\\n\\n>>> 1 + 1\\n2").splitlines()
+    ['Like `live`.', '', '```pycon', '>>> 1 + 1', '2', '```']
     """
     parts = []
     for part in doctest.DocTestParser().parse(text):

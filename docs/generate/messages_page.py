@@ -66,11 +66,14 @@ def _topics() -> list[str]:
 
 
 def _key(document: dict[str, Any], reference: str) -> str:
-    """What a message says of its record's key."""
-    message = document["components"]["messages"][reference.rpartition("/")[2]]
-    key = message.get("bindings", {}).get("kafka", {}).get("key", {})
+    """What a message, or a trait that it shares with others, says of its record's key."""
+    components = document["components"]
+    message = components["messages"][reference.rpartition("/")[2]]
+    traits = [components["messageTraits"][trait["$ref"].rpartition("/")[2]] for trait in message.get("traits", ())]
+    found = [part["bindings"]["kafka"]["key"] for part in (message, *traits) if "bindings" in part]
+    key = found[0] if found else {}
     if "$ref" in key:
-        key = document["components"]["schemas"][key["$ref"].rpartition("/")[2]]
+        key = components["schemas"][key["$ref"].rpartition("/")[2]]
     return _flat(key.get("description", ""))
 
 
@@ -78,6 +81,8 @@ def _table(owner: str, schema: dict[str, Any]) -> str:
     """One type: its fields in order."""
     required = set(schema.get("required", ()))
     lines = [f"### {owner}\n" if owner else "", _flat(schema.get("description", "")) + "\n"]
+    if "enum" in schema:
+        lines.append(", ".join(f"`{value}`" for value in schema["enum"]) + ".")
     if "properties" in schema:
         lines += ["| field | type | required | meaning |", "|---|---|---|---|"]
     for name, field in schema.get("properties", {}).items():

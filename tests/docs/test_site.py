@@ -15,6 +15,7 @@ import pytest
 
 from docs.generate.metrics_page import trainer_metrics, worker_metrics
 from layercache.cli.settings import rows
+from schemas.dead_letter import Reason
 from tests.docs.pages import ROOT
 
 #: What a browser fetches by itself when it shows a page.
@@ -105,6 +106,10 @@ def test_the_reference_has_every_setting_metric_and_name(site: Path) -> None:
     assert [row.name for row in rows() if f"<code>{row.name}</code>" not in page("settings")] == []
     metrics = [*worker_metrics(), *trainer_metrics()]
     assert [metric.name for metric in metrics if f"<code>{metric.name}</code>" not in page("metrics")] == []
+    messages = page("messages")
+    assert [one.value for one in Reason if f"<code>{one.value}</code>" not in messages] == []
+    rows_of_topics = re.findall(r"<tr>\s*<td><code>([\w.]+)</code></td>\s*<td>(.*?)</td>", messages)[:4]
+    assert {topic for topic, key in rows_of_topics if key} == {"frames", "predictions", "frames.dlq", "distillation"}
     names = [name for name in layercache.__all__ if not name.startswith("_")]
     anchors = document(site / "reference" / "python.html").anchors
     assert [name for name in names if f"layercache.{name}" not in anchors] == []
