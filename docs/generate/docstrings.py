@@ -23,13 +23,9 @@ def as_markdown(text: str) -> str:
             parts.append(re.sub(r"::$", ":", prose, flags=re.MULTILINE))
         else:
             lines = part.source.rstrip("\n").splitlines()
-            shown = "\n".join(f"{'>>>' if first else '...'} {line}" for first, line in _numbered(lines))
+            shown = "\n".join(f"{'...' if number else '>>>'} {line}" for number, line in enumerate(lines))
             parts.append(f"```pycon\n{shown}\n{part.want}```\n")
     return "".join(parts).replace("```\n```pycon\n", "").rstrip("\n")
-
-
-def _numbered(lines: list[str]) -> list[tuple[bool, str]]:
-    return [(number == 0, line) for number, line in enumerate(lines)]
 
 
 class MarkdownDocstrings(Extension):
