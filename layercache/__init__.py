@@ -41,8 +41,10 @@ if TYPE_CHECKING:
     from layercache.api.answers import ModelAnswer as ModelAnswer
     from layercache.api.answers import ModelAnswers as ModelAnswers
     from layercache.api.async_client import AsyncClient as AsyncClient
+    from layercache.api.async_client import AsyncFollowing as AsyncFollowing
     from layercache.api.client import Client as Client
     from layercache.api.following import DeadLetterError as DeadLetterError
+    from layercache.api.following import Following as Following
     from layercache.api.model import EarlyExitModel as EarlyExitModel
     from layercache.api.model import Statistics as Statistics
     from layercache.api.publishing import PublishError as PublishError
@@ -51,15 +53,18 @@ if TYPE_CHECKING:
     from schemas.prediction import Prediction as Prediction
     from schemas.settings import Promise as Promise
     from schemas.settings import Settings as Settings
+    from schemas.settings import Store as StoreSettings
     from schemas.settings import Trainer as TrainerSettings
     from schemas.settings import load as load_settings
     from stream.clients import KafkaUnusable as KafkaUnusable
+    from stream.decode import DecodeError as DecodeError
     from stream.watch import DeadLetter as DeadLetter
 
 #: Where each public name lives: module and, where it has another name there, that.
 _PUBLIC = {
     "Answers": "early_exit.engine",
     "AsyncClient": "layercache.api.async_client",
+    "AsyncFollowing": "layercache.api.async_client",
     "CacheHeads": "early_exit.heads",
     "Classifier": "early_exit.models",
     "Client": "layercache.api.client",
@@ -67,8 +72,10 @@ _PUBLIC = {
     "CutError": "early_exit.cuts",
     "DeadLetter": "stream.watch",
     "DeadLetterError": "layercache.api.following",
+    "DecodeError": "stream.decode",
     "EarlyExitModel": "layercache.api.model",
     "Engine": "early_exit.engine",
+    "Following": "layercache.api.following",
     "HeadStore": "early_exit.store",
     "KafkaUnusable": "stream.clients",
     "Manifest": "schemas.manifest",
@@ -84,6 +91,7 @@ _PUBLIC = {
     "Settings": "schemas.settings",
     "Statistics": "layercache.api.model",
     "StoreError": "early_exit.blobs",
+    "StoreSettings": "schemas.settings:Store",
     "TracedModel": "early_exit.cuts",
     "TrainerSettings": "schemas.settings:Trainer",
     "load_heads": "early_exit.heads",
@@ -96,6 +104,7 @@ _PUBLIC = {
 __all__ = [
     "Answers",
     "AsyncClient",
+    "AsyncFollowing",
     "CacheHeads",
     "Classifier",
     "Client",
@@ -103,8 +112,10 @@ __all__ = [
     "CutError",
     "DeadLetter",
     "DeadLetterError",
+    "DecodeError",
     "EarlyExitModel",
     "Engine",
+    "Following",
     "HeadStore",
     "KafkaUnusable",
     "Manifest",
@@ -120,6 +131,7 @@ __all__ = [
     "Settings",
     "Statistics",
     "StoreError",
+    "StoreSettings",
     "TracedModel",
     "TrainerSettings",
     "__version__",

@@ -15,7 +15,6 @@ from layercache.api.values import Sendable
 from schemas.prediction import Prediction
 from schemas.settings import Settings
 from stream.patience import Deadline
-from stream.publish import PARTING_S
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,6 +33,7 @@ class AsyncFollowing(Generic[Item]):
         self._items: asyncio.Queue[Item | BaseException | None] = asyncio.Queue(_AHEAD)
         self._following: Following[Item] | None = None
         self._pump: threading.Thread | None = None
+        self._opening = asyncio.Lock()
         self._ended = False
 
     @property
@@ -70,15 +70,14 @@ class AsyncFollowing(Generic[Item]):
 
     async def _open(self) -> None:
         """Connects, once."""
-        if self._following is None and not self._ended:
-            self._following = await self._connect()
-            self._pump = threading.Thread(
-                target=self._run,
-                args=(self._following, asyncio.get_running_loop()),
-                name="client-following",
-                daemon=True,
-            )
-            self._pump.start()
+        async with self._opening:
+            if self._following is None and not self._ended:
+                self._following = await self._connect()
+                loop = asyncio.get_running_loop()
+                self._pump = threading.Thread(
+                    target=self._run, args=(self._following, loop), name="client-following", daemon=True
+                )
+                self._pump.start()
 
     def _run(self, following: Following[Item], loop: asyncio.AbstractEventLoop) -> None:
         """In the thread: reads on only once there is room."""
@@ -136,13 +135,11 @@ class AsyncClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if error is None:
-                await self.close()
-            else:
-                await self.close(PARTING_S)
-        finally:
-            self._threads.shutdown(wait=False)
+        if self._made is not None:
+            await self._end_followings()
+            # Not in a thread of ours: they may all wait for room.
+            await asyncio.to_thread(self._made.__exit__, kind, error, trace)
+        self._threads.shutdown(wait=False)
 
     async def publish(
         self,
@@ -189,9 +186,8 @@ class AsyncClient:
     async def close(self, timeout: float = PATIENCE_S) -> None:
         """See :meth:`Client.close`."""
         if self._made is not None:
-            for following in self._followings:
-                await following.aclose()
-            await asyncio.to_thread(self._made.close, timeout)  # our own threads may all wait for room
+            await self._end_followings()
+            await asyncio.to_thread(self._made.close, timeout)
 
     @property
     def _client(self) -> Client:
@@ -203,6 +199,10 @@ class AsyncClient:
         following = AsyncFollowing(lambda: self._in_thread(connect))
         self._followings = [one for one in self._followings if not one.ended] + [following]
         return following
+
+    async def _end_followings(self) -> None:
+        for following in self._followings:
+            await following.aclose()
 
     def _in_thread(self, call: Callable[[], Result]) -> "asyncio.Future[Result]":
         return asyncio.get_running_loop().run_in_executor(self._threads, call)

@@ -200,7 +200,7 @@ class Client:
     def no_answer(self, seconds: float) -> str:
         """What to say where no answer came in time."""
         return (
-            f"no answer within {seconds:.0f} s: is a worker running that reads {self.settings.topics.frames} at "
+            f"no answer within {seconds:g} s: is a worker running that reads {self.settings.topics.frames} at "
             f"{self.settings.kafka.bootstrap_servers}? `layercache doctor` looks"
         )
 

@@ -243,8 +243,7 @@ class EarlyExitModel:
     def _opened(self, store: HeadStore | Store | str | None) -> HeadStore | None:
         if store is None or isinstance(store, HeadStore):
             return store
-        where = Store(url=store) if isinstance(store, str) else store
-        return open_store(where, self.classifier.name, self.classifier.fingerprint)
+        return open_store(store, self.classifier.name, self.classifier.fingerprint)
 
     def _answer(self, pictures: Tensor, keys: Sequence[bytes | None], times_ms: Sequence[int]) -> "_Part":
         """One micro-batch, as a worker answers it."""

@@ -35,6 +35,7 @@ class Publisher:
         self._max_waiting = max_waiting
         self._troubles = Troubles()
         self._slots = threading.BoundedSemaphore(max_waiting)
+        self._noting = threading.Lock()
         self._failures: list[str] = []
         self._failed = 0
         self._stop = threading.Event()
@@ -53,9 +54,10 @@ class Publisher:
     def take_slot(self, timeout: float) -> None:
         """Waits for room. Raises ``TimeoutError`` where there is none in time."""
         if not self._slots.acquire(timeout=timeout):
+            trouble = f"; Kafka said: {self._troubles}" if self._troubles.latest else ""
             raise TimeoutError(
                 f"{self._max_waiting:,} frames wait for Kafka or for their answers, and none got through within "
-                f"{timeout:.0f} s ({self._troubles.latest or 'the broker answers'}): is a worker running?"
+                f"{timeout:g} s: is a worker running?{trouble}"
             )
 
     def free_slot(self) -> None:
@@ -101,20 +103,23 @@ class Publisher:
         left = self._producer.flush(timeout)
         self.raise_failures()
         if left:
-            raise TimeoutError(f"{left:,} frames are not on the topic after {timeout:.0f} s ({self._troubles})")
+            raise TimeoutError(f"{left:,} frames are not on the topic after {timeout:g} s ({self._troubles})")
 
     def note(self, failure: PublishError) -> None:
         """Keeps a failure that nobody waits for, until :meth:`raise_failures`."""
-        self._failed += 1
-        if len(self._failures) < _TOLD:
-            self._failures.append(str(failure))
+        with self._noting:
+            self._failed += 1
+            if len(self._failures) < _TOLD:
+                self._failures.append(str(failure))
 
     def raise_failures(self) -> None:
         """Raises :class:`PublishError` where frames have failed since this was last asked."""
-        if self._failed:
+        with self._noting:
             told, count = "; ".join(self._failures), self._failed
             self._failures, self._failed = [], 0
-            raise PublishError(f"{count:,} frames were not published: {told}")
+        if count:
+            frames = "1 frame was" if count == 1 else f"{count:,} frames were"
+            raise PublishError(f"{frames} not published: {told}")
 
     def close(self, timeout: float) -> None:
         """Lets go out what is queued, for so long; what is not out by then fails."""
