@@ -1,14 +1,15 @@
 """The trainer in one's own loop: it learns from what the model answered, and opens exits that keep the promise."""
 
+import re
 import threading
 from pathlib import Path
-from zipfile import ZipFile
 
 import numpy as np
 import pytest
 import torch
 
 from early_exit.engine import Engine
+from examples import own_loop
 from layercache.api.model import EarlyExitModel
 from layercache.api.training import OnlineTrainer
 from schemas.settings import Promise, Trainer
@@ -94,7 +95,12 @@ def test_torchs_threads_are_limited_for_the_trainer_alone(
     torch.set_num_threads(3)
     try:
         trainer, own = OnlineTrainer(model, settings=SETTINGS), list[int]()
-        monkeypatch.setattr(trainer._trainer, "work", lambda: own.append(torch.get_num_threads()) or 0.01)
+
+        def work() -> float:
+            own.append(torch.get_num_threads())
+            return 0.01
+
+        monkeypatch.setattr(trainer._trainer, "work", work)
         with trainer:
             wait_until(lambda: bool(own), "the thread's first turn", 20)
             assert (own[0], torch.get_num_threads(), threads_of_another()) == (1, 3, 3)
@@ -159,32 +165,17 @@ def test_a_failure_of_the_thread_reaches_the_loop(model: EarlyExitModel, monkeyp
 
 
 @pytest.mark.slow
-def test_the_demos_model_leaves_early_within_its_budget(tmp_path: Path) -> None:
+def test_the_demos_model_leaves_early_within_its_budget(capsys: pytest.CaptureFixture[str]) -> None:
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    with ZipFile("examples/fashion-mnist-frames.zip") as archive:
-        frames = [archive.read(name) for name in sorted(archive.namelist())]
-    model = EarlyExitModel.from_spec(
-        "examples/fashion_mnist.py:build", store=f"file://{tmp_path}/heads", promise=Promise(max_disagreement=0.02)
-    )
-    with model:
-        trainer = OnlineTrainer(model)
-        taught, held_out = frames[:6000], frames[6000:]
-        for start in range(0, len(taught), 32):
-            trainer.observe(model(taught[start : start + 32]))
-            trainer.step(0.1)
-        deadline = 80
-        while not model.exits and deadline:
-            trainer.step(1.0)
-            deadline -= 1
-        before = model.statistics()
-        answers = model(held_out)
-        now = model.statistics()
-    full = np.concatenate(
-        [EarlyExitModel(model.classifier)(held_out[start : start + 500]).labels for start in range(0, 4000, 500)]
-    )
-    spent = (now.flops_share * now.frames - before.flops_share * before.frames) / len(held_out)
-    left = (np.array(answers.exits) != "full").mean()
-    print(f"left early {left:.1%}, FLOPs {spent:.1%}, differ {(answers.labels != full).mean():.2%}")
-    assert left > 0.2
-    assert spent < 0.9
-    assert (answers.labels != full).mean() <= 0.02
+    try:
+        own_loop.main(8_000)
+    finally:
+        torch.set_num_threads(before)
+    said = capsys.readouterr().out
+    told = re.findall(r"of the last 1,000, (\d+)% left early, (\d+)% of the FLOPs were spent, and (\d+) had", said)
+    early, spent, others = np.array(told, np.int64).T
+    assert len(told) == 8, said
+    assert early[-1] > 10, said
+    assert spent[-1] < 100, said
+    assert others.sum() <= 0.01 * 8_000, said
