@@ -174,6 +174,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     interrupted: bool = False
     confidence: float
     max_disagreement: float
+    least_audit_rate: float
+    """What the trainer lowers the share of audited frames to."""
     machine: Machine
     model: Model
     frames: Frames

@@ -20,7 +20,7 @@ _VARIABLES = {
 }  # fmt: skip
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "font.size": 11,
+    "font.size": 10,
     "text.color": _INK,
     "axes.labelcolor": _INK,
     "axes.edgecolor": _FAINT,
@@ -40,24 +40,24 @@ _PERCENT = PercentFormatter(1.0, decimals=0)
 
 def trade_off(report: Report) -> str:
     """What is saved against how often answers differ; empty where there were no exits to try."""
-    return _svg("trade-off", (7.2, 3.9), lambda axes: _trade_off(axes, report)) if report.curve else ""
+    return _svg("trade-off", (6.4, 3.7), lambda axes: _trade_off(axes, report)) if report.curve else ""
 
 
 def stream(report: Report) -> str:
     """How hits and savings grew."""
-    return _svg("stream", (7.2, 3.6), lambda axes: _stream(axes, report))
+    return _svg("stream", (6.4, 3.3), lambda axes: _stream(axes, report))
 
 
 def disagreement(report: Report) -> str:
     """How often the stream's exits differed, frame after frame; empty where none was ever open."""
     if not any(version.exits for version in report.stream.versions):
         return ""
-    return _svg("disagreement", (7.2, 2.6), lambda axes: _disagreement(axes, report))
+    return _svg("disagreement", (6.4, 2.4), lambda axes: _disagreement(axes, report))
 
 
 def costs(report: Report) -> str:
     """How much of the model is spent by each of its cuts."""
-    return _svg("costs", (7.2, 3.0), lambda axes: _costs(axes, report))
+    return _svg("costs", (6.4, 3.0), lambda axes: _costs(axes, report))
 
 
 def _trade_off(axes: Axes, report: Report) -> None:

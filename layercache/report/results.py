@@ -62,6 +62,7 @@ def gather(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         confidence=promise.confidence,
         max_disagreement=promise.max_disagreement,
+        least_audit_rate=settings.trainer.min_audit_rate,
         machine=_machine(rehearsal.traced),
         model=numbers.Model(
             name=table.model,

@@ -46,6 +46,8 @@ _USUAL_RISK = 0.5
 _RACE_FRAMES = 256
 #: Once everything took this many times as long as it was to, nothing more is measured.
 _LATE = 1.5
+#: A stream that takes this many times as long as it was to ends before its last frame.
+_PATIENCE = 1.2
 #: Few frames come in smaller batches, so that there is a stream and an exam.
 _FEWEST_BATCHES = 8
 
@@ -179,7 +181,7 @@ def _stream(rehearsal: Rehearsal, batches: Iterator[Batch], pace: Pace, watch: W
         rehearsal.learn(min(most * len(batch), max(0.0, left) * len(batch) / (to_come + len(batch))))
         live = rehearsal.own.live
         watch.progress(seen / pace.stream, f"{seen:,} of {pace.stream:,}{_saying(live)}")
-        if stop.is_set() or time.monotonic() - began > pace.stream_s:
+        if stop.is_set() or time.monotonic() - began > _PATIENCE * pace.stream_s:
             return
 
 

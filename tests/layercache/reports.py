@@ -44,7 +44,8 @@ def report(frames: dict[str, Any] | None = None, **changes: Any) -> Report:
         top_class="cat", top_class_share=0.12, mean_confidence=0.9,
     )  # fmt: skip
     whole = Report(
-        layercache="1.0", created="2026-01-01T00:00:00+00:00", confidence=0.95, max_disagreement=0.01, least_audit_rate=0.02,
+        layercache="1.0", created="2026-01-01T00:00:00+00:00", confidence=0.95, max_disagreement=0.01,
+        least_audit_rate=0.02,
         machine=Machine(processor="a CPU", cores=2, torch_threads=1, torch="2.9", device="cpu", dtype="float32"),
         model=Model(
             name="pets", fingerprint="ab" * 32, classes=10, has_weights=True, flops=228_000_000, frame_ms=4.0,
