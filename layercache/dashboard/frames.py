@@ -143,7 +143,7 @@ def letter_of(record: Message, limits: Limits, now: int) -> DeadLetter:
         partition=letter.partition,
         offset=letter.offset,
         at_ms=written_ms(record, now),
-        reason=letter.reason,
+        reason=str(letter.reason),
         message=letter.message,
         picture=picture,
         no_picture=why,

@@ -20,7 +20,7 @@ class Latencies:
     >>> for ms in range(1, 101):
     ...     latencies.add(ms)
     >>> round(latencies.quantile(0.5)), round(latencies.quantile(0.99))
-    (50, 98)
+    (51, 100)
     """
 
     def __init__(self) -> None:

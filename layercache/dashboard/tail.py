@@ -235,16 +235,15 @@ class Allowance:
 
 def tail_config(settings: Settings, **overrides: Any) -> Config:
     """Of a consumer that reads a little, holds little in memory, and belongs to no group."""
-    return consumer_config(
-        settings,
-        GROUP,
-        auto_offset_reset="latest",
-        queued_max_messages_kbytes=8_192,
-        queued_min_messages=1_000,
-        fetch_message_max_bytes=1_000_000,  # a larger record is fetched all the same (KIP-74)
-        fetch_max_bytes=8_000_000,
-        **{"fetch_wait_max_ms": 250} | overrides,
-    )
+    own = {
+        "auto_offset_reset": "latest",
+        "queued_max_messages_kbytes": 8_192,
+        "queued_min_messages": 1_000,
+        "fetch_message_max_bytes": 1_000_000,  # a larger record is fetched all the same (KIP-74)
+        "fetch_max_bytes": 8_000_000,
+        "fetch_wait_max_ms": 250,
+    }
+    return consumer_config(settings, GROUP, **own | overrides)
 
 
 def watermarks(consumer: Consumer, topic: str, partition: int) -> tuple[int, int]:

@@ -52,6 +52,7 @@ def test_reads_committed_records_without_a_group_of_anybodys() -> None:
     assert (config["group.id"], config["enable.auto.commit"]) == ("layercache-dashboard", False)
     assert (config["isolation.level"], config["auto.offset.reset"]) == ("read_committed", "latest")
     assert config["security.protocol"] == "SSL"
+    assert tail_config(Settings(), auto_offset_reset="error")["auto.offset.reset"] == "error"
 
 
 def test_a_problem_keeps_the_time_when_it_began_and_is_shown_once() -> None:
