@@ -16,7 +16,7 @@ def test_of_a_good_run_only_the_budget_that_took_more_frames_is_told() -> None:
     (finding,) = findings(report())
     assert (finding.level, finding.title) == ("note", "Nothing certified at 0.5 %")
     assert "at least 1,443 independent certification audits are needed at 95%, there were 800" in finding.text
-    assert "about 2,327 frames" in finding.text
+    assert "about 2,327 independent frames" in finding.text
 
 
 def test_too_little_memory_is_told_apart_from_too_few_frames() -> None:
