@@ -26,7 +26,8 @@ def reason(budget: Budget, confidence: float) -> str:
     if not budget.attempts and budget.audits < budget.audits_needed:
         return (
             f"too few frames: at least {budget.audits_needed:,} independent certification audits are needed at "
-            f"{confidence:.0%}, there were {budget.audits:,}; that takes about {budget.frames_needed:,} independent frames"
+            f"{confidence:.0%}, there were {budget.audits:,}; that takes about {budget.frames_needed:,} "
+            "independent frames"
         )
     if budget.attempts:
         return f"tried {_times(budget.attempts)}, and the heads were not good enough"
