@@ -97,7 +97,7 @@ def test_all_kinds_of_pictures_are_answered_alike(tiny_model: TinyModel, tmp_pat
     model, pixels = made(tiny_model), coloured("green", 16, 16)
     (tmp_path / "green.png").write_bytes(encode(pixels, "PNG"))
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)
-    one_by_one: list[Picture | Tensor] = [
+    one_by_one: list[Picture] = [
         encode(pixels, "PNG"), tmp_path / "green.png", str(tmp_path / "green.png"), PIL.Image.fromarray(pixels),
         pixels, tensor, encode(pixels, "NPY"), tensor[None], pixels[None],
     ]  # fmt: skip
