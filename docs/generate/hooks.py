@@ -32,6 +32,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for file in files.documentation_pages():
         targets |= sources.outside(file.content_string, file.src_uri)
     for target in sorted(targets):
+        if not (sources.ROOT / target).exists():
+            continue  # MkDocs then says which page has the broken link
         files.append(File.generated(config, f"source/{target}.md", content=sources.source_page(target)))
     return files
 
