@@ -162,6 +162,7 @@ def test_a_flood_is_sampled_and_told(settings: Settings) -> None:
         thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broker", ["embedded"], indirect=True)  # which is quick to start
 def test_a_broker_that_is_away_is_told_and_found_again(settings: Settings) -> None:
     (port,) = free_ports(1)
