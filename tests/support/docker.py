@@ -12,6 +12,8 @@ KAFKA_IMAGE = "apache/kafka:4.3.1"
 #: As in docker-compose.yml: the image writes its settings into a file that is read-only in some builds of it.
 KAFKA_COMMAND = ["bash", "-c", "chmod -f u+w /opt/kafka/config/server.properties; exec /etc/kafka/docker/run"]
 PYTHON_IMAGE = "python:3.11-slim-bookworm"
+PROMETHEUS_IMAGE = "prom/prometheus:v3.5.0"
+STORE_IMAGE = "versity/versitygw:v1.8.0"
 _ANSWER_S = 20.0
 _PULL_S = 300.0
 
