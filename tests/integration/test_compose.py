@@ -1,77 +1,47 @@
-"""The stack of docker-compose.yml, for real: it comes up, answers frames from the host, and survives its worker."""
+"""The stack of docker-compose.yml, for real: it comes up whole, answers each frame once, learns, and survives a crash.
+
+One stack for all tests here, in this order: each adds to what is there.
+"""
 
 import json
-import re
-import subprocess
-import sys
-import urllib.request
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytest
-from confluent_kafka import Consumer
+from playwright.sync_api import expect
 
-from schemas.prediction import FULL, Prediction, decoder
-from tests.support.docker import KAFKA_IMAGE, PYTHON_IMAGE, docker, require_docker
+from schemas.prediction import FULL, Prediction
+from tests.deploy.test_queries import QUERIES
+from tests.support.browser import browser, watched
+from tests.support.docker import KAFKA_IMAGE, PROMETHEUS_IMAGE, PYTHON_IMAGE, STORE_IMAGE, docker, require_docker
 from tests.support.ports import free_ports
+from tests.support.promql import filled_in
+from tests.support.stack import UP_S, Reader, Stack
 from tests.support.waiting import wait_until
 
-ROOT = Path(__file__).parent.parent.parent
-FRAMES = ROOT / "examples" / "fashion-mnist-frames.zip"
 #: The first build fetches torch, which may take minutes; later ones find the layers.
 BUILD_S = 1200.0
-UP_S = 240.0
+WORKERS = 2
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(BUILD_S + 4 * UP_S)]
 
-
-@dataclass(frozen=True)
-class Stack:
-    """A compose project of its own on ports of its own."""
-
-    project: str
-    kafka_port: int
-    metrics_port: int
-
-    @property
-    def bootstrap_servers(self) -> str:
-        return f"localhost:{self.kafka_port}"
-
-    def compose(self, *arguments: str, check: bool = True, seconds: float = 120.0) -> str:
-        """Standard output of ``docker compose`` in this project."""
-        environment = {
-            "KAFKA_PORT": str(self.kafka_port),
-            "METRICS_PORT": str(self.metrics_port),
-            "LAYERCACHE_IMAGE": "layercache-test",
-        }
-        arguments = ("compose", "--ansi", "never", "--project-name", self.project, *arguments)
-        return docker(arguments, check=check, seconds=seconds, environment=environment, folder=ROOT).stdout
-
-    def up(self) -> None:
-        self.compose("up", "--detach", "--wait", "--wait-timeout", str(int(UP_S)), seconds=UP_S + 30)
-
-    def container(self, service: str) -> dict[str, Any]:
-        """What ``docker inspect`` says about the service's container, stopped ones too."""
-        name = self.compose("ps", "--all", "--quiet", service).strip()
-        found: list[dict[str, Any]] = json.loads(docker(["inspect", name]).stdout)
-        return found[0]
-
-    def publish(self, count: int) -> None:
-        """So many of the demo's frames, from the host, by the command line."""
-        command = [sys.executable, "-m", "layercache", "publish", str(FRAMES), "--bootstrap", self.bootstrap_servers]
-        command += ["--limit", str(count)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
-        assert done.returncode == 0, f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+_LIST = "import s3fs; print(*s3fs.S3FileSystem().find('layercache/heads'))"
+_WRITE = """
+import os
+for folder in FOLDERS:
+    try:
+        open(folder + "/x", "w").close()
+        os.remove(folder + "/x")
+        print(folder)
+    except OSError:
+        pass
+"""
 
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    require_docker(KAFKA_IMAGE, PYTHON_IMAGE)
-    kafka_port, metrics_port = free_ports(2)
-    made = Stack(f"layercache-test-{uuid.uuid4().hex[:8]}", kafka_port, metrics_port)
+    require_docker(KAFKA_IMAGE, PYTHON_IMAGE, PROMETHEUS_IMAGE, STORE_IMAGE)
+    made = Stack(f"layercache-test-{uuid.uuid4().hex[:8]}", *free_ports(3), workers=WORKERS)
     made.compose("build", seconds=BUILD_S)
     try:
         made.up()
@@ -79,98 +49,107 @@ def stack() -> Iterator[Stack]:
     finally:
         print(made.compose("ps", "--all", check=False))
         print(made.compose("logs", "--no-color", "--tail", "200", check=False))  # pytest shows it where a test failed
-        made.compose("down", "--volumes", "--remove-orphans", "--timeout", "10", seconds=UP_S)
+        made.compose("--profile", "demo", "down", "--volumes", "--remove-orphans", "--timeout", "3", seconds=UP_S)
     label = f"label=com.docker.compose.project={made.project}"
     assert docker(["ps", "--all", "--quiet", "--filter", label]).stdout == ""
     assert docker(["volume", "ls", "--quiet", "--filter", label]).stdout == ""
 
 
-class Reader:
-    """Everything on the predictions topic, as a ``read_committed`` consumer on the host sees it."""
-
-    def __init__(self, bootstrap_servers: str) -> None:
-        self.seen: list[Prediction] = []
-        self.consumer = Consumer(
-            {
-                "bootstrap.servers": bootstrap_servers,
-                "group.id": f"reader-{uuid.uuid4().hex[:8]}",
-                "auto.offset.reset": "earliest",
-                "isolation.level": "read_committed",
-                "enable.auto.commit": False,
-            }
-        )
-        self.consumer.subscribe(["predictions"])
-
-    def read(self, count: int) -> list[Prediction]:
-        """All predictions so far, once they are ``count`` and no more come: one too many was answered twice."""
-        wait_until(lambda: self._poll(1.0) and len(self.seen) >= count, f"{count} predictions", seconds=120)
-        while self._poll(3.0):
-            pass
-        return self.seen
-
-    def _poll(self, seconds: float) -> bool:
-        message = self.consumer.poll(seconds)
-        if message is None:
-            return False
-        assert message.error() is None, message.error()
-        self.seen.append(decoder.decode(message.value() or b""))
-        return True
-
-
-@pytest.fixture
-def reader(stack: Stack) -> Iterator[Reader]:
-    made = Reader(stack.bootstrap_servers)
-    yield made
-    made.consumer.close()
-
-
-def test_the_stack_answers_frames_from_the_host_and_survives_its_worker(stack: Stack, reader: Reader) -> None:
-    stack.publish(60)
-    answered = reader.read(60)
-    assert len(positions(answered)) == len(answered) == 60
+def test_the_workers_answer_each_frame_once_and_a_crash_loses_none(stack: Stack) -> None:
+    reader = Reader(stack.bootstrap_servers)
+    stack.publish(100)
+    answered = reader.read(100)
+    assert len(positions(answered)) == len(answered) == 100
     assert {prediction.exit for prediction in answered} == {FULL}  # no heads yet: never a guess
+    wait_until(lambda: stack.number("sum(layercache_frames_total)") == 100, "all frames in Prometheus")
 
-    with urllib.request.urlopen(f"http://localhost:{stack.metrics_port}/metrics", timeout=10) as page:
-        assert re.search(r"^layercache_frames_total\S* 60\.0$", page.read().decode(), re.MULTILINE)
-
-    docker(["kill", str(stack.container("worker")["Id"])])
-    stack.publish(60)
-    stack.up()
-    answered = reader.read(120)
-    assert len(positions(answered)) == len(answered) == 120
+    crashed, other = stack.containers("worker")
+    stack.publish(100)
+    stack.crash("worker")
+    stack.publish(100)
+    answered = reader.read(300)
+    reader.consumer.close()
+    assert len(positions(answered)) == len(answered) == 300
     assert len({prediction.model for prediction in answered}) == 1
 
-    trainer = stack.container("trainer")
+    stack.up()  # waits until it is healthy again; had it not come back by itself, its id would be another
+    (back, still), (trainer,) = stack.containers("worker"), stack.containers("trainer")
+    assert (back["Id"], back["RestartCount"]) == (crashed["Id"], 1)
+    assert (still["Id"], still["RestartCount"]) == (other["Id"], 0)
     assert (trainer["State"]["Running"], trainer["RestartCount"]) == (True, 0)
 
 
-@pytest.mark.parametrize("service", ["worker", "trainer"])
+def test_prometheus_finds_both_workers_and_the_trainer_and_evaluates_every_rule(stack: Stack) -> None:
+    def health() -> list[tuple[str, str]]:
+        targets = stack.prometheus("targets", state="active")["activeTargets"]
+        return sorted((target["labels"]["job"], target["health"]) for target in targets)
+
+    jobs = [*["layercache-worker"] * WORKERS, "layercache-trainer", "prometheus"]
+    wait_until(lambda: health() == sorted((job, "up") for job in jobs), "all targets up")
+
+    def rules() -> set[tuple[str, str]]:
+        groups = stack.prometheus("rules")["groups"]
+        return {(rule["name"], rule["health"]) for group in groups for rule in group["rules"]}
+
+    wait_until(lambda: "unknown" not in {health for _, health in rules()}, "all rules evaluated")
+    assert {health for _, health in rules()} == {"ok"}
+    for query in QUERIES:  # alerts, and Grafana's panels
+        stack.prometheus("query", query=filled_in(query.expression))
+
+
+def test_the_demo_profile_publishes_and_heads_that_the_trainer_certifies_reach_both_workers(stack: Stack) -> None:
+    stack.compose("--profile", "demo", "up", "--detach", "--no-recreate", "publisher", seconds=UP_S)
+
+    def stored() -> list[str]:
+        return stack.python("dashboard", _LIST).split()
+
+    wait_until(lambda: any(path.endswith("/LATEST") for path in stored()), "a version in the store", seconds=240)
+    assert any(path.endswith("/heads.safetensors") for path in stored())
+    assert any("/attempts/" in path for path in stored())  # claimed by exclusive create
+
+    def in_force() -> list[str]:
+        return [dict(labels)["version"] for labels in stack.query("layercache_heads_info")]
+
+    wait_until(lambda: len(in_force()) == WORKERS and "none" not in in_force(), "both workers on certified heads")
+    early = 'sum(layercache_frames_total{exit!="full"})'
+    wait_until(lambda: stack.number(early) > 0, "frames that leave early")
+
+
+def test_the_dashboard_shows_the_stack_in_a_browser(stack: Stack) -> None:
+    with browser() as chromium, watched(chromium, stack.dashboard) as page:
+        picture = page.locator(".lc-frame img").first
+        expect(picture).to_be_visible(timeout=30_000)
+        assert picture.evaluate("image => image.naturalWidth") > 0
+        before = page.locator(".lc-frame").first.get_attribute("title")
+        frames = page.locator(".lc-frame").first
+        wait_until(lambda: frames.get_attribute("title") != before, "another frame on the page")
+        versions = page.get_by_role("region", name="Versions of heads", exact=True)
+        (latest,) = {dict(labels)["version"] for labels in stack.query("layercache_trainer_heads_info")}
+        expect(versions).to_contain_text(latest)
+        expect(page.get_by_role("region", name="Workers", exact=True)).to_contain_text("9100")
+
+
+@pytest.mark.parametrize("service", ["worker", "trainer", "dashboard"])
 def test_a_container_has_no_rights_and_nothing_to_write_to_but_its_volumes(service: str, stack: Stack) -> None:
-    host, user = stack.container(service)["HostConfig"], stack.container(service)["Config"]["User"]
+    container = stack.containers(service)[0]
+    host, user = container["HostConfig"], container["Config"]["User"]
     assert (host["ReadonlyRootfs"], host["CapDrop"], host["Privileged"]) == (True, ["ALL"], False)
     assert host["SecurityOpt"] == ["no-new-privileges:true"]
     assert user == "10001:10001"
-    # What the kernel says of process 1 and lets it do, not what was asked for.
-    status = stack.compose("exec", "-T", service, "cat", "/proc/1/status")
-    lines = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-    assert lines["Uid"].split() == ["10001"] * 4
-    assert (int(lines["CapEff"], 16), int(lines["CapBnd"], 16), lines["NoNewPrivs"].strip()) == (0, 0, "1")
-    for folder in ("/", "/app", "/opt/venv", "/home/layercache", "/etc", "/models"):
-        found = stack.compose("exec", "-T", service, "python", "-c", f"open('{folder}/x', 'w')", check=False)
-        assert found == ""
-        there = stack.compose("exec", "-T", service, "ls", "-a", folder)
-        assert "x" not in there.split(), folder
-    for folder in ("/heads", "/tmp", "/home/layercache/.cache"):
-        stack.compose(
-            "exec", "-T", service, "python", "-c", f"import os; open('{folder}/x', 'w'); os.remove('{folder}/x')"
-        )
-
-
-def test_the_demo_profile_publishes_by_itself(stack: Stack) -> None:
-    stack.compose("--profile", "demo", "up", "--detach", "publisher", seconds=UP_S)
-    reader = Reader(stack.bootstrap_servers)
-    wait_until(lambda: reader._poll(1.0) and len(reader.seen) >= 300, "predictions of the publisher's", seconds=120)
-    reader.consumer.close()
+    # What the kernel says of every process and lets it do, not what was asked for.
+    statuses = stack.compose("exec", "-T", service, "bash", "-c", "cat /proc/[0-9]*/status")
+    processes = [
+        dict(line.split(":\t", 1) for line in f"Name:\t{status}".splitlines() if ":\t" in line)
+        for status in statuses.split("Name:\t")[1:]
+    ]
+    assert len(processes) >= 2  # its init, and ours
+    for process in processes:
+        assert process["Uid"].split() == ["10001"] * 4
+        assert (int(process["CapEff"], 16), int(process["CapBnd"], 16), process["NoNewPrivs"].strip()) == (0, 0, "1")
+    folders = ["/", "/app", "/opt/venv", "/opt/layercache", "/home/layercache", "/etc", "/models", "/heads", "/tmp"]
+    volumes = {"worker": ["/home/layercache/.cache"], "trainer": ["/home/layercache/.cache", "/state"], "dashboard": []}
+    program = _WRITE.replace("FOLDERS", json.dumps([*folders, *volumes[service]]))
+    assert sorted(stack.python(service, program).split()) == sorted(["/tmp", *volumes[service]])
 
 
 def positions(predictions: list[Prediction]) -> set[tuple[str, int, int]]:
