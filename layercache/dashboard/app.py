@@ -4,6 +4,7 @@ import ipaddress
 import logging
 import socket
 import threading
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -38,7 +39,10 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn does it; then whoever waits hears of it."""
-        await super().startup(sockets)
+        with warnings.catch_warnings():
+            # NiceGUI looks at every object of the process to find this one, and some of torch's warn when looked at.
+            warnings.simplefilter("ignore", FutureWarning)
+            await super().startup(sockets)
         self._ready()
 
     async def on_tick(self, counter: int) -> bool:

@@ -68,7 +68,6 @@ class Actions:
             log.exception("could not %s", order.kind)
             ui.notify(f"Could not {order.kind}: {error}", type="negative", timeout=15_000, close_button="Close")
         else:
-            log.info("by the dashboard: %s %s, reason: %r", order.kind, order.version or "", reason)
             ui.notify(said, type="positive")
         self._dialog.close()
 

@@ -1,14 +1,28 @@
-"""The five numbers that matter, each with its last quarter of an hour."""
+"""The five numbers that matter, each with a small picture."""
 
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from nicegui.element import Element
 
 from layercache.dashboard import state
+from layercache.dashboard.cards import promise
 from layercache.dashboard.cards.parts import Part, box, text
 from layercache.dashboard.words import NOTHING, count, milliseconds, percent, plural, rate
 
+#: A value, its unit, and what else there is to say.
+_Say = Callable[[state.Snapshot], tuple[str, str, str]]
+
 _WIDTH, _HEIGHT = 120, 28
+#: Partitions in the picture of the lag, and the lag that fills its height at least.
+_COLUMNS, _FULL_COLUMN = 64, 100
+
+
+class _Foot(NamedTuple):
+    """What stands below a number: which value it shows, and how."""
+
+    select: Callable[[state.Snapshot], Any]
+    draw: Callable[[Any], None]
 
 
 class Figures:
@@ -16,7 +30,7 @@ class Figures:
 
     def __init__(self) -> None:
         with box("div", "lc-figures"):
-            self._tiles = [_Tile(name, say, line) for name, say, line in _TILES]
+            self._tiles = [_Tile(name, say, foot) for name, say, foot in _TILES]
 
     def update(self, snapshot: state.Snapshot) -> None:
         """Shows the numbers."""
@@ -25,25 +39,19 @@ class Figures:
 
 
 class _Tile:
-    def __init__(
-        self,
-        name: str,
-        say: Callable[[state.Snapshot], tuple[str, str, str]],
-        line: Callable[[state.Point], float | None] | None,
-    ) -> None:
-        self._say, self._line = say, line
+    def __init__(self, name: str, say: _Say, foot: _Foot) -> None:
+        self._say, self._foot = say, foot
         with box("section", "lc-card lc-figure", aria_label=name):
             text(name, "h2")
             with box("p", "lc-number"):
                 self._value = text("", "span")
                 self._unit = text("", "small")
             self._detail = text("", "p", "lc-hint")
-            self._spark = Part(box("div", "lc-spark", aria_hidden="true"), _draw_spark)
+            self._part: Part[Any] = Part(box("div", "lc-foot", aria_hidden="true"), foot.draw)
 
     def update(self, snapshot: state.Snapshot) -> None:
         self._value.text, self._unit.text, self._detail.text = self._say(snapshot)
-        if self._line is not None:
-            self._spark.show(path([self._line(point) for point in snapshot.recent.points]))
+        self._part.show(self._foot.select(snapshot))
 
 
 def path(values: Sequence[float | None], width: int = _WIDTH, height: int = _HEIGHT) -> str:
@@ -62,10 +70,27 @@ def path(values: Sequence[float | None], width: int = _WIDTH, height: int = _HEI
     return "".join(drawn)
 
 
+def _spark(line: Callable[[state.Point], float | None]) -> _Foot:
+    return _Foot(lambda snapshot: path([line(point) for point in snapshot.recent.points]), _draw_spark)
+
+
 def _draw_spark(drawn: str) -> None:
     if drawn:
         with _svg("svg", viewBox=f"-1 -2 {_WIDTH + 2} {_HEIGHT + 4}", preserveAspectRatio="none"):
             _svg("path", d=drawn)
+
+
+def _waiting(snapshot: state.Snapshot) -> tuple[int, ...]:
+    """What waits for workers, by partition."""
+    found = (lag.partitions for lag in snapshot.lags if lag.who == "workers")
+    return tuple(one.lag for one in next(found, ()))[:_COLUMNS]
+
+
+def _draw_waiting(lags: tuple[int, ...]) -> None:
+    top = max(_FULL_COLUMN, *lags, 0)
+    with box("div", "lc-columns"):
+        for lag in lags:
+            box("i").style(f"height:{lag / top:.1%}")
 
 
 def _svg(tag: str, **attributes: str) -> Element:
@@ -113,13 +138,10 @@ def _split(value: str) -> tuple[str, str]:
     return (value[:-1], "%") if value.endswith("%") else (value, "")
 
 
-_TILES: tuple[
-    tuple[str, Callable[[state.Snapshot], tuple[str, str, str]], Callable[[state.Point], float | None] | None], ...
-]
-_TILES = (
-    ("Hit rate", _hits, lambda point: point.hit_rate),
-    ("Time saved", _saved, lambda point: point.time_saved),
-    ("Audits that differ", _disagreement, None),
-    ("Frames", _pace, lambda point: point.frames_per_s),
-    ("Lag", _lag, None),
+_TILES: tuple[tuple[str, _Say, _Foot], ...] = (
+    ("Hit rate", _hits, _spark(lambda point: point.hit_rate)),
+    ("Time saved", _saved, _spark(lambda point: point.time_saved)),
+    ("Audits that differ", _disagreement, _Foot(lambda snapshot: snapshot.disagreement, promise.draw_meter)),
+    ("Frames", _pace, _spark(lambda point: point.frames_per_s)),
+    ("Lag", _lag, _Foot(_waiting, _draw_waiting)),
 )

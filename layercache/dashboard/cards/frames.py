@@ -28,24 +28,33 @@ class Frames:
         with content:
             self._empty = Part(box(), _draw_empty)
             self._strip = _Strip().on("open", self._open)
+            self._strip.on("hold", lambda: self._hold(True), args=[]).on("release", lambda: self._hold(False), args=[])
         self._dialog = ui.dialog()
         self._shown: dict[str, state.Frame] = {}
+        self._before: dict[str, state.Frame] = {}
+        self._is_held = False
         self._at_ms = 0
 
     def update(self, snapshot: state.Snapshot) -> None:
         """Sends the order, and the frames that the browser does not have yet; every two seconds at most."""
         self._empty.show(not snapshot.frames)
+        if self._is_held:
+            return
         latest = {f"{frame.partition}-{frame.offset}": frame for frame in snapshot.frames[:_SHOWN]}
         if list(latest) == list(self._shown) or abs(snapshot.at_ms - self._at_ms) < _REST_MS:
             return
         cuts = parts.cuts_of(snapshot)
         fresh = [_tile(key, frame, cuts) for key, frame in latest.items() if key not in self._shown]
         self._strip.run_method("show", list(latest), fresh)
-        self._shown, self._at_ms = latest, snapshot.at_ms
+        self._before, self._shown, self._at_ms = self._shown, latest, snapshot.at_ms
+
+    def _hold(self, is_held: bool) -> None:
+        """The browser shows what it had when the pointer came, while these were perhaps on their way already."""
+        self._is_held = is_held
 
     def _open(self, event: GenericEventArguments) -> None:
-        frame = self._shown.get(str(event.args))
-        if frame is None:  # it was held on the page while the next ones came
+        frame = self._shown.get(str(event.args)) or self._before.get(str(event.args))
+        if frame is None:
             ui.notify("This frame is no longer among the latest.")
             return
         self._dialog.clear()

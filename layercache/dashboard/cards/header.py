@@ -7,7 +7,7 @@ from nicegui.element import Element
 
 from layercache.dashboard import state
 from layercache.dashboard.cards.parts import STATIC, LocalTime, Part, box, text
-from layercache.dashboard.verdict import Verdict, judge
+from layercache.dashboard.verdict import judge
 
 _ICONS = {"good": "check_circle", "quiet": "hourglass_empty", "warn": "warning_amber", "bad": "error_outline"}
 
@@ -37,12 +37,21 @@ class Header:
                 self._button.classes("lc-tool")
                 ThemeToggle()
                 self._say()
-        self._verdict = Part(box("div", "lc-verdict", role="status"), _draw_verdict)
+        self._box = box("div")
+        with self._box:
+            self._icon = ui.icon("").props("aria-hidden=true")
+            with box("p"):
+                # Read out when it changes; the numbers beside it change every second and are not.
+                self._headline = text("", "strong", role="status")
+                self._detail = text("")
 
     def update(self, snapshot: state.Snapshot) -> None:
         """Shows the model and the verdict."""
         self._model.show((snapshot.model_name, snapshot.model, snapshot.brokers))
-        self._verdict.show(judge(snapshot))
+        verdict = judge(snapshot)
+        self._box.classes(replace=f"lc-verdict-box lc-{verdict.level}")
+        self._icon.name = _ICONS[verdict.level]
+        self._headline.text, self._detail.text = verdict.headline, verdict.detail
 
     def _toggle(self) -> None:
         self._paused = not self._paused
@@ -72,14 +81,6 @@ def _draw_model(names: tuple[str | None, str | None, str]) -> None:
         text(fingerprint[:12], "code", title=f"The model's fingerprint: {fingerprint}")
     if brokers:
         text(f"on {brokers}")
-
-
-def _draw_verdict(verdict: Verdict) -> None:
-    with box("div", f"lc-verdict-box lc-{verdict.level}"):
-        ui.icon(_ICONS[verdict.level]).props("aria-hidden=true")
-        with box("p"):
-            text(verdict.headline, "strong")
-            text(verdict.detail)
 
 
 def _draw_problems(problems: tuple[state.Problem, ...]) -> None:

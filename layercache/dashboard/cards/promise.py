@@ -43,7 +43,8 @@ def _draw(shown: tuple[state.Disagreement, state.Disagreement | None]) -> None:
 
 
 def _draw_budget(shown: state.Disagreement, which: str) -> None:
-    _draw_meter(shown, which)
+    draw_meter(shown, which)
+    _draw_legend()
     with box("dl", "lc-list"):
         if shown.audits:
             differ = f"{percent(shown.rate, 2)} ({shown.disagreements:,} of {shown.audits:,})"
@@ -63,11 +64,10 @@ def _draw_budget(shown: state.Disagreement, which: str) -> None:
         row("Budget", f"{percent(shown.budget)} at {percent(shown.confidence, 0)} confidence, for life")
 
 
-def _draw_meter(shown: state.Disagreement, which: str) -> None:
+def draw_meter(shown: state.Disagreement, which: str = "") -> None:
     """A bar for what was seen, a line for what was certified, and the budget that neither should pass."""
     end = scale(shown)
     seen = shown.rate or 0.0
-    words = f"{percent(shown.rate, 2)} of audits differ, {percent(shown.budget)} may"
     meter = box(
         "div",
         "lc-meter",
@@ -76,7 +76,7 @@ def _draw_meter(shown: state.Disagreement, which: str) -> None:
         aria_valuemin="0",
         aria_valuemax=f"{end:.4g}",
         aria_valuenow=f"{seen:.4g}",
-        aria_valuetext=words,
+        aria_valuetext=f"{percent(shown.rate, 2)} of audits differ, {percent(shown.budget)} may",
     )
     with meter:
         box("div", "lc-meter-budget").style(f"width:{shown.budget / end:.2%}")
@@ -84,8 +84,11 @@ def _draw_meter(shown: state.Disagreement, which: str) -> None:
         if shown.certificate is not None:
             box("i", "lc-meter-bound").style(f"left:{shown.certificate.upper_bound / end:.2%}")
         box("i", "lc-meter-limit").style(f"left:{shown.budget / end:.2%}")
+
+
+def _draw_legend() -> None:
     with box("p", "lc-legend", aria_hidden="true"):
-        for name, what in (("seen", "seen"), ("bound", "certified bound"), ("limit", "budget")):
+        for name, what in (("seen", "seen in audits"), ("bound", "certified bound"), ("limit", "budget")):
             with box("span"):
                 box("i", f"lc-key-{name}")
                 text(what)

@@ -59,7 +59,7 @@ def differ(series: state.Series) -> list[float | None]:
 
 
 _RANGES = {"recent": "15 min", "day": "24 h"}
-_CHARTS = (
+CHARTS = (
     Chart("Saved", "%", 1, (
         Line("Hit rate", "var(--line-1)", of(lambda point: point.hit_rate, 100)),
         Line("FLOPs saved", "var(--line-2)", of(lambda point: point.flops_saved, 100)),
@@ -85,7 +85,7 @@ class Series:
             toggle = ui.toggle(_RANGES, value=self._range, on_change=self._switch)
             toggle.props('dense no-caps unelevated toggle-color=primary aria-label="Range of the charts"')
         with content, box("div", "lc-charts"):
-            self._charts = [_draw(chart) for chart in _CHARTS]
+            self._charts = [_draw(chart) for chart in CHARTS]
         self._snapshot: state.Snapshot | None = None
 
     def update(self, snapshot: state.Snapshot) -> None:
@@ -95,7 +95,7 @@ class Series:
         if series is self._drawn or series == self._drawn:
             return
         self._drawn = series
-        for chart, drawn in zip(_CHARTS, self._charts, strict=True):
+        for chart, drawn in zip(CHARTS, self._charts, strict=True):
             fill(drawn.options, chart, series, snapshot.disagreement.budget)
             drawn.update()
 
@@ -118,8 +118,8 @@ def options(chart: Chart) -> dict[str, Any]:
         "legend": {"show": has_legend, "left": 0, "top": 0, "itemWidth": 14, "itemHeight": 3, "icon": "roundRect",
                    "textStyle": words},
         "tooltip": {"trigger": "axis", "confine": True, "backgroundColor": "var(--surface)",
-                    "borderColor": "var(--edge)", "textStyle": words | {"color": "var(--ink)"}, ":valueFormatter": with_unit,
-                    "axisPointer": {"lineStyle": {"color": "var(--muted)"}}},
+                    "borderColor": "var(--edge)", "textStyle": words | {"color": "var(--ink)"},
+                    ":valueFormatter": with_unit, "axisPointer": {"lineStyle": {"color": "var(--muted)"}}},
         "xAxis": {"type": "time", "axisLine": edge, "axisTick": {"show": False}, "minInterval": 0,
                   "axisLabel": words | {"hideOverlap": True}},
         "yAxis": {"type": "value", "min": 0, "splitNumber": 3, "splitLine": edge,

@@ -87,9 +87,10 @@ class Versions:
 
 
 def _before_latest(heads: state.Heads) -> str | None:
-    """The version that was published before the latest one (which may be one rolled back to); None without."""
+    """Where a rollback without a version goes (:meth:`early_exit.store.HeadStore.rollback`); None for nowhere."""
     names = [version.version for version in heads.versions]
     if heads.latest not in names:
         return None
-    older = names[names.index(heads.latest) + 1 :]
-    return older[0] if older else None
+    place = names.index(heads.latest)
+    predecessor = heads.versions[place].predecessor
+    return predecessor if predecessor in names else next(iter(names[place + 1 :]), None)

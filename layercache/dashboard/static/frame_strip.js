@@ -1,7 +1,7 @@
 // The latest frames. It is told their order and only those that it has not seen; it holds still while it is looked at.
 export default {
   template: `
-    <ul class="lc-frames" @pointerenter="hold" @pointerleave="release" @focusin="hold" @focusout="release">
+    <ul class="lc-frames" @pointerenter="hold" @pointerleave="release" @focusin="focus" @focusout="release">
       <li v-for="key in order" :key="key">
         <button type="button" class="lc-frame" :style="{ '--exit': known[key].colour }" :title="known[key].id"
                 :aria-label="known[key].words" @click="$emit('open', key)">
@@ -14,7 +14,7 @@ export default {
         </button>
       </li>
     </ul>`,
-  emits: ["open"],
+  emits: ["open", "hold", "release"],
   data: () => ({ order: [], known: {}, held: false, waiting: null }),
   methods: {
     show(order, fresh) {
@@ -30,10 +30,18 @@ export default {
       for (const key of Object.keys(this.known)) if (!shown.has(key)) delete this.known[key];
     },
     hold() {
+      if (this.held) return;
       this.held = true;
+      this.$emit("hold");
+    },
+    focus(event) {
+      // A click leaves its focus behind, which is no reason to hold on; the keyboard's focus is.
+      if (event.target.matches(":focus-visible")) this.hold();
     },
     release() {
+      if (!this.held) return;
       this.held = false;
+      this.$emit("release");
       this.turn();
     },
   },

@@ -1,0 +1,116 @@
+"""What the cards make of the state, before any browser."""
+
+from itertools import pairwise
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from layercache.dashboard import state
+from layercache.dashboard.cards import figures, flow, promise, series
+from layercache.dashboard.verdict import judge
+from tests.support.dashboard_state import sample
+
+
+@st.composite
+def _flows(draw: st.DrawFn) -> state.Flow:
+    left = draw(st.lists(st.integers(0, 1_000), min_size=1, max_size=8))
+    costs = draw(st.lists(st.floats(0.01, 0.5), min_size=len(left), max_size=len(left)))
+    entered = sum(left)
+    segments = []
+    for index, (gone, cost) in enumerate(zip(left, costs, strict=True)):
+        cut = state.END if index == len(left) - 1 else f"layer{index}"
+        is_open = cut == state.END or draw(st.booleans())
+        segments.append(state.Segment(cut=cut, flops_share=cost, entered=entered, left=gone, open=is_open))
+        entered -= gone
+    return state.Flow(segments=tuple(segments), frames=sum(left))
+
+
+@given(_flows())
+def test_the_staircase_shows_every_frame_once_within_the_picture(shown: state.Flow) -> None:
+    stairs = flow.staircase(shown)
+    if not shown.frames:
+        assert stairs == flow.Staircase()
+        return
+    assert sum(step.share for step in stairs.steps) == pytest.approx(1.0)
+    for step, after in pairwise(stairs.steps):
+        assert after.top == pytest.approx(step.top + step.share)
+        assert after.length > step.length
+    assert all(0 < step.length <= 1 + 1e-9 and 0 <= step.label <= 1 for step in stairs.steps)
+    assert [mark.cut for mark in stairs.marks] == [segment.cut for segment in shown.segments]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12).map(sorted), st.floats(0.01, 0.3))
+def test_labels_keep_apart_and_within_the_picture(wanted: list[float], apart: float) -> None:
+    places = flow.spread(wanted, apart)
+    least = min(apart, 1 / len(wanted))
+    assert all(second - first >= least - 1e-9 for first, second in pairwise(places))
+    assert all(-1e-9 <= place <= 1 for place in places)
+
+
+def test_what_is_saved_is_what_no_bar_covers() -> None:
+    stairs = flow.staircase(sample().flow)
+    assert stairs.saved == pytest.approx(1 - (500 * 0.2 + 620 * 0.47 + 362 * 0.74 + 518 * 1.03) / 2_000)
+
+
+_QUIET: dict[str, object] = {"problems": (), "alarms": ()}
+
+
+def _seen(audits: int, disagreements: int) -> state.Disagreement:
+    return state.Disagreement(budget=0.01, confidence=0.95, audits=audits, disagreements=disagreements)
+
+
+def _behind(records: int) -> state.GroupLag:
+    partitions = (state.PartitionLag(partition=0, committed=0, end=records, lag=records),)
+    return state.GroupLag(who="workers", group="layercache", topic="frames", partitions=partitions)
+
+
+@pytest.mark.parametrize(
+    ("change", "level", "headline"),
+    [
+        (_QUIET, "good", "All is well"),
+        ({"problems": ()}, "warn", "Drift"),
+        ({"alarms": ()}, "warn", "Something cannot be read"),
+        ({"problems": (state.Problem(where="broker", message="gone", since_ms=0),)}, "bad", "The broker"),
+        ({"disagreement": _seen(audits=400, disagreements=8)}, "bad", "Exits differ"),
+        (_QUIET | {"frames": ()}, "quiet", "No frames yet"),
+        (_QUIET | {"now": state.Now()}, "quiet", "No frames in the last minute"),
+        (_QUIET | {"heads": state.Heads(closed=True, pin_reason="a test")}, "quiet", "All exits are kept"),
+        (_QUIET | {"heads": state.Heads()}, "quiet", "Learning"),
+        (_QUIET | {"lags": (_behind(9_000),)}, "warn", "Workers are behind"),
+    ],
+)  # fmt: skip
+def test_the_verdict_names_the_worst_thing(change: dict[str, object], level: str, headline: str) -> None:
+    verdict = judge(msgspec.structs.replace(sample(), **change))
+    assert (verdict.level, verdict.headline.startswith(headline)) == (level, True)
+
+
+def test_few_audits_are_no_reason_to_worry() -> None:
+    few = _QUIET | {"disagreement": _seen(audits=20, disagreements=1)}
+    assert judge(msgspec.structs.replace(sample(), **few)).level == "good"
+
+
+@pytest.mark.parametrize(("disagreements", "end"), [(0, 0.02), (5, 0.02), (60, 0.0573)])
+def test_the_meter_has_room_for_what_was_seen(disagreements: int, end: float) -> None:
+    shown = msgspec.structs.replace(sample().disagreement, disagreements=disagreements)
+    assert promise.scale(shown) == pytest.approx(end, abs=1e-4)
+
+
+def test_a_sparkline_has_a_gap_where_nothing_was() -> None:
+    drawn = figures.path([point.hit_rate for point in sample().recent.points])
+    assert drawn.count("M") == 2
+    assert figures.path([]) == figures.path([None, None]) == ""
+
+
+def test_charts_get_the_points_of_the_series_and_the_budget() -> None:
+    audits = next(chart for chart in series.CHARTS if chart.limit)
+    drawn = series.options(audits)
+    series.fill(drawn, audits, sample().recent, budget=0.01)
+    points = drawn["series"][0]["data"]
+    assert len(points) == 180
+    total = sum(point.audits for point in sample().recent.points)
+    differ = sum(point.disagreements for point in sample().recent.points)
+    assert points[-1][1] == pytest.approx(100 * differ / total, abs=1e-3)
+    assert drawn["series"][0]["markLine"]["data"] == [{"yAxis": 1.0}]
+    assert drawn["yAxis"]["max"] >= 1.5
