@@ -41,7 +41,8 @@ for folder in FOLDERS:
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     require_docker(KAFKA_IMAGE, PYTHON_IMAGE, PROMETHEUS_IMAGE, STORE_IMAGE)
-    made = Stack(f"layercache-test-{uuid.uuid4().hex[:8]}", *free_ports(3), workers=WORKERS)
+    kafka, dashboard, prometheus = free_ports(3)
+    made = Stack(f"layercache-test-{uuid.uuid4().hex[:8]}", kafka, dashboard, prometheus, WORKERS)
     made.compose("build", seconds=BUILD_S)
     try:
         made.up()
