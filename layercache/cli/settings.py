@@ -24,7 +24,7 @@ class Row(NamedTuple):
 
 
 def command(
-    markdown: Annotated[bool, typer.Option("--markdown", help="As the README's Markdown table.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, one object per setting.")] = False,
 ) -> None:
     """Lists every setting: its name in the TOML file, its environment variable, type, default and meaning.

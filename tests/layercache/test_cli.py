@@ -15,7 +15,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from layercache.cli import common, settings
+from layercache.cli import common
 from layercache.cli.main import app
 from schemas.settings import Settings
 
@@ -186,15 +186,6 @@ def test_settings_lists_every_setting() -> None:
     assert all(row["meaning"] for row in rows.values())
     assert rows["worker.mode"]["kind"] == "`serve` or `shadow`"
     assert rows["promise.max_disagreement"]["kind"] == "number, > 0, < 1"
-
-
-def test_the_readmes_table_is_in_step() -> None:
-    """``layercache settings --markdown`` prints what belongs between the README's markers."""
-    readme = (ROOT / "README.md").read_text()
-    _, found, rest = readme.partition("<!-- settings -->\n")
-    table, ended, _ = rest.partition("<!-- /settings -->")
-    assert found and ended, "README.md lacks <!-- settings --> … <!-- /settings -->"
-    assert table.strip() == settings.markdown_table(), "put `layercache settings --markdown` between the markers"
 
 
 def test_the_containers_settings_file_is_valid() -> None:
