@@ -17,11 +17,18 @@ def command(
         "demo-report"
     ),
     seed: Annotated[int, typer.Option("--seed", help="Of the trainer's weights, views and sampling.")] = 0,
+    dashboard: Annotated[
+        bool, typer.Option("--dashboard/--no-dashboard", help="Serve the dashboard beside it, from port 8080 on.")
+    ] = True,
+    browser: Annotated[
+        bool,
+        typer.Option("--browser/--no-browser", help="Open the dashboard, where the terminal's machine has a display."),
+    ] = True,
 ) -> None:
     """Streams 10,000 pictures through a worker whose exits learn meanwhile, then measures what that was worth.
 
-    Starts a broker, a worker, a trainer and a publisher as processes of their own, shows live how hit rate, saved FLOPs
-    and audited disagreement move, and leaves summary.md, summary.json and chart.png. Needs no Docker.
+    Starts a broker, a worker, a trainer, a publisher and the dashboard as processes of their own, shows live how hit
+    rate, saved FLOPs and audited disagreement move, and leaves summary.md, summary.json and chart.png. Needs no Docker.
 
     \b
     Example:
@@ -36,6 +43,7 @@ def command(
     from rich.console import Console
     from rich.markdown import Markdown
 
+    from layercache.demo.beside import has_display
     from layercache.demo.frames import FramesError
     from layercache.demo.run import FolderInUse, Options, run
     from layercache.demo.settings import AssetsMissing, find_assets
@@ -47,7 +55,8 @@ def command(
     console = Console()
     try:
         with View(console, budget=0.01) as view:
-            summary = run(Options(frames, rate, out, seed, find_assets()), view)
+            options = Options(frames, rate, out, seed, find_assets(), dashboard, browser and has_display())
+            summary = run(options, view)
     except (AssetsMissing, FolderInUse, FramesError) as error:
         common.fail(str(error), common.WRONG_USAGE)
     except KeyboardInterrupt:

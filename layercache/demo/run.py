@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from early_exit.engine import Engine
 from early_exit.models import load
 from early_exit.store import HeadStore, open_store
 from layercache.broker import EmbeddedBroker
-from layercache.demo import chart, frames, race, report, settings, streaming
+from layercache.demo import beside, chart, frames, race, report, settings, streaming
 from layercache.demo.columns import collect, last_quarter
 from layercache.demo.processes import Children, launcher
 from layercache.demo.readings import Readings
@@ -43,6 +44,10 @@ class Options:
     out: Path
     seed: int
     assets: settings.Assets
+    dashboard: bool = True
+    """Shows the dashboard beside the stream."""
+    browser: bool = False
+    """Opens it in a browser."""
 
 
 def run(options: Options, view: View) -> Summary:
@@ -55,7 +60,8 @@ def run(options: Options, view: View) -> Summary:
         pictures = frames.read(options.assets.frames, options.frames, options.assets.label_pattern, classifier.classes)
     tally = Tally(len(pictures), window=min(500, max(1, len(pictures) // 10)))
     with EmbeddedBroker(launcher=launcher()) as broker:
-        chosen = settings.choose(options.assets, broker.bootstrap_servers, options.out, options.seed)
+        metrics_port = beside.metrics_port() if options.dashboard else None
+        chosen = settings.choose(options.assets, broker.bootstrap_servers, options.out, options.seed, metrics_port)
         built = settings.build(chosen)
         store = _store(built, traced)
         plan = streaming.Plan(built, options.out / _SETTINGS_FILE, options.assets, len(pictures), options.rate)
@@ -64,6 +70,7 @@ def run(options: Options, view: View) -> Summary:
         with (
             Children(options.out / "logs", settings.environment()) as children,
             Readings(built, pictures.places(), Versions(store)) as readings,
+            _dashboard(options, children, plan.settings_file, view, metrics_port),
         ):
             streaming.run(plan, children, readings, tally, view)
     return _report(options, built, traced, store, pictures, tally, view)
@@ -115,6 +122,14 @@ def _report(
     (options.out / "summary.md").write_text(report.markdown(summary))
     summary.write(options.out / "summary.json")
     return summary
+
+
+def _dashboard(
+    options: Options, children: Children, settings_file: Path, view: View, metrics_port: int | None
+) -> AbstractContextManager[object]:
+    if not options.dashboard:
+        return nullcontext()
+    return beside.Dashboard(children, settings_file, view.say, options.browser, metrics_port)
 
 
 def _store(built: Settings, traced: TracedModel) -> HeadStore:

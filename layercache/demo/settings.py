@@ -43,12 +43,14 @@ def find_assets(folder: Path = _EXAMPLES) -> Assets:
     return assets
 
 
-def choose(assets: Assets, bootstrap_servers: str, folder: Path, seed: int) -> dict[str, dict[str, Any]]:
+def choose(
+    assets: Assets, bootstrap_servers: str, folder: Path, seed: int, metrics_port: int | None = None
+) -> dict[str, dict[str, Any]]:
     """Section to option to value: what differs from the defaults. ``folder`` holds the heads and the trainer's state.
 
     Worker and trainer get a thread each: two cores are the least that most machines have.
     """
-    return {
+    chosen: dict[str, dict[str, Any]] = {
         "kafka": {
             "bootstrap_servers": bootstrap_servers,
             # a group's first member waits for half of this on the embedded broker
@@ -77,6 +79,9 @@ def choose(assets: Assets, bootstrap_servers: str, folder: Path, seed: int) -> d
             "seed": seed,
         },
     }
+    if metrics_port is not None:
+        chosen["worker"]["metrics_port"] = metrics_port
+    return chosen
 
 
 def build(chosen: Mapping[str, Mapping[str, Any]]) -> Settings:

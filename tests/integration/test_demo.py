@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -70,6 +71,9 @@ def test_a_short_demo_answers_every_frame_and_reports(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "120 frames, each answered once" in done.stdout
+    (address,) = re.findall(r"dashboard: (http://127\.0\.0\.1:\d+)", done.stdout)
+    assert f"dashboard at {address}" in (out / "logs" / "dashboard.log").read_text()
+    assert "ended by itself" not in done.stdout
     summary = msgspec.json.decode((out / "summary.json").read_bytes(), type=Summary)
     assert (summary.frames, summary.last_quarter.frames) == (120, 30)
     assert summary.disagreement <= summary.budget
