@@ -11,6 +11,7 @@ PYTEST_ARGS ?=
 # Tests of one file stay in one process; 0 runs everything in this one, for a debugger.
 TEST_PROCESSES ?= 2
 DEMO_ARGS ?=
+SCREENSHOTS_ARGS ?=
 BENCH_ARGS ?=
 FAULTS_ARGS ?=
 DOCS ?= build
@@ -21,7 +22,7 @@ BIN := $(VENV)/bin
 # Several processes share the machine: threads of torch that wait for each other cost more than they bring.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test slow faults fuzz lint types check format bench-paper bench-pipeline bench-scaling soak docs clean
+.PHONY: demo test slow faults fuzz lint types check format bench-paper bench-pipeline bench-scaling soak screenshots docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -39,6 +40,7 @@ help:
 	@echo "make bench-scaling  1, 2 and 4 workers on as many partitions, with KAFKA_HOME"
 	@echo "make soak    15 minutes of more than a worker can take: is memory flat? KAFKA_HOME; BENCH_ARGS=\"--minutes 2\""
 	@echo "make docs    the documentation's site, into site/; make docs DOCS=serve shows it at localhost:8000 and follows changes"
+	@echo "make screenshots  the dashboard's pictures in docs/images, from a demo that runs, five minutes; needs Chromium"
 	@echo "make clean   removes .venv and everything made here"
 
 demo: $(VENV)/.demo
@@ -84,6 +86,9 @@ soak: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs $(DOCS)
+
+screenshots: $(VENV)/.dev
+	$(BIN)/python -m docs.make_screenshots $(SCREENSHOTS_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-report .demo .peers
