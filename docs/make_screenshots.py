@@ -22,17 +22,19 @@ from playwright.sync_api import Browser, Page, ViewportSize
 from tests.support.browser import browser
 
 _IMAGES = Path(__file__).with_name("images")
-_DESKTOP, _PHONE = (1440, 1000), (390, 844)
+_DESKTOP, _PHONE = (1440, 1000), (390, 1200)
 #: Of the moving picture: the part of the page that it shows, its width in pixels, and how it passes.
-_PART, _WIDTH, _EVERY_S, _SHOWN_MS, _LAST_MS = (1240, 900), 930, 5.0, 450, 4_000
+_PART, _WIDTH, _EVERY_S, _SHOWN_MS, _LAST_MS = (1240, 900), 930, 7.0, 450, 4_000
+#: Before the end of the stream; the last pictures take about as long.
+_STILLS_S = 20.0
 _PATIENCE_S = 120.0
 
 
 def main() -> None:
     """Runs the demo and leaves the pictures."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--frames", type=int, default=9_000, help="how many the demo streams (default: %(default)s)")
-    options.add_argument("--rate", type=float, default=55.0, help="how many in a second (default: %(default)s)")
+    options.add_argument("--frames", type=int, default=10_000, help="how many the demo streams (default: %(default)s)")
+    options.add_argument("--rate", type=float, default=40.0, help="how many in a second (default: %(default)s)")
     options.add_argument("--out", type=Path, default=_IMAGES, help="folder of the pictures (default: %(default)s)")
     chosen = options.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
@@ -68,7 +70,7 @@ def take(opened: Browser, address: str, out: Path, stream_s: float) -> list[PIL.
     """Looks at the page while the stream lasts; returns the moving picture's frames."""
     with page(opened, address, _PART) as watched:
         watched.wait_for_selector(".lc-frame", timeout=1_000 * _PATIENCE_S)
-        until = time.monotonic() + stream_s - 25.0
+        until = time.monotonic() + stream_s - _STILLS_S
         moving: list[PIL.Image.Image] = []
         while time.monotonic() < until:
             moving.append(_picture(watched))
@@ -80,7 +82,8 @@ def take(opened: Browser, address: str, out: Path, stream_s: float) -> list[PIL.
     ):
         with page(opened, address, size, **options) as shown:
             shown.wait_for_selector(".lc-frame")
-            shown.wait_for_selector(".lc-chart svg path")
+            shown.wait_for_selector(".lc-chart svg path", state="attached")
+            shown.add_style_tag(content=".lc-footer { display: none }")  # it names a folder of this machine
             shown.wait_for_timeout(2_500)  # charts and frames have come in; nothing on the page says so
             shown.screenshot(path=out / f"dashboard-{name}.png", full_page=name != "phone")
     return moving

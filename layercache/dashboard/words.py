@@ -33,13 +33,13 @@ def rate(per_s: float | None) -> str:
 def milliseconds(ms: float | None) -> str:
     """A short while.
 
-    >>> milliseconds(4.217), milliseconds(318.2), milliseconds(2318.0), milliseconds(754_000.0), milliseconds(None)
-    ('4.2 ms', '318 ms', '2.3 s', '12.6 min', '–')
+    >>> milliseconds(0.0), milliseconds(4.217), milliseconds(318.2), milliseconds(2318.0), milliseconds(754_000.0)
+    ('0 ms', '4.2 ms', '318 ms', '2.3 s', '12.6 min')
     """
     if ms is None:
         return NOTHING
     if ms < 10:
-        return f"{ms:.1f} ms"
+        return f"{ms:.2g} ms"
     if ms < 1_000:
         return f"{ms:.0f} ms"
     return f"{ms / 1_000:.1f} s" if ms < 120_000 else f"{ms / 60_000:,.1f} min"

@@ -3,11 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from nicegui.element import Element
-
 from layercache.dashboard import state
 from layercache.dashboard.cards import promise
-from layercache.dashboard.cards.parts import Part, box, text
+from layercache.dashboard.cards.parts import Part, box, svg, text
 from layercache.dashboard.words import NOTHING, count, milliseconds, percent, plural, rate
 
 #: A value, its unit, and what else there is to say.
@@ -76,8 +74,8 @@ def _spark(line: Callable[[state.Point], float | None]) -> _Foot:
 
 def _draw_spark(drawn: str) -> None:
     if drawn:
-        with _svg("svg", viewBox=f"-1 -2 {_WIDTH + 2} {_HEIGHT + 4}", preserveAspectRatio="none"):
-            _svg("path", d=drawn)
+        with svg("svg", viewBox=f"-1 -2 {_WIDTH + 2} {_HEIGHT + 4}", preserveAspectRatio="none"):
+            svg("path", d=drawn)
 
 
 def _waiting(snapshot: state.Snapshot) -> tuple[int, ...]:
@@ -91,13 +89,6 @@ def _draw_waiting(lags: tuple[int, ...]) -> None:
     with box("div", "lc-columns"):
         for lag in lags:
             box("i").style(f"height:{lag / top:.1%}")
-
-
-def _svg(tag: str, **attributes: str) -> Element:
-    element = Element(tag)
-    for name, value in attributes.items():
-        element._props[name] = value
-    return element
 
 
 def _hits(snapshot: state.Snapshot) -> tuple[str, str, str]:

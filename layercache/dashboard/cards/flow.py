@@ -7,7 +7,7 @@ import msgspec
 
 from layercache.dashboard import state
 from layercache.dashboard.cards import parts
-from layercache.dashboard.cards.parts import Part, box, text
+from layercache.dashboard.cards.parts import Part, box, svg, text
 from layercache.dashboard.words import percent, plural
 
 #: The least distance of two labels, as a share of the picture's height.
@@ -28,6 +28,11 @@ class Step(msgspec.Struct, frozen=True):
     """The bar's upper edge, as a share of the picture's height, as the next."""
     label: float
     """The middle of its label."""
+
+    @property
+    def middle(self) -> float:
+        """The bar's."""
+        return self.top + self.share / 2
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -102,14 +107,17 @@ class Flow:
     """The model's segments and the frames' way through them."""
 
     def __init__(self) -> None:
-        content, _ = parts.card(
+        content, saved = parts.card(
             "Where frames leave", "lc-flow-card", "Height: share of frames. Length: the model's FLOPs that they took."
         )
+        self._saved = Part(saved, _draw_saved)
         self._part = Part(content, _draw)
 
     def update(self, snapshot: state.Snapshot) -> None:
         """Shows the latest frames' way."""
-        self._part.show(staircase(snapshot.flow))
+        stairs = staircase(snapshot.flow)
+        self._saved.show(stairs.saved if stairs.steps else None)
+        self._part.show(stairs)
 
 
 def _draw(stairs: Staircase) -> None:
@@ -125,11 +133,15 @@ def _draw(stairs: Staircase) -> None:
             for step in stairs.steps:
                 place = f"top:{step.top:.2%};height:{step.share:.2%};width:{step.length:.2%}"
                 box("div", "lc-step").style(f"{place};--exit:{parts.colour(step.cut, cuts)}")
+            with svg("svg", viewBox="0 0 1 1", preserveAspectRatio="none", **{"aria-hidden": "true"}):
+                for step in stairs.steps:
+                    svg("path", d=f"M{step.length:.4f} {step.middle:.4f}L1 {step.label:.4f}")
+        with box("div", "lc-labels"):
             for step in stairs.steps:
-                _draw_label(step, cuts)
-            with box("p", "lc-saved"):
-                text(percent(max(0.0, stairs.saved)), "strong")
-                text("of the FLOPs saved")
+                with box("p", "lc-label").style(f"top:{step.label:.2%};--exit:{parts.colour(step.cut, cuts)}"):
+                    box("i", "lc-dot", aria_hidden="true")
+                    text("full model" if step.cut == state.END else step.cut, "span", "lc-cut", title=step.cut)
+                    text(percent(step.share), "strong")
         with box("div", "lc-axis"):
             for mark in stairs.marks:
                 with box("div", "lc-mark").style(f"left:{mark.at - mark.width:.2%};width:{mark.width:.2%}"):
@@ -139,10 +151,8 @@ def _draw(stairs: Staircase) -> None:
     text(f"The last {plural(stairs.frames, 'answer')}.", "p", "lc-hint")
 
 
-def _draw_label(step: Step, cuts: tuple[str, ...]) -> None:
-    """At the bar's end: within it where it is long, after it where it is short."""
-    place = f"right:{1 - step.length:.2%}" if step.length > 0.5 else f"left:{step.length:.2%}"
-    with box("p", "lc-label").style(f"top:{step.label:.2%};{place};--exit:{parts.colour(step.cut, cuts)}"):
-        box("i", "lc-dot", aria_hidden="true")
-        text("full model" if step.cut == state.END else step.cut)
-        text(percent(step.share), "strong")
+def _draw_saved(share: float | None) -> None:
+    if share is not None:
+        with box("p", "lc-saved"):
+            text(percent(max(0.0, share)), "strong")
+            text("of the FLOPs saved")

@@ -61,6 +61,14 @@ def text(words: str, tag: str = "span", classes: str = "", **attributes: str) ->
     return _with(element, attributes)
 
 
+def svg(tag: str, **attributes: str) -> Element:
+    """A part of a drawing, with attributes as SVG writes them."""
+    element = Element(tag)
+    for name, value in attributes.items():
+        element._props[name] = value
+    return element
+
+
 def card(title: str, classes: str = "", hint: str = "") -> tuple[Element, Element]:
     """A titled card: the element for its content, and the one beside its title for controls."""
     with box("section", f"lc-card {classes}", aria_label=title):

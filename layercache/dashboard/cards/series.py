@@ -115,13 +115,13 @@ def options(chart: Chart) -> dict[str, Any]:
     return {
         "animation": False,
         "grid": {"left": 6, "right": 12, "top": 34 if has_legend else 16, "bottom": 4, "containLabel": True},
-        "legend": {"show": has_legend, "left": 0, "top": 0, "itemWidth": 14, "itemHeight": 3, "icon": "roundRect",
-                   "textStyle": words},
+        "legend": {"show": has_legend, "left": 0, "top": 0, "itemWidth": 14, "itemHeight": 3, "itemGap": 16,
+                   "icon": "roundRect", "textStyle": words},
         "tooltip": {"trigger": "axis", "confine": True, "backgroundColor": "var(--surface)",
                     "borderColor": "var(--edge)", "textStyle": words | {"color": "var(--ink)"},
                     ":valueFormatter": with_unit, "axisPointer": {"lineStyle": {"color": "var(--muted)"}}},
         "xAxis": {"type": "time", "axisLine": edge, "axisTick": {"show": False}, "minInterval": 0,
-                  "axisLabel": words | {"hideOverlap": True}},
+                  "axisLabel": words | {"hideOverlap": True, "margin": 13}},
         "yAxis": {"type": "value", "min": 0, "splitNumber": 3, "splitLine": edge,
                   "axisLabel": words | {":formatter": f"value => value + '{unit}'"}},
         "series": [

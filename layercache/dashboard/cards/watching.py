@@ -34,7 +34,7 @@ class Classes:
 
     def update(self, snapshot: state.Snapshot) -> None:
         """Shows the classes that differ most."""
-        self._part.show(snapshot.classes[:_CLASSES_SHOWN])
+        self._part.show(snapshot.classes)
 
 
 class Lags:
@@ -79,14 +79,18 @@ def _draw_classes(classes: tuple[state.ClassDisagreement, ...]) -> None:
     if not classes:
         parts.empty("No audits of open exits yet.")
         return
-    top = max(one.disagreements / one.audits for one in classes if one.audits) or 1.0
+    differing = [one for one in classes if one.disagreements]
+    if not differing:
+        parts.empty(f"None of {plural(sum(one.audits for one in classes), 'audit')} differs, whatever its class.")
+        return
+    top = max(one.disagreements / one.audits for one in differing)
     with box("table", "lc-table"):
         with box("thead"), box("tr"):
             for name in ("Class", "Differ", "Audits", "At most"):
                 text(name, "th", "" if name == "Class" else "lc-figure-cell", scope="col")
         with box("tbody"):
-            for one in classes:
-                share = one.disagreements / one.audits if one.audits else 0.0
+            for one in differing[:_CLASSES_SHOWN]:
+                share = one.disagreements / one.audits
                 with box("tr"):
                     with box("td", "lc-class"):
                         text(one.name)
