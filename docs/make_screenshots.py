@@ -24,7 +24,7 @@ from tests.support.browser import browser
 _IMAGES = Path(__file__).with_name("images")
 _DESKTOP, _PHONE = (1440, 1000), (390, 1200)
 #: Of the moving picture: the part of the page that it shows, its width in pixels, and how it passes.
-_PART, _WIDTH, _EVERY_S, _SHOWN_MS, _LAST_MS = (1240, 900), 930, 7.0, 450, 4_000
+_PART, _WIDTH, _EVERY_S, _SHOWN_MS, _LAST_MS = (1240, 1140), 930, 7.0, 450, 4_000
 #: Before the end of the stream; the last pictures take about as long.
 _STILLS_S = 20.0
 _PATIENCE_S = 120.0

@@ -103,10 +103,10 @@ def _saved(snapshot: state.Snapshot) -> tuple[str, str, str]:
 
 def _disagreement(snapshot: state.Snapshot) -> tuple[str, str, str]:
     seen = snapshot.disagreement
-    value, unit = _split(percent(seen.rate, 2))
-    if seen.certificate is None:
-        return value, unit, f"no exit is open; {percent(seen.budget)} may differ"
-    return value, unit, f"certified ≤ {percent(seen.certificate.upper_bound, 2)}; {percent(seen.budget)} may differ"
+    of = f"{seen.disagreements:,} of {seen.audits:,}; " if seen.audits else ""
+    certificate = seen.certificate
+    certified = "no exit is open" if certificate is None else f"certified ≤ {percent(certificate.upper_bound, 2)}"
+    return *_split(percent(seen.rate, 2)), f"{of}{certified}; {percent(seen.budget)} may differ"
 
 
 def _pace(snapshot: state.Snapshot) -> tuple[str, str, str]:

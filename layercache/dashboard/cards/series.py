@@ -31,6 +31,8 @@ class Chart(msgspec.Struct, frozen=True):
     digits: int
     lines: tuple[Line, ...]
     limit: bool = False
+    top: float | None = None
+    """Where the vertical axis ends; None: where the values do."""
 
 
 def of(value: Callable[[state.Point], float | None], factor: float = 1.0) -> Values:
@@ -64,7 +66,7 @@ CHARTS = (
         Line("Hit rate", "var(--line-1)", of(lambda point: point.hit_rate, 100)),
         Line("FLOPs saved", "var(--line-2)", of(lambda point: point.flops_saved, 100)),
         Line("Time saved", "var(--line-3)", of(lambda point: point.time_saved, 100)),
-    )),
+    ), top=100),
     Chart("Audits that differ, so far", "%", 2, (Line("Differ", "var(--line-1)", differ),), limit=True),
     Chart("Frames", "/s", 1, (Line("Frames", "var(--line-1)", of(lambda point: point.frames_per_s)),)),
     Chart("Latency, publishing to answer", "ms", 0, (
@@ -122,7 +124,7 @@ def options(chart: Chart) -> dict[str, Any]:
                     ":valueFormatter": with_unit, "axisPointer": {"lineStyle": {"color": "var(--muted)"}}},
         "xAxis": {"type": "time", "axisLine": edge, "axisTick": {"show": False}, "minInterval": 0,
                   "axisLabel": words | {"hideOverlap": True, "margin": 13}},
-        "yAxis": {"type": "value", "min": 0, "splitNumber": 3, "splitLine": edge,
+        "yAxis": {"type": "value", "min": 0, "max": chart.top, "splitNumber": 3, "splitLine": edge,
                   "axisLabel": words | {":formatter": f"value => value + '{unit}'"}},
         "series": [
             {"type": "line", "name": line.name, "showSymbol": False, "silent": True, "emphasis": {"disabled": True},
