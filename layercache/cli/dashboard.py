@@ -30,6 +30,14 @@ def command(
     read_only: Annotated[
         bool, typer.Option("--read-only", help="Without the buttons that change which heads workers use.")
     ] = False,
+    allowed_hosts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allowed-host",
+            metavar="NAME",
+            help="A name that browsers know the page by; may be repeated. Addresses and localhost need none.",
+        ),
+    ] = None,
     kafka_options: common.KafkaOptions = None,
 ) -> None:
     """Serves a live page: frames, exits, savings, disagreement, heads, lag. Reads topics and store; loads no model.
@@ -71,7 +79,7 @@ def command(
         typer.echo(f"dashboard at {url}, Ctrl-C ends")
 
     with Collector(settings, urls, fingerprint.lower()) as collector:
-        app.run(collector, host, port, read_only, ready)
+        app.run(collector, host, port, read_only, ready, allowed_hosts or ())
 
 
 def _stays_here(host: str) -> bool:

@@ -5,13 +5,16 @@ import logging
 import socket
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from nicegui import core, ui
+from starlette.datastructures import Headers
+from starlette.middleware.base import RequestResponseEndpoint
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import Receive, Scope, Send
 
 from layercache.cli.stopping import stop_on_signals
 from layercache.dashboard import page, state
@@ -22,11 +25,24 @@ log = logging.getLogger(__name__)
 _RECONNECT_S = 10.0
 #: At the end, open pages get so long to hear of it.
 _GOODBYE_S = 2
-_LOCAL = ("localhost", "127.0.0.1", "[::1]")
+_LOCAL = ("localhost",)
 
 
 class AddressTaken(OSError):
     """Nobody can listen there; the message says why."""
+
+
+class KnownHosts(TrustedHostMiddleware):
+    """Answers under an address, and under names that are known; no other site's page gets in by a name of its own.
+
+    Whoever points a name of theirs at this machine (DNS rebinding) is refused, buttons and all, wherever it listens.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket") and is_address(Headers(scope=scope).get("host", "")):
+            await self.app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 class Server(uvicorn.Server):
@@ -55,15 +71,21 @@ class Server(uvicorn.Server):
 
 
 def run(
-    collector: state.Source, host: str, port: int, read_only: bool, ready: Callable[[str], None] = lambda url: None
+    collector: state.Source,
+    host: str,
+    port: int,
+    read_only: bool,
+    ready: Callable[[str], None] = lambda url: None,
+    allowed_hosts: Sequence[str] = (),
 ) -> None:
     """Serves ``collector``'s state at ``http://host:port`` until SIGINT or SIGTERM; once, from a process's main thread.
 
     ``port`` 0 takes any free one. ``ready`` hears the page's address as soon as it answers. With ``read_only`` there
-    is nothing on the page that changes anything. Raises :class:`AddressTaken` where nobody can listen there.
+    is nothing on the page that changes anything. It answers to addresses, ``localhost`` and ``allowed_hosts``.
+    Raises :class:`AddressTaken` where nobody can listen there.
     """
     with stop_on_signals() as stop, listen(host, port) as listener:
-        server(collector, listener, read_only, ready, stop).run(sockets=[listener])
+        server(collector, listener, read_only, ready, stop, allowed_hosts).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -81,14 +103,20 @@ def server(
     read_only: bool,
     ready: Callable[[str], None],
     stop: threading.Event,
+    allowed_hosts: Sequence[str] = (),
 ) -> Server:
     """What serves the page on ``listener`` until ``stop`` is set; NiceGUI allows one in a process."""
     address = listener.getsockname()
     ui.page("/", title="Layercache")(lambda: page.build(collector, read_only))
     app = FastAPI(openapi_url=None)
-    if is_local(address[0]):
-        # Another site's page must not reach this one by a name of its own that it points at this machine.
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(_LOCAL))
+    app.add_middleware(KnownHosts, allowed_hosts=[*_LOCAL, *allowed_hosts])
+
+    @app.middleware("http")
+    async def stay_out_of_frames(request: Request, go_on: RequestResponseEndpoint) -> Response:
+        response = await go_on(request)
+        response.headers["Content-Security-Policy"] = "frame-ancestors 'none'"  # nobody's clicks end on our buttons
+        return response
+
     core.sio.eio.cors_allowed_origins = (
         None  # connections from this page alone, not from whatever site is open beside it
     )
@@ -120,10 +148,15 @@ def url(address: tuple[str, int]) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{address[1]}"
 
 
-def is_local(host: str) -> bool:
-    """Whether only this machine can connect to an address.
+def is_address(host: str) -> bool:
+    """Whether a ``Host`` header names a machine by its address, which nobody else can point elsewhere.
 
-    >>> is_local("127.0.0.1"), is_local("0.0.0.0")
-    (True, False)
+    >>> [is_address(host) for host in ("127.0.0.1:8080", "[::1]:8080", "10.0.0.7", "localhost:8080", "evil.example")]
+    [True, True, True, False, False]
     """
-    return ipaddress.ip_address(host).is_loopback
+    name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

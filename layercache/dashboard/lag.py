@@ -64,7 +64,7 @@ class GroupWatch:
             self._complain(error)
             return None
         self._board.clear("broker", f"answer {self.group}")
-        self._board.clear("broker", self.group)
+        self._board.clear("topics", self.group)
         return found
 
     def close(self) -> None:
@@ -100,7 +100,9 @@ class GroupWatch:
         if not waiting:
             return
         if self._probing is None:
-            config = tail_config(self._settings, fetch_wait_max_ms=50) | {"enable.partition.eof": True}
+            # Earliest: what was committed may have been deleted since, and from the end nothing would seem to be left.
+            config = tail_config(self._settings, auto_offset_reset="earliest", fetch_wait_max_ms=50)
+            config["enable.partition.eof"] = True
             self._probing = connect(Consumer, config, Troubles())
         places = [TopicPartition(self._topic, one.partition, one.committed or 0) for one in waiting.values()]
         deadline = time.monotonic() + _PROBE_S
@@ -121,7 +123,7 @@ class GroupWatch:
     def _complain(self, error: KafkaException) -> None:
         cause = error.args[0]
         if is_hopeless(cause):  # it answers, and refuses
-            self._board.put("broker", self.group, f"the lag of group {self.group} cannot be read: {told(cause)}")
+            self._board.put("topics", self.group, f"the lag of group {self.group} cannot be read: {told(cause)}")
         else:
             self._board.put("broker", f"answer {self.group}", no_answer(self._settings, self._troubles))
 

@@ -6,9 +6,10 @@ import msgspec
 
 from layercache.dashboard import state
 from layercache.dashboard.words import percent, plural
+from layercache.report.needs import lower_bound
 
-#: Audits of which a share says something at all.
-_ENOUGH_AUDITS = 100
+#: A page that is looked at all day must not say by chance that the budget is left: the error of each look.
+_LOOK_ERROR = 1e-3
 #: Work that waits for longer than this is worth a look.
 _MUCH_LAG_S = 30.0
 
@@ -34,7 +35,7 @@ def _trouble(snapshot: state.Snapshot) -> Verdict | None:
     alarms = [alarm for alarm in snapshot.alarms if alarm.active]
     if "broker" in unreachable:
         return Verdict("bad", "The broker cannot be reached", "What stands below is what was last known.")
-    if seen is not None and now.audits >= _ENOUGH_AUDITS and seen > now.budget:
+    if seen is not None and is_over(now):
         detail = f"{percent(seen, 2)} of {plural(now.audits, 'audit')} differ, {percent(now.budget)} may."
         return Verdict("bad", "Exits differ more often than they may", detail)
     if alarms:
@@ -47,6 +48,11 @@ def _trouble(snapshot: state.Snapshot) -> Verdict | None:
     if wait_s > _MUCH_LAG_S:
         return Verdict("warn", "Workers are behind", f"About {wait_s:,.0f} s of frames wait to be answered.")
     return None
+
+
+def is_over(seen: state.Disagreement) -> bool:
+    """Whether audits that are no near-copies show the budget to be left, and not by chance."""
+    return lower_bound(seen.tested_disagreements, seen.tested, _LOOK_ERROR) > seen.budget
 
 
 def _standstill(snapshot: state.Snapshot) -> Verdict | None:

@@ -1,6 +1,6 @@
 """``layercache dashboard``: what it refuses, and what it warns of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -25,8 +25,10 @@ def served(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         def __exit__(self, *error: object) -> None:
             seen["stopped"] = True
 
-    def run(source: Collected, host: str, port: int, read_only: bool, ready: Callable[[str], None]) -> None:
-        seen.update(host=host, port=port, read_only=read_only)
+    def run(
+        source: Collected, host: str, port: int, read_only: bool, ready: Callable[[str], None], names: Sequence[str]
+    ) -> None:
+        seen.update(host=host, port=port, read_only=read_only, names=names)
         ready(f"http://{host}:{port}")
 
     monkeypatch.setattr(collector, "Collector", Collected)
@@ -46,6 +48,11 @@ def test_serves_this_machine_alone_by_default(served: dict[str, Any]) -> None:
     assert served["settings"].kafka.bootstrap_servers == "kafka:9092"
     assert served["settings"].store.url == "s3://bucket/heads"
     assert (served["metrics"], served["fingerprint"], served["stopped"]) == ([], "3f9a", True)
+
+
+def test_names_that_a_proxy_uses_are_let_in(served: dict[str, Any]) -> None:
+    assert dashboard("--allowed-host", "cameras.example", "--allowed-host", "backup.example").exit_code == 0
+    assert served["names"] == ["cameras.example", "backup.example"]
 
 
 def test_metrics_are_hosts_or_urls(served: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from layercache.dashboard import state
 from layercache.dashboard.cards import parts
 from layercache.dashboard.cards.parts import Part, box, row, text
+from layercache.dashboard.verdict import is_over
 from layercache.dashboard.words import percent, plural
 
 _SOURCES = {
@@ -48,7 +49,7 @@ def _draw_budget(shown: state.Disagreement, which: str) -> None:
     with box("dl", "lc-list"):
         if shown.audits:
             differ = f"{percent(shown.rate, 2)} ({shown.disagreements:,} of {shown.audits:,})"
-            row("Audits that differ", differ, "lc-over" if (shown.rate or 0.0) > shown.budget else "")
+            row("Audits that differ", differ, "lc-over" if is_over(shown) else "")
             if shown.upper_bound is not None:
                 of = "" if shown.tested == shown.audits else f", from {shown.tested:,} that are no near-copies"
                 row("By these, at most", f"{percent(shown.upper_bound, 2)} at {percent(shown.confidence, 0)}{of}")
@@ -80,7 +81,7 @@ def draw_meter(shown: state.Disagreement, which: str = "") -> None:
     )
     with meter:
         box("div", "lc-meter-budget").style(f"width:{shown.budget / end:.2%}")
-        box("div", "lc-meter-seen" + (" lc-over" if seen > shown.budget else "")).style(f"width:{seen / end:.2%}")
+        box("div", "lc-meter-seen" + (" lc-over" if is_over(shown) else "")).style(f"width:{seen / end:.2%}")
         if shown.certificate is not None:
             box("i", "lc-meter-bound").style(f"left:{shown.certificate.upper_bound / end:.2%}")
         box("i", "lc-meter-limit").style(f"left:{shown.budget / end:.2%}")

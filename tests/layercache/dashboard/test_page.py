@@ -151,6 +151,8 @@ def test_a_page_that_holds_still_goes_on_when_told(shown: Page, stage: Stage) ->
     expect(shown.get_by_role("button", name="Go on")).to_be_visible()
     held = stage.asked
     stage.shown = _replace(stage.shown, now=state.Now(frames=1, hit_rate=0.111))
+    shown.wait_for_timeout(2_500)  # two turns of the page's clock, in which nothing may happen
+    expect(shown.get_by_role("region", name="Hit rate")).not_to_contain_text("11.1")
     shown.get_by_role("button", name="Go on").click()
     expect(shown.get_by_role("region", name="Hit rate")).to_contain_text("11.1")
     assert stage.asked > held
@@ -324,6 +326,7 @@ def test_nothing_is_left_of_a_page_that_was_closed(stage: Stage, chromium: Brows
 def test_other_sites_cannot_talk_to_a_local_dashboard(address: str, path: str, header: str, value: str) -> None:
     with urlopen(address + path, timeout=10) as answer:
         assert answer.status == 200
+        assert answer.headers["Content-Security-Policy"] == "frame-ancestors 'none'" or "socket.io" in path
     with pytest.raises(HTTPError) as refused:
         urlopen(Request(address + path, headers={header: value}), timeout=10)
     assert refused.value.code == 400
