@@ -1,5 +1,6 @@
 """Watching: following a topic live, outside of any consumer group, and what the latest predictions add up to."""
 
+import logging
 import threading
 import time
 from collections import Counter, deque
@@ -16,8 +17,13 @@ from schemas.settings import Settings
 from stream.clients import KafkaUnusable, Troubles, consumer_config, is_hopeless, told
 from stream.reach import cluster, connect, partitions_of
 
+log = logging.getLogger(__name__)
+
 _POLL_S = 0.1
 _OFFSETS_S = 10.0
+_METADATA_S = 1.0
+#: How often to look for partitions that were added.
+_PARTITIONS_EVERY_S = 30.0
 
 
 def follow(
@@ -26,11 +32,13 @@ def follow(
     stop: threading.Event,
     from_beginning: bool = False,
     ready: Callable[[int], None] = lambda partitions: None,
+    partitions_every_s: float = _PARTITIONS_EVERY_S,
 ) -> Iterator[Message | None]:
     """The committed records of a topic or several, as they come; None whenever there was none for a moment.
 
     Starts at the end or the beginning; calls ``ready`` with the number of partitions once every later record is sure to
-    be seen. Joins no group, so nobody else gets fewer records. Ends when ``stop`` is set.
+    be seen. Joins no group, so nobody else gets fewer records. Ends when ``stop`` is set. Partitions that are added
+    later are read from their beginning; ``partitions_every_s`` is how often, in seconds, to look for them.
 
     Raises :class:`KafkaUnusable` where the broker cannot be reached or has no such topic.
     """
@@ -47,7 +55,12 @@ def follow(
         ]
         consumer.assign([_start(consumer, partition, from_beginning) for partition in partitions])
         ready(len(partitions))
+        known = {(partition.topic, partition.partition) for partition in partitions}
+        look_again = time.monotonic() + partitions_every_s
         while not stop.is_set():
+            if time.monotonic() >= look_again:
+                _assign_added(consumer, topics, known)
+                look_again = time.monotonic() + partitions_every_s
             message = consumer.poll(_POLL_S)
             error = message.error() if message else None
             if error is not None:
@@ -72,6 +85,22 @@ def _start(consumer: Consumer, partition: TopicPartition, from_beginning: bool) 
     except KafkaException as error:
         raise KafkaUnusable(f"{partition.topic} cannot be read: {error.args[0].str()}") from error
     return TopicPartition(partition.topic, partition.partition, end)
+
+
+def _assign_added(consumer: Consumer, topics: Sequence[str], known: set[tuple[str, int]]) -> None:
+    """Partitions that are not ``known`` yet, from their beginning; the others go on where they are.
+
+    Where no broker answers, or one that does not know a topic just now, the next look finds them.
+    """
+    try:
+        metadata = consumer.list_topics(timeout=_METADATA_S).topics
+        found = {(name, number) for name in topics if name in metadata for number in metadata[name].partitions}
+        if added := found - known:
+            # Not by a new assignment: it would drop what has been fetched, and start all partitions anew.
+            consumer.incremental_assign([TopicPartition(*one, OFFSET_BEGINNING) for one in sorted(added)])
+            known |= added
+    except KafkaException as error:
+        log.debug("looking for new partitions of %s failed: %s", " and ".join(topics), error)
 
 
 def json_line(value: bytes) -> bytes:

@@ -7,17 +7,22 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Message, Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions
 
 from schemas import dead_letter, prediction
 from schemas.dead_letter import Reason
 from schemas.settings import Settings, Topics
+from stream.watch import follow
 from tests.conftest import Broker
 from tests.schemas.test_published import PREDICTION
 from tests.support.ports import free_ports
@@ -74,6 +79,11 @@ def send(settings: Settings, topic: str, values: list[bytes], headers: list[tupl
     for value in values:
         producer.produce(topic, value, headers=list(headers or []))
     assert producer.flush(30) == 0
+
+
+def value_of(message: Message) -> bytes:
+    assert message.error() is None
+    return message.value() or b""
 
 
 def answers(count: int, exit_name: str = "layer2") -> list[bytes]:
@@ -179,6 +189,38 @@ def test_watch_begins_at_the_end_and_ctrl_c_ends_it_with_130(settings: Settings,
         assert process.wait(30) == 130
         lines = sorted(out.read_text().splitlines())
     assert lines == [f"{number:03d}.png\t8\tBag\t0.980\tlayer2\taudited" for number in range(3)]
+
+
+@pytest.mark.parametrize("broker", ["apache"], indirect=True)  # the embedded one adds no partitions
+def test_partitions_that_are_added_are_seen_and_nothing_twice(settings: Settings, broker: Broker) -> None:
+    topic, stop = settings.topics.predictions, threading.Event()
+    send(settings, topic, [b"before"])
+    following = follow(settings, topic, stop, from_beginning=True, partitions_every_s=0.2)
+    seen = [value_of(next(message for message in following if message is not None))]
+
+    partitions = settings.topics.partitions + 1
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
+    (created,) = admin.create_partitions([NewPartitions(topic, partitions)]).values()
+    created.result(30)
+    wait_until(lambda: len(admin.list_topics(topic, timeout=10).topics[topic].partitions) == partitions, "a partition")
+    producer = Producer({"bootstrap.servers": broker.bootstrap_servers})
+    for number in range(partitions):
+        producer.produce(topic, f"into {number}".encode(), partition=number)
+    assert producer.flush(30) == 0
+
+    deadline = time.monotonic() + 60
+    while len(seen) <= partitions and time.monotonic() < deadline:
+        if (message := next(following)) is not None:
+            seen.append(value_of(message))
+    producer.produce(topic, b"last", partition=0)  # what is read a second time comes before it
+    assert producer.flush(30) == 0
+    while seen[-1] != b"last" and time.monotonic() < deadline:
+        if (message := next(following)) is not None:
+            seen.append(value_of(message))
+    stop.set()
+    assert list(following) == []
+    assert (seen[0], seen[-1]) == (b"before", b"last")
+    assert sorted(seen[1:-1]) == [f"into {number}".encode() for number in range(partitions)]
 
 
 def test_watch_leaves_out_what_is_no_prediction(settings: Settings, config: Path) -> None:
