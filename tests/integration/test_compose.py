@@ -41,9 +41,9 @@ for folder in FOLDERS:
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     require_docker(KAFKA_IMAGE, PYTHON_IMAGE, PROMETHEUS_IMAGE, STORE_IMAGE)
-    kafka, dashboard, prometheus = free_ports(3)
-    made = Stack(f"layercache-test-{uuid.uuid4().hex[:8]}", kafka, dashboard, prometheus, WORKERS)
-    made.compose("build", seconds=BUILD_S)
+    project = f"layercache-test-{uuid.uuid4().hex[:8]}"
+    on_free_ports(project).compose("build", seconds=BUILD_S)
+    made = on_free_ports(project)  # not those from before the build: in its minutes anybody may have taken them
     try:
         made.up()
         yield made
@@ -151,6 +151,12 @@ def test_a_container_has_no_rights_and_nothing_to_write_to_but_its_volumes(servi
     volumes = {"worker": ["/home/layercache/.cache"], "trainer": ["/home/layercache/.cache", "/state"], "dashboard": []}
     program = _WRITE.replace("FOLDERS", json.dumps([*folders, *volumes[service]]))
     assert sorted(stack.python(service, program).split()) == sorted(["/tmp", *volumes[service]])
+
+
+def on_free_ports(project: str) -> Stack:
+    """The project on ports that are free just now."""
+    kafka, dashboard, prometheus = free_ports(3)
+    return Stack(project, kafka, dashboard, prometheus, WORKERS)
 
 
 def positions(predictions: list[Prediction]) -> set[tuple[str, int, int]]:

@@ -98,9 +98,10 @@ def test_a_worker_is_seen_whole_and_rolled_back(settings: Settings, tmp_path: Pa
 
             publish_heads(settings, "v2", "blue", audit_rate=0.0)
             seen(collector, lambda one: one.heads.live == "v2", "the new version")
+            worker.wait_for("serving heads v2")
             assert collector.roll_back("v1", "blue is wrong") == "workers use v1"
             assert collector.snapshot().heads.live == "v1"
-            worker.wait_for("serving heads v1")
+            worker.wait_for("serving heads v1", times=2)
             assert collector.close_exits("a test").startswith("all exits are kept closed (a test)")
             worker.wait_for("all exits kept closed by the operator")
             assert collector.snapshot().heads.closed

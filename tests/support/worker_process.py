@@ -26,17 +26,17 @@ class WorkerProcess:
     process: subprocess.Popen[bytes]
     log: Path
 
-    def said(self, text: str) -> bool:
-        """True once the log has ``text``."""
-        return text in self.log.read_text()
+    def said(self, text: str, times: int = 1) -> bool:
+        """True once the log has ``text``, so many times at least."""
+        return self.log.read_text().count(text) >= times
 
-    def wait_for(self, text: str, seconds: float = 120.0) -> None:
-        """Waits until the log has ``text``, or fails with the log."""
+    def wait_for(self, text: str, seconds: float = 120.0, times: int = 1) -> None:
+        """Waits until the log has ``text``, so many times at least since it began, or fails with the log."""
         try:
-            wait_until(lambda: self.said(text) or self.process.poll() is not None, text, seconds)
+            wait_until(lambda: self.said(text, times) or self.process.poll() is not None, text, seconds)
         except AssertionError as error:
             raise AssertionError(f"{error}; the log:\n{self.log.read_text()}") from None
-        assert self.said(text), f"ended with {self.process.returncode} before {text!r}:\n{self.log.read_text()}"
+        assert self.said(text, times), f"ended with {self.process.returncode} before {text!r}:\n{self.log.read_text()}"
 
     def metrics(self, path: str = "/metrics") -> str:
         """What Prometheus would read, or a probe; the settings must have a ``metrics_port``."""
