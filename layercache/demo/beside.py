@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import signal
 import socket
 import sys
 import threading
@@ -20,8 +19,6 @@ _PAGE_PORTS, _METRICS_PORTS = range(8080, 8100), range(9100, 9120)
 #: The stream goes first, whoever looks at it.
 _NICENESS = 10
 _LOOK_S = 0.25
-#: Exit codes of one that was told to end, as all of the demo's processes are.
-_STOPPED = (0, -signal.SIGTERM)
 
 
 def metrics_port() -> int | None:
@@ -107,7 +104,7 @@ class Dashboard:
         is_there = False
         while not self._closing.wait(_LOOK_S):
             if child.exit_code is not None:
-                if child.exit_code not in _STOPPED:
+                if not self._children.stopping:
                     self._say(f"the dashboard ended by itself; its log is {child.log}")
                 return
             if not is_there and _answers(port):

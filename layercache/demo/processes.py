@@ -93,6 +93,8 @@ class Children:
         self._environment = environment
         self._patience_s = patience_s
         self._children: list[Child] = []
+        self.stopping = False
+        """Whether those that end now were told to."""
 
     def __enter__(self) -> "Children":
         return self
@@ -110,6 +112,7 @@ class Children:
 
     def stop(self) -> None:
         """Stops all; a second interrupt meanwhile kills what is left at once."""
+        self.stopping = True
         try:
             while self._children:
                 self._children[-1].stop(self._patience_s)

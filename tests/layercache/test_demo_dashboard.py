@@ -101,10 +101,14 @@ def test_without_the_library_or_a_port_there_is_none(
     assert not children._children
 
 
-def test_a_dashboard_that_is_told_to_end_is_no_news(children: Children, ports: range) -> None:
+def test_a_dashboard_that_is_told_to_end_is_no_news_even_if_it_must_be_killed(children: Children, ports: range) -> None:
     said: list[str] = []
-    with children, _pretended(children, said.append) as shown:
-        os.kill(children._children[0].pid, signal.SIGTERM)
+    stubborn = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {_SERVES}"
+    with children, _pretended(children, said.append, browser=False, code=stubborn) as shown:
+        wait_until(lambda: beside._answers(ports.start), "the page is there")
+        (child,) = children._children
+        children.stop()
+        assert child.exit_code == -signal.SIGKILL
         assert shown._thread is not None
         shown._thread.join(10.0)
         assert not shown._thread.is_alive()

@@ -124,7 +124,7 @@ def options(chart: Chart) -> dict[str, Any]:
                     ":valueFormatter": with_unit, "axisPointer": {"lineStyle": {"color": "var(--muted)"}}},
         "xAxis": {"type": "time", "axisLine": edge, "axisTick": {"show": False}, "minInterval": 0,
                   "axisLabel": words | {"hideOverlap": True, "margin": 13}},
-        "yAxis": {"type": "value", "min": 0, "max": chart.top, "splitNumber": 3, "splitLine": edge,
+        "yAxis": {"type": "value", "min": 0, **_up_to(chart.top), "splitNumber": 3, "splitLine": edge,
                   "axisLabel": words | {":formatter": f"value => value + '{unit}'"}},
         "series": [
             {"type": "line", "name": line.name, "showSymbol": False, "silent": True, "emphasis": {"disabled": True},
@@ -132,6 +132,10 @@ def options(chart: Chart) -> dict[str, Any]:
             for line in chart.lines
         ],
     }  # fmt: skip
+
+
+def _up_to(top: float | None) -> dict[str, float]:
+    return {} if top is None else {"max": top, "interval": top / 4}
 
 
 def fill(drawn: dict[str, Any], chart: Chart, series: state.Series, budget: float) -> None:
