@@ -92,7 +92,11 @@ def open_store(settings: Store | str, name: str, fingerprint: str) -> "HeadStore
 
 
 def open_folder(settings: Store, folder: str) -> "HeadStore":
-    """The store of the heads in a folder that :func:`model_folders` has found. Raises as :func:`open_store` does."""
+    """The store of the heads in a folder that :func:`model_folders` has found. Raises as :func:`open_store` does.
+
+    >>> open_folder(Store(url="memory://seen"), "fashion-mnist-3f9a3f9a3f9a").live().version is None
+    True
+    """
     return HeadStore(settings.url, folder, settings.options, settings.keep_last, signer=signer(settings))
 
 
