@@ -17,6 +17,9 @@ from tests.support.waiting import wait_until
 KILLS = 3
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def settings(broker: Broker, topics: Topics, tiny_model: TinyModel, tmp_path: Path) -> Settings:
     return trainer_settings(broker.kafka, topics, tiny_model, tmp_path, checkpoint_s=0.5)

@@ -5,12 +5,16 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from schemas.settings import Settings, Store, Worker
 from tests.conftest import Broker
 from tests.support.pictures import coloured, encode
 from tests.support.tiny_model import CLASSES, TinyModel
 from tests.support.topics import create_topics, unique_topics
 from tests.support.worker_process import Picture, Reader, WorkerProcess, publish, reading, start_worker
+
+pytestmark = pytest.mark.slow
 
 KILLS = 4
 SEED = 3

@@ -143,6 +143,8 @@ def test_a_container_has_no_rights_and_nothing_to_write_to_but_its_volumes(servi
         dict(line.split(":\t", 1) for line in f"Name:\t{status}".splitlines() if ":\t" in line)
         for status in statuses.split("Name:\t")[1:]
     ]
+    # A health check that is just being started is still the engine's own process.
+    processes = [process for process in processes if not process["Name"].strip().startswith("runc")]
     assert len(processes) >= 2  # its init, and ours
     for process in processes:
         assert process["Uid"].split() == ["10001"] * 4

@@ -99,6 +99,7 @@ def test_an_interrupted_demo_leaves_no_process_and_no_report(tmp_path: Path, num
     assert_nothing_is_left(out)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_process_that_dies_ends_the_demo_and_is_named(tmp_path: Path) -> None:
     out, log = tmp_path / "report", tmp_path / "log"
@@ -110,6 +111,7 @@ def test_a_process_that_dies_ends_the_demo_and_is_named(tmp_path: Path) -> None:
     assert_nothing_is_left(out)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills children of the dead (PR_SET_PDEATHSIG)")
 def test_a_killed_demo_takes_its_processes_and_its_broker_along(tmp_path: Path) -> None:
