@@ -70,14 +70,17 @@ class Dashboard:
         self._browser = browser
         self._metrics = metrics
         self._closing = threading.Event()
+        self._settled = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
         if not is_installed():
+            self._settled.set()
             self._say("no dashboard: it needs nicegui (pip install -e '.[dashboard]')")
             return self
         port = free_port(_PAGE_PORTS)
         if port is None:
+            self._settled.set()
             self._say(f"no dashboard: all ports from {_PAGE_PORTS.start} to {_PAGE_PORTS.stop - 1} are taken")
             return self
         child = self._children.start("dashboard", self._command(port))
@@ -94,6 +97,10 @@ class Dashboard:
         if self._thread is not None:
             self._thread.join(1.0)  # a browser that takes its time holds nobody up
 
+    def settled(self) -> bool:
+        """Whether it has started, which takes seconds of a core that the stream should have, or never will."""
+        return self._settled.is_set()
+
     def _command(self, port: int) -> list[str]:
         command = [sys.executable, "-m", "layercache", "dashboard", "--config", str(self._settings_file)]
         metrics = ["--metrics", f"{_HOST}:{self._metrics}"] if self._metrics is not None else []
@@ -101,14 +108,14 @@ class Dashboard:
 
     def _watch(self, child: Child, port: int) -> None:
         """Opens the browser once there is something to see."""
-        is_there = False
         while not self._closing.wait(_LOOK_S):
             if child.exit_code is not None:
+                self._settled.set()
                 if not self._children.stopping:
                     self._say(f"the dashboard ended by itself; its log is {child.log}")
                 return
-            if not is_there and _answers(port):
-                is_there = True
+            if not self._settled.is_set() and _answers(port):
+                self._settled.set()
                 if self._browser:
                     webbrowser.open(f"http://{_HOST}:{port}")
 

@@ -70,9 +70,10 @@ def run(options: Options, view: View) -> Summary:
         with (
             Children(options.out / "logs", settings.environment()) as children,
             Readings(built, pictures.places(), Versions(store)) as readings,
-            _dashboard(options, children, plan.settings_file, view, metrics_port),
+            _dashboard(options, children, plan.settings_file, view, metrics_port) as dashboard,
         ):
-            streaming.run(plan, children, readings, tally, view)
+            settled = dashboard.settled if dashboard is not None else lambda: True
+            streaming.run(plan, children, readings, tally, view, settled)
     return _report(options, built, traced, store, pictures, tally, view)
 
 
@@ -126,7 +127,7 @@ def _report(
 
 def _dashboard(
     options: Options, children: Children, settings_file: Path, view: View, metrics_port: int | None
-) -> AbstractContextManager[object]:
+) -> AbstractContextManager[beside.Dashboard | None]:
     if not options.dashboard:
         return nullcontext()
     return beside.Dashboard(children, settings_file, view.say, options.browser, metrics_port)

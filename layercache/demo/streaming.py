@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from stream.clients import admin_client
 
 #: Starting is slow where torch lies on a cold disk; frames would only wait meanwhile, so going on beats failing.
 _READY_DEADLINE_S = 60.0
+#: What only looks on may hold up the stream for so long.
+_SETTLE_S = 20.0
 #: With the publisher done, so long without an answer means that none will come.
 _STALL_S = 60.0
 _POLL_S = 0.1
@@ -40,8 +43,18 @@ class Plan:
     rate: float
 
 
-def run(plan: Plan, children: Children, readings: Readings, tally: Tally, view: View) -> None:
+def run(
+    plan: Plan,
+    children: Children,
+    readings: Readings,
+    tally: Tally,
+    view: View,
+    settled: Callable[[], bool] = lambda: True,
+) -> None:
     """Streams all frames into ``tally`` and stops the processes.
+
+    The stream begins once worker and trainer are ready, and what runs beside them has ``settled``, as far as that does
+    not take long.
 
     Raises :class:`StreamFailed` where frames stay unanswered or are answered twice, and
     :class:`~layercache.demo.processes.ChildDied`.
@@ -49,6 +62,7 @@ def run(plan: Plan, children: Children, readings: Readings, tally: Tally, view: 
     servers = [children.start(name, _command(name, plan)) for name in ("worker", "trainer")]
     with view.step("starting worker and trainer"):
         _wait_until_ready(plan.settings, servers)
+        _wait_for(settled)
     publisher = children.start("publisher", _publish(plan))
     _follow(servers, publisher, readings, tally, view)
     with view.step("stopping the processes"):
@@ -96,6 +110,12 @@ def _wait_until_ready(settings: Settings, servers: list[Child]) -> None:
         if all(_is_stable(client, group) for group in groups):
             return
         time.sleep(0.2)
+
+
+def _wait_for(settled: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _SETTLE_S
+    while not settled() and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def _is_stable(client: AdminClient, group: str) -> bool:

@@ -57,9 +57,10 @@ def test_the_address_is_told_at_once_and_the_browser_opens_when_the_page_is_ther
 ) -> None:
     said: list[str] = []
     address = f"http://127.0.0.1:{ports.start}"
-    with children, _pretended(children, said.append):
+    with children, _pretended(children, said.append) as shown:
         assert said == [f"dashboard: {address} (there in a few seconds, until the stream ends)"]
         wait_until(lambda: bool(opened), "the browser is opened")
+        assert shown.settled()
         children.stop()
     assert opened == [address]
     assert len(said) == 1
@@ -75,8 +76,9 @@ def test_no_browser_opens_unasked(children: Children, ports: range, opened: list
 
 def test_a_dashboard_that_dies_is_told_and_the_demo_goes_on(children: Children, ports: range, tmp_path: Path) -> None:
     said: list[str] = []
-    with children, _pretended(children, said.append, code="raise SystemExit(3)"):
+    with children, _pretended(children, said.append, code="raise SystemExit(3)") as shown:
         wait_until(lambda: len(said) == 2, "its end is told")
+        assert shown.settled()
     assert said[1] == f"the dashboard ended by itself; its log is {tmp_path / 'dashboard.log'}"
 
 
@@ -90,8 +92,8 @@ def test_without_the_library_or_a_port_there_is_none(
     children: Children, ports: range, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    with socket.create_server(("127.0.0.1", ports.start)), _pretended(children, said.append):
-        pass
+    with socket.create_server(("127.0.0.1", ports.start)), _pretended(children, said.append) as shown:
+        assert shown.settled()
     assert said == [f"no dashboard: all ports from {ports.start} to {ports.start} are taken"]
     monkeypatch.setattr(beside, "is_installed", lambda: False)
     with _pretended(children, said.append):
