@@ -58,7 +58,7 @@ class Collector:
         self._gathered = Gathered(settings, self._choice)
         self._metrics = tuple(metrics)
         self._may_show = FRAMES
-        self._threads: list[Tail | Periodic] = []
+        self._threads: list[Periodic] = []
         self._lock = threading.Lock()
         self._snapshot: tuple[float, Snapshot] | None = None
 

@@ -24,6 +24,10 @@ class Periodic:
         """Whether it shall end: for looks that take long."""
         return self._stop.is_set()
 
+    def pause(self, seconds: float) -> None:
+        """Waits within a look, until it shall end at most."""
+        self._stop.wait(seconds)
+
     def start(self) -> None:
         """Begins with a look at once."""
         self._thread.start()

@@ -1,7 +1,5 @@
 """The end of a topic, followed for as long as the dashboard runs, within a budget."""
 
-import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,11 +8,10 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from layercache.dashboard.board import Board
+from layercache.dashboard.periodic import Periodic
 from schemas.settings import Settings
 from stream.clients import Config, KafkaUnusable, Troubles, consumer_config, is_hopeless, told
 from stream.reach import connect, no_answer, partitions_of
-
-log = logging.getLogger(__name__)
 
 #: librdkafka asks for a group's name; this one is never joined, and nothing is ever committed.
 GROUP = "layercache-dashboard"
@@ -38,7 +35,7 @@ class Budget:
     """Records from before the dashboard was started, of all partitions together: these may take their time."""
 
 
-class Tail:
+class Tail(Periodic):
     """Reads one topic's committed records from near its end on, in a thread, and hands them to ``take``.
 
     Joins no group. Where more comes than the budget allows, what is too far behind is passed over: ``skipped`` hears
@@ -54,14 +51,13 @@ class Tail:
         take: Callable[[Sequence[Message]], None],
         skipped: Callable[[int], None] = lambda count: None,
     ) -> None:
+        super().__init__(topic, _AGAIN_S, self._read)
         self._settings = settings
         self.topic = topic
         self._budget = budget
         self._board = board
         self._take = take
         self._skipped = skipped
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"dashboard-{topic}", daemon=True)
         self._troubles = Troubles()
         self._next: dict[int, int] = {}
         """By partition: what comes next."""
@@ -69,36 +65,23 @@ class Tail:
         self._look_again = 0.0
         self._has_caught_up = False
 
-    def start(self) -> None:
-        """Begins."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Tells the thread to end; :meth:`join` waits for it."""
-        self._stop.set()
-
-    def join(self, seconds: float) -> None:
-        """Waits for the thread; one that waits for a broker is left behind."""
-        self._thread.join(seconds)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self._follow()
-            except KafkaUnusable as error:
-                self._board.put("topics", self.topic, str(error))
-            except KafkaException:
-                pass  # no broker answers: who asks for the lag says so
-            except Exception as error:  # the thread must outlive what nobody foresaw
-                log.exception("reading %s failed", self.topic)
-                self._board.put("topics", self.topic, f"reading {self.topic} failed: {error}; trying again")
-            self._stop.wait(_AGAIN_S)
+    def _read(self) -> None:
+        """For as long as it goes well."""
+        try:
+            self._follow()
+        except KafkaUnusable as error:
+            self._board.put("topics", self.topic, str(error))
+        except KafkaException:
+            pass  # no broker answers: who asks for the lag says so
+        except Exception as error:
+            self._board.put("topics", self.topic, f"reading {self.topic} failed: {error}; trying again")
+            raise
 
     def _follow(self) -> None:
         consumer = connect(Consumer, tail_config(self._settings), self._troubles)
         try:
             self._assign(consumer, fresh=True)
-            while not self._stop.is_set():
+            while not self.stopping:
                 if time.monotonic() >= self._look_again:
                     self._assign(consumer, fresh=False)
                 self._step(consumer)
@@ -137,7 +120,7 @@ class Tail:
         now = time.monotonic()
         wait = self._allowance.wait_s(now)
         if wait > 0:
-            self._stop.wait(min(wait, _POLL_S))
+            self.pause(min(wait, _POLL_S))
             self._catch_up(consumer)
             return
         asked = min(_MOST_AT_ONCE, self._allowance.records(now))
