@@ -95,6 +95,15 @@ def upper_bound(disagreements: int, frames: int, error: float) -> float:
     return float(special.betaincinv(disagreements + 1, frames - disagreements, 1 - error))
 
 
+def lower_bound(disagreements: int, frames: int, error: float) -> float:
+    """Clopper-Pearson: the risk is at least this with probability 1 - ``error``.
+
+    >>> lower_bound(0, 100, 0.05), round(lower_bound(5, 100, 0.05), 4)
+    (0.0, 0.0199)
+    """
+    return float(special.betaincinv(disagreements, frames - disagreements + 1, error)) if disagreements else 0.0
+
+
 def allowed(frames: int, budget: float, error: float) -> int:
     """The most disagreements among ``frames`` that still certify ``budget``; -1 where not even none would do.
 

@@ -4,9 +4,9 @@ from typing import Literal
 
 import msgspec
 
+from cache_training.certificate import lower_bound
 from layercache.dashboard import state
 from layercache.dashboard.words import percent, plural
-from layercache.report.needs import lower_bound
 
 #: A page that is looked at all day must not say by chance that the budget is left: the error of each look.
 _LOOK_ERROR = 1e-3

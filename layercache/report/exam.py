@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cache_training import versions
 from cache_training.candidates import Costs
-from cache_training.certificate import upper_bound
+from cache_training.certificate import lower_bound, upper_bound
 from cache_training.choosing import DOUBTS, Choice
 from cache_training.times import BatchTimes
 from early_exit.cuts import TracedModel
@@ -19,7 +19,6 @@ from early_exit.engine import Engine
 from early_exit.heads import load_heads
 from early_exit.policy import cascade
 from layercache.report.frames import Batch
-from layercache.report.needs import lower_bound
 from layercache.report.numbers import Exam, OfClass, Point
 from schemas.manifest import Manifest
 from schemas.prediction import FULL

@@ -2,8 +2,6 @@
 
 import math
 
-from scipy import special
-
 from cache_training.certificate import attempt_error, p_value
 from cache_training.certifier import FIRST_TOLERANCE
 from cache_training.dealing import SHARES, Use
@@ -44,15 +42,6 @@ def first_attempt_frames(budget: float, confidence: float) -> int:
     """
     certifying = first_attempt_audits(budget, confidence) / SHARES[Use.CERTIFICATION]
     return math.ceil(max(certifying, FEWEST_TUNING / SHARES[Use.TUNING]))
-
-
-def lower_bound(disagreements: int, frames: int, error: float) -> float:
-    """Clopper-Pearson: the risk is at least this with probability 1 - ``error``.
-
-    >>> lower_bound(0, 100, 0.05), round(lower_bound(5, 100, 0.05), 4)
-    (0.0, 0.0199)
-    """
-    return float(special.betaincinv(disagreements, frames - disagreements + 1, error)) if disagreements else 0.0
 
 
 def _fewest(allowed: int, budget: float, error: float) -> int:
