@@ -1,4 +1,4 @@
-"""The dashboard beside the demo: a process of its own, which the demo shows, and neither waits for nor needs."""
+"""The dashboard beside the demo: a process of its own, which the demo shows and does not need."""
 
 import importlib.util
 import os
