@@ -87,7 +87,7 @@ class AsyncFollowing(Generic[Item]):
                 for item in following:
                     if not self._put(item, loop):
                         return
-        except Exception as error:
+        except Exception as error:  # raised where the iteration is awaited
             end = error
         self._put(end, loop)
 

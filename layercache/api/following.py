@@ -141,7 +141,7 @@ class Answers:
             for message in follow(self._settings, both, self._stop, ready=lambda _: self._ready.set()):
                 if message is not None:
                     self._take(message)
-        except Exception as error:
+        except Exception as error:  # raised wherever an answer is waited for
             self._failure = error
             for future in self._all():
                 if future.set_running_or_notify_cancel():

@@ -93,7 +93,7 @@ class Publisher:
                     on_delivery=delivered,
                 )
                 return
-            except BufferError:  # full by bytes: our slots count frames
+            except BufferError:  # full by bytes: our slots count frames; the other thread's polls make room
                 time.sleep(_ROOM_S)
             except KafkaException as error:
                 raise KafkaUnusable(f"frames cannot be published: {error.args[0].str()}") from error
