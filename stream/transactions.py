@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from schemas.settings import Settings
 from stream.clients import KafkaUnusable, long_running, producer_config
 from stream.delivery import CALL_S, Aborted, Delivery, text_of
-from stream.patience import Deadline, Stuck
+from stream.patience import Deadline, Stuck, within
 
 __all__ = ["Aborted", "AtLeastOnce", "Delivery", "ExactlyOnce", "delivery"]
 
@@ -97,10 +97,15 @@ class ExactlyOnce(Delivery):
         the abort, and its sequence number given to the next one. Where the first one had arrived after all, the broker
         takes the next one for a repetition, and acknowledges it without writing it. Another producer has another epoch.
         """
-        self._producer.poll(0)
-        if (len(self._producer) or self._undelivered) and not self._closing:
-            raise Stuck("not every record was delivered")
-        self._persist(self._producer.abort_transaction, "aborting", deadline)
+        producer = self._producer
+        producer.poll(0)
+        if not (len(producer) or self._undelivered) or self._closing:
+            self._persist(producer.abort_transaction, "aborting", deadline)
+            return
+        # Not for the abort's sake, which its successor's registration brings: who is no longer the transactional.id's
+        # owner learns it here, before that registration would take it from the one who is.
+        within(min(CALL_S, deadline.left()), lambda: producer.abort_transaction(CALL_S), self._give_up)
+        raise Stuck("not every record was delivered")
 
     def _check_sense(self, why: str, fenced: bool) -> None:
         if fenced and self._settings.worker.worker_id is not None:

@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from schemas.settings import Kafka, Settings, Store, Worker
-from stream.clients import worker_config
+from stream.clients import KafkaUnusable, worker_config
 from stream.transactions import Aborted, delivery
 from tests.conftest import Broker
 from tests.support import tiny_model as tiny
@@ -224,8 +224,36 @@ def test_a_named_worker_ends_where_another_has_its_name(
         assert heir.stop() == 0
 
 
+def test_who_has_no_longer_its_name_takes_it_from_nobody(
+    apache_kafka: Broker, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    """A record of it was refused or is on its way: it needs a new producer, but may not have one of this name."""
+    settings = settings_for(apache_kafka, tiny_model, tmp_path, partitions=1, worker_id="w-0")
+    consumers = [Consumer(worker_config(settings)) for _ in range(2)]
+    try:
+        works = delivery(settings, "w-0", consumers[0], lambda: False)
+        works.produce(settings.topics.predictions, b"first")
+        until_sent(settings)
+        heir = delivery(settings, "w-0", consumers[1], lambda: False)
+        works.produce(settings.topics.predictions, b"second")
+        with pytest.raises(KafkaUnusable, match="each running worker needs a worker_id of its own"):
+            works.abort()
+        heir.produce(settings.topics.predictions, b"of the heir")
+        heir.close()
+    finally:
+        for consumer in consumers:
+            consumer.close()
+
+
 def with_open_transaction(worker: WorkerProcess, settings: Settings) -> None:
     """Stops ``worker`` at a moment when it has sent predictions and not committed them."""
+    until_sent(settings)
+    worker.process.send_signal(signal.SIGSTOP)
+    assert committed(settings) == 0
+
+
+def until_sent(settings: Settings) -> None:
+    """Waits for the first prediction, committed or not."""
     dirty = Consumer(
         {
             "bootstrap.servers": settings.kafka.bootstrap_servers,
@@ -237,10 +265,8 @@ def with_open_transaction(worker: WorkerProcess, settings: Settings) -> None:
         topic = settings.topics.predictions
         dirty.assign([TopicPartition(topic, number, 0) for number in range(settings.topics.partitions)])
         wait_until(lambda: bool(dirty.consume(1, 0.1)), "a prediction that is not committed")
-        worker.process.send_signal(signal.SIGSTOP)
     finally:
         dirty.close()
-    assert committed(settings) == 0
 
 
 def static(settings: Settings, name: str, **worker: object) -> Settings:
