@@ -92,8 +92,10 @@ class OnlineTrainer:
 
         Beside the thread it waits while that is far behind (for room for 1,024 calls' frames and 64 MiB): audits are
         never left out. Raises ``ValueError`` for answers of another model, ``RuntimeError`` where the thread has
-        failed.
+        failed or ended.
         """
+        if self._thread.ident is not None:
+            self._check_thread()  # also where these answers teach nothing
         for record in answers.take_records():
             if record.header.model != self._model.classifier.fingerprint:
                 raise ValueError(f"these answers are model {record.header.model[:12]}'s, not this trainer's")
