@@ -5,19 +5,23 @@ One stack for all tests here, in this order: each adds to what is there.
 
 import json
 import uuid
+from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from playwright.sync_api import expect
 
 from schemas.prediction import FULL, Prediction
+from schemas.settings import Kafka, Settings
 from tests.deploy.test_queries import QUERIES
 from tests.support.browser import browser, watched
 from tests.support.docker import KAFKA_IMAGE, PROMETHEUS_IMAGE, PYTHON_IMAGE, STORE_IMAGE, docker, require_docker
 from tests.support.ports import free_ports
 from tests.support.promql import filled_in
-from tests.support.stack import UP_S, Reader, Stack
+from tests.support.stack import UP_S, Stack
 from tests.support.waiting import wait_until
+from tests.support.worker_process import Reader, reading
 
 #: The first build fetches torch, which may take minutes; later ones find the layers.
 BUILD_S = 1200.0
@@ -57,27 +61,34 @@ def stack() -> Iterator[Stack]:
 
 
 def test_the_workers_answer_each_frame_once_and_a_crash_loses_none(stack: Stack) -> None:
-    reader = Reader(stack.bootstrap_servers)
-    stack.publish(100)
-    answered = reader.read(100)
-    assert len(positions(answered)) == len(answered) == 100
-    assert {prediction.exit for prediction in answered} == {FULL}  # no heads yet: never a guess
-    wait_until(lambda: stack.number("sum(layercache_frames_total)") == 100, "all frames in Prometheus")
-
-    crashed, other = stack.containers("worker")
-    stack.publish(100)
-    stack.crash("worker")
-    stack.publish(100)
-    answered = reader.read(300)
-    reader.consumer.close()
-    assert len(positions(answered)) == len(answered) == 300
-    assert len({prediction.model for prediction in answered}) == 1
+    with reading(Settings(kafka=Kafka(bootstrap_servers=stack.bootstrap_servers)), "predictions") as reader:
+        crashed, other = answered_once(stack, reader)
 
     stack.up()  # waits until it is healthy again; had it not come back by itself, its id would be another
     (back, still), (trainer,) = stack.containers("worker"), stack.containers("trainer")
     assert (back["Id"], back["RestartCount"]) == (crashed["Id"], 1)
     assert (still["Id"], still["RestartCount"]) == (other["Id"], 0)
     assert (trainer["State"]["Running"], trainer["RestartCount"]) == (True, 0)
+
+
+def answered_once(stack: Stack, reader: Reader) -> list[dict[str, Any]]:
+    """Publishes, crashes a worker in between, and looks at every answer; the workers' containers as they were."""
+    stack.publish(100)
+    answered = everything(reader, 100)
+    assert repeated(reader) == []
+    assert len(answered) == 100
+    assert {prediction.exit for prediction in answered} == {FULL}  # no heads yet: never a guess
+    wait_until(lambda: stack.number("sum(layercache_frames_total)") == 100, "all frames in Prometheus")
+
+    before = stack.containers("worker")
+    stack.publish(100)
+    stack.crash("worker")
+    stack.publish(100)
+    answered = everything(reader, 300)
+    assert repeated(reader) == []
+    assert len(answered) == 300
+    assert len({prediction.model for prediction in answered}) == 1
+    return before
 
 
 def test_prometheus_finds_both_workers_and_the_trainer_and_evaluates_every_rule(stack: Stack) -> None:
@@ -161,6 +172,22 @@ def on_free_ports(project: str) -> Stack:
     return Stack(project, kafka, dashboard, prometheus, WORKERS)
 
 
-def positions(predictions: list[Prediction]) -> set[tuple[str, int, int]]:
-    """The frames' places in their topic: as many as there are predictions if each frame was answered once."""
-    return {(prediction.topic, prediction.partition, prediction.offset) for prediction in predictions}
+def everything(reader: Reader, count: int) -> list[Prediction]:
+    """All predictions so far, once they are ``count`` and no more come: one too many was answered twice."""
+    reader.read_until(lambda: len(reader.messages) >= count, f"{count} predictions")
+    seen = 0
+    while seen < len(reader.messages):
+        seen = len(reader.messages)
+        reader.read(3.0)
+    return reader.predictions()
+
+
+def repeated(reader: Reader) -> list[str]:
+    """Predictions of frames that have several: their frame, when each was made, and the record that says so."""
+    answers = list(zip(reader.predictions(), reader.messages, strict=True))
+    counts = Counter((one.partition, one.offset) for one, _ in answers)
+    return [
+        f"frame {one.partition}-{one.offset} at {one.times.predicted_ms}, record {record.partition()}-{record.offset()}"
+        for one, record in answers
+        if counts[one.partition, one.offset] > 1
+    ]

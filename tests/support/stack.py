@@ -5,16 +5,11 @@ import subprocess
 import sys
 import urllib.parse
 import urllib.request
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Consumer
-
-from schemas.prediction import Prediction, decoder
 from tests.support.docker import docker
-from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 FRAMES = ROOT / "examples" / "fashion-mnist-frames.zip"
@@ -113,35 +108,3 @@ class Stack:
         found = list(self.query(expression).values())
         assert len(found) <= 1, found
         return found[0] if found else float("nan")
-
-
-class Reader:
-    """Everything on the predictions topic, as a ``read_committed`` consumer on the host sees it."""
-
-    def __init__(self, bootstrap_servers: str) -> None:
-        self.seen: list[Prediction] = []
-        self.consumer = Consumer(
-            {
-                "bootstrap.servers": bootstrap_servers,
-                "group.id": f"reader-{uuid.uuid4().hex[:8]}",
-                "auto.offset.reset": "earliest",
-                "isolation.level": "read_committed",
-                "enable.auto.commit": False,
-            }
-        )
-        self.consumer.subscribe(["predictions"])
-
-    def read(self, count: int) -> list[Prediction]:
-        """All predictions so far, once they are ``count`` and no more come: one too many was answered twice."""
-        wait_until(lambda: self._poll(1.0) and len(self.seen) >= count, f"{count} predictions", seconds=120)
-        while self._poll(3.0):
-            pass
-        return self.seen
-
-    def _poll(self, seconds: float) -> bool:
-        message = self.consumer.poll(seconds)
-        if message is None:
-            return False
-        assert message.error() is None, message.error()
-        self.seen.append(decoder.decode(message.value() or b""))
-        return True
