@@ -8,7 +8,6 @@ from itertools import accumulate
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.optimize import isotonic_regression
 from scipy.special import gammaln, xlog1py, xlogy
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -151,6 +150,8 @@ class TimeTable:
     """
 
     def __init__(self, measured: Mapping[str, Mapping[int, float]]) -> None:
+        from scipy.optimize import isotonic_regression  # half a second, which workers need not wait for
+
         self._points: dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}
         for piece, times in measured.items():
             frames = np.array(sorted(times), np.float64)

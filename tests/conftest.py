@@ -54,9 +54,24 @@ def apache_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         )
 
 
-@pytest.fixture(params=["embedded", "apache"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Brokers to run a test on: both, so that the embedded one stays as good as the real one for what the tests need.
+
+    Where a test is about ours and starts many processes (``one_broker``) it runs on Apache Kafka, or where there is
+    none, on the embedded one.
+    """
+    chosen = any(marker.args[0] == "broker" for marker in metafunc.definition.iter_markers("parametrize"))
+    if chosen or "broker" not in metafunc.fixturenames:
+        return
+    kinds = ["embedded", "apache"]
+    if metafunc.definition.get_closest_marker("one_broker"):
+        kinds = kinds[-1:] if {"KAFKA_HOME", "KAFKA_BOOTSTRAP_SERVERS"} & os.environ.keys() else kinds[:1]
+    metafunc.parametrize("broker", kinds, indirect=True)
+
+
+@pytest.fixture
 def broker(request: pytest.FixtureRequest) -> Broker:
-    """Each test that uses this runs on the embedded broker and, where there is one, on Apache Kafka."""
+    """The broker that :func:`pytest_generate_tests` chose."""
     found: Broker = request.getfixturevalue("embedded_broker" if request.param == "embedded" else "apache_kafka")
     return found
 

@@ -17,7 +17,7 @@ from tests.support.waiting import wait_until
 KILLS = 3
 
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 
 
 @pytest.fixture

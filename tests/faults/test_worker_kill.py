@@ -14,7 +14,7 @@ from tests.support.tiny_model import CLASSES, TinyModel
 from tests.support.topics import create_topics, unique_topics
 from tests.support.worker_process import Picture, Reader, WorkerProcess, publish, reading, start_worker
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 
 KILLS = 4
 SEED = 3

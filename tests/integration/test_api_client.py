@@ -15,6 +15,8 @@ from tests.support.pictures import coloured, encode
 from tests.support.tiny_model import CLASSES
 from tests.support.worker_process import running_worker
 
+pytestmark = pytest.mark.one_broker
+
 
 def test_both_clients_ask_a_worker(worker_settings: Settings, tmp_path: Path) -> None:
     settings = worker_settings

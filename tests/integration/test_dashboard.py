@@ -23,6 +23,8 @@ from tests.support.topics import create_topics
 from tests.support.waiting import wait_until
 from tests.support.worker_process import Picture, publish, running_worker
 
+pytestmark = pytest.mark.one_broker
+
 
 def seen(collector: Collector, condition: Callable[[Snapshot], bool], what: str, seconds: float = 60.0) -> Snapshot:
     """The first snapshot for which ``condition`` holds."""

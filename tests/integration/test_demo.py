@@ -89,7 +89,7 @@ def test_a_short_demo_answers_every_frame_and_reports(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_demo_leaves_no_process_and_no_report(tmp_path: Path, number: signal.Signals) -> None:
     out, log = tmp_path / "report", tmp_path / "log"
     with streaming(out, log) as demo:

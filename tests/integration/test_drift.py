@@ -27,6 +27,8 @@ from tests.support.striped_model import SHIFTS, Pixels
 from tests.support.trainer_process import running_trainer, store_of, trainer_settings
 from tests.support.worker_process import Picture, Reader, WorkerProcess, publish, reading, running_worker
 
+pytestmark = pytest.mark.one_broker
+
 #: Frames that are under way at once.
 ROUND = 60
 #: For each step: opening takes a quiet machine about ten seconds.

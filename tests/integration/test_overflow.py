@@ -15,12 +15,11 @@ from tests.support.pictures import coloured, encode
 from tests.support.waiting import wait_until
 from tests.support.worker_process import Picture, Reader, WorkerProcess, publish, reading, running_worker
 
+pytestmark = pytest.mark.one_broker
+
 SENT_AT_A_TIME = 100
 SHARE, HELD_BACK = "layercache_distillation_share", "layercache_distillation_held_back_total"
 Position = tuple[int, int]
-
-#: What does not depend on the broker is tested on the one that starts at once.
-one_broker = pytest.mark.parametrize("broker", ["embedded"], indirect=True)
 
 
 @pytest.fixture
@@ -113,7 +112,6 @@ def test_a_trainer_that_is_not_there_gets_all_audits_and_few_misses(settings: Se
         assert held_back == stream.sent - len(audits) - len(misses) > 300
 
 
-@one_broker
 def test_without_heads_fewer_frames_are_audited_while_nobody_learns(settings: Settings, tmp_path: Path) -> None:
     with streaming(settings, tmp_path) as (worker, stream):
 
@@ -129,7 +127,6 @@ def test_without_heads_fewer_frames_are_audited_while_nobody_learns(settings: Se
         assert len(stream.audited()) < stream.sent - 300
 
 
-@one_broker
 def test_once_the_trainer_has_caught_up_it_gets_more_again(settings: Settings, tmp_path: Path) -> None:
     # This trainer learns between two hundreds of frames only, which takes a busy machine a while.
     worker_section = settings.worker.model_copy(update={"distillation_max_lag_s": 2.0})
@@ -162,7 +159,6 @@ def test_once_the_trainer_has_caught_up_it_gets_more_again(settings: Settings, t
         stream.taught()
 
 
-@one_broker
 def test_a_producer_whose_queue_is_full_is_given_fewer_misses(settings: Settings, tmp_path: Path) -> None:
     """A queue of one micro-batch's answers: what teaches finds it full each time, and waits.
 

@@ -31,6 +31,8 @@ from tests.support.trainer_process import as_toml
 from tests.support.waiting import wait_until
 from tests.support.worker_process import reading
 
+pytestmark = pytest.mark.one_broker
+
 
 @pytest.fixture
 def settings(broker: Broker, topics: Topics) -> Settings:

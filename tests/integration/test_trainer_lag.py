@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from confluent_kafka import Producer
 
 from schemas.distillation import DistillationBatch, DistillationHeader
@@ -13,6 +14,8 @@ from schemas.settings import Topics
 from tests.conftest import Broker
 from tests.support.tiny_model import TinyModel
 from tests.support.trainer_process import as_toml, trainer_settings
+
+pytestmark = pytest.mark.one_broker
 
 RECORDS, RECORD_MB = 120, 1
 #: What the program below lets the inbox take up; Faust holds 25 records besides, and its client what it fetches.

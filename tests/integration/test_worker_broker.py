@@ -117,6 +117,7 @@ def own_node(tmp_path: Path) -> KafkaNode:
     return KafkaNode(Path(home), folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
 def test_a_broker_that_goes_away_and_comes_back(
     own_node: KafkaNode, tiny_model: TinyModel, tmp_path: Path, delivery: str

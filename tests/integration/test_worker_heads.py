@@ -12,6 +12,8 @@ from tests.support.pictures import coloured, encode
 from tests.support.waiting import wait_until
 from tests.support.worker_process import Picture, Reader, publish, reading, running_worker
 
+pytestmark = pytest.mark.one_broker
+
 
 def send(settings: Settings, count: int, prefix: str) -> None:
     publish(settings, [Picture(encode(coloured("red", noise=n), "PNG"), id=f"{prefix}-{n}") for n in range(count)])

@@ -11,6 +11,8 @@ from tests.support.manifests import overload
 from tests.support.pictures import coloured, encode
 from tests.support.worker_process import Picture, Reader, publish, reading, running_worker
 
+pytestmark = pytest.mark.one_broker
+
 #: At a tenth of a millisecond each this is more work than passes between two looks at the lag.
 BACKLOG = 8000
 #: No score reaches this, and every score that.

@@ -16,6 +16,8 @@ from tests.support.tiny_model import CLASSES
 from tests.support.waiting import wait_until
 from tests.support.worker_process import reading, running_worker
 
+pytestmark = pytest.mark.one_broker
+
 
 class Quiet(SimpleHTTPRequestHandler):
     """A folder on the web. Hangs where it is asked for ``hangs.png``."""
