@@ -129,7 +129,11 @@ class TopicOffsets:
     def committed(self) -> dict[int, int]:
         while self._consumer.poll(0) is not None:  # nothing is subscribed: these are errors, and nobody else reads them
             pass
-        return {one.partition: one.offset for one in self._consumer.committed(self._partitions(), _REQUEST_S)}
+        found = self._consumer.committed(self._partitions(), _REQUEST_S)
+        for one in found:
+            if one.error is not None:  # then its offset says nothing
+                raise KafkaException(one.error)
+        return {one.partition: one.offset for one in found}
 
     def earliest(self) -> dict[int, int]:
         return {partition: low for partition, (low, _) in self.watermarks().items()}

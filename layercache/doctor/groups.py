@@ -4,18 +4,30 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from confluent_kafka import Consumer, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException
 
 from layercache.dashboard.lag import partition_lags
 from layercache.doctor.checks import Area, Finding
 from schemas.settings import Settings
 from stream.clients import KafkaUnusable, Troubles, consumer_config, told
+from stream.patience import Deadline
 from stream.reach import connect
 from stream.trainer_watch import TopicOffsets
 
 AREA = Area("groups")
 #: Records stamped further ahead of this machine's clock than this come from another time.
 _AHEAD_S = 5
+#: What brokers say that have just been started, or topics that have just been created; they are asked again.
+_SETTLING = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+    }
+)
+_PATIENCE_S, _PAUSE_S = 10.0, 0.2
 #: How long ago the latest record was, as far as one asks.
 _AGES = ((60, "a minute"), (600, "ten minutes"), (3_600, "an hour"), (86_400, "a day"))
 
@@ -31,12 +43,23 @@ def check(settings: Settings) -> Iterator[Finding]:
 
 def _guarded(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
-        yield from look()
+        yield from _patiently(look)
     except KafkaException as error:
         found = f"the broker does not tell: {told(error.args[0])}"
         yield AREA.warning(check, found, "docs/security.md lists the rights that are needed")
     except (KafkaUnusable, KeyError) as error:
         yield AREA.warning(check, f"cannot be asked: {error}", "see the topics above")
+
+
+def _patiently(look: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    deadline = Deadline(_PATIENCE_S)
+    while True:
+        try:
+            return list(look())
+        except KafkaException as error:
+            if error.args[0].code() not in _SETTLING or not deadline.left():
+                raise
+        time.sleep(_PAUSE_S)
 
 
 def _offsets(settings: Settings, group: str, topic: str) -> TopicOffsets:

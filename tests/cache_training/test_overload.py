@@ -21,6 +21,8 @@ from tests.cache_training.trainers import feed, new_trainer, train_until_publish
 from tests.support.manifests import overload
 from tests.support.tiny_model import TinyModel
 
+pytestmark = pytest.mark.usefixtures("steady_times")
+
 TWO = Promise(max_disagreement=0.01, overload_max_disagreement=0.04)
 
 

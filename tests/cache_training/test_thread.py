@@ -17,6 +17,8 @@ from tests.cache_training.streams import answered, pictures, traced
 from tests.support.tiny_model import TinyModel
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.usefixtures("steady_times")
+
 
 @pytest.fixture
 def model(tiny_model: TinyModel) -> TracedModel:

@@ -18,6 +18,8 @@ from tests.cache_training.streams import answered, pictures, traced
 from tests.cache_training.trainers import BUDGET, SETTINGS, feed, new_trainer, train_until_published
 from tests.support.tiny_model import TinyModel
 
+pytestmark = pytest.mark.usefixtures("steady_times")
+
 
 @pytest.fixture
 def model(tiny_model: TinyModel) -> TracedModel:
