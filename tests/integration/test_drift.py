@@ -109,7 +109,12 @@ def worker(settings: Settings, tmp_path: Path) -> Iterator[WorkerProcess]:
 
 
 @pytest.mark.parametrize(
-    ("shift", "next_shift"), [("noise", "blur"), ("blur", "new classes"), ("new classes", "noise")]
+    ("shift", "next_shift"),
+    [
+        ("noise", "blur"),
+        pytest.param("blur", "new classes", marks=pytest.mark.slow),
+        pytest.param("new classes", "noise", marks=pytest.mark.slow),
+    ],
 )
 def test_exits_close_when_the_stream_shifts_and_reopen_and_close_without_a_trainer(
     settings: Settings, worker: WorkerProcess, tmp_path: Path, shift: str, next_shift: str

@@ -155,7 +155,15 @@ def token_endpoint(user: str) -> Iterator[str]:
         server.server_close()
 
 
-@pytest.mark.parametrize("how", ["scram", "oauth", "oidc", "mutual_tls"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "scram",
+        pytest.param("oauth", marks=pytest.mark.slow),
+        pytest.param("oidc", marks=pytest.mark.slow),
+        "mutual_tls",
+    ],
+)
 def test_frames_become_predictions_and_lessons(
     how: str,
     secure: SecureKafka,

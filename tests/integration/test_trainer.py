@@ -12,6 +12,8 @@ from tests.support.tiny_model import TinyModel
 from tests.support.trainer_process import produce_records, running_trainer, store_of, trainer_settings
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.one_broker
+
 
 @pytest.fixture
 def settings(broker: Broker, topics: Topics, tiny_model: TinyModel, tmp_path: Path) -> Settings:

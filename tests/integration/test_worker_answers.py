@@ -14,6 +14,8 @@ from tests.support.pictures import COLOURS, coloured, encode
 from tests.support.tiny_model import CLASSES
 from tests.support.worker_process import Picture, publish, reading, running_worker
 
+pytestmark = pytest.mark.one_broker
+
 TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "NPY": "application/x-npy"}
 
 
