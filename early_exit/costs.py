@@ -150,7 +150,7 @@ class TimeTable:
     """
 
     def __init__(self, measured: Mapping[str, Mapping[int, float]]) -> None:
-        from scipy.optimize import isotonic_regression  # half a second, which workers need not wait for
+        from scipy.optimize import isotonic_regression  # which workers start without
 
         self._points: dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}
         for piece, times in measured.items():
