@@ -17,7 +17,7 @@ from stream.trainer_watch import TopicOffsets
 AREA = Area("groups")
 #: Records stamped further ahead of this machine's clock than this come from another time.
 _AHEAD_S = 5
-#: What brokers say that have just been started, or topics that have just been created; they are asked again.
+#: What brokers say that were just started, of topics that were just created, or while a transaction ends; asked again.
 _SETTLING = frozenset(
     {
         KafkaError.NOT_LEADER_FOR_PARTITION,
@@ -25,9 +25,10 @@ _SETTLING = frozenset(
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
         KafkaError.COORDINATOR_NOT_AVAILABLE,
         KafkaError.NOT_COORDINATOR,
+        KafkaError.UNSTABLE_OFFSET_COMMIT,
     }
 )
-_PATIENCE_S, _PAUSE_S = 10.0, 0.2
+_PATIENCE_S, _PAUSE_S = 10.0, 0.5
 #: How long ago the latest record was, as far as one asks.
 _AGES = ((60, "a minute"), (600, "ten minutes"), (3_600, "an hour"), (86_400, "a day"))
 
@@ -46,7 +47,10 @@ def _guarded(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Find
         yield from _patiently(look)
     except KafkaException as error:
         found = f"the broker does not tell: {told(error.args[0])}"
-        yield AREA.warning(check, found, "docs/security.md lists the rights that are needed")
+        if error.args[0].code() in _SETTLING:
+            yield AREA.warning(check, found, "ask again once the broker has settled")
+        else:
+            yield AREA.warning(check, found, "docs/security.md lists the rights that are needed")
     except (KafkaUnusable, KeyError) as error:
         yield AREA.warning(check, f"cannot be asked: {error}", "see the topics above")
 

@@ -100,6 +100,19 @@ def test_who_has_just_become_leader_is_asked_again(settings: Settings, monkeypat
     assert not refusals
 
 
+@pytest.mark.parametrize("broker", ["embedded"], indirect=True)
+def test_who_stays_without_a_leader_is_told_to_wait(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    create(settings)
+
+    def refused(_: TopicOffsets) -> dict[int, tuple[int, int]]:
+        raise KafkaException(KafkaError(KafkaError.NOT_LEADER_FOR_PARTITION))
+
+    monkeypatch.setattr(TopicOffsets, "watermarks", refused)
+    monkeypatch.setattr(groups, "_PATIENCE_S", 0.0)
+    workers = of_groups(settings)["workers"]
+    assert (workers.state, workers.fix) == ("warning", "ask again once the broker has settled")
+
+
 def send(settings: Settings, topic: str, count: int, partition: int = 0, at_ms: int = 0) -> None:
     producer = Producer({"bootstrap.servers": settings.kafka.bootstrap_servers})
     for _ in range(count):
