@@ -51,7 +51,7 @@ test: $(VENV)/.dev
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "slow and not faults" -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
-	# One after the other: these count on the time that things take. 5 is pytest's "no tests", where PYTEST_ARGS names others.
+	@# One after the other: these count on the time that things take. 5 is pytest's "no tests", where PYTEST_ARGS names others.
 	$(BIN)/python -m pytest -m faults $(PYTEST_ARGS) || [ $$? = 5 ]
 
 fuzz: $(VENV)/.dev

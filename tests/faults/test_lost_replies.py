@@ -128,9 +128,8 @@ def is_written(cluster: KafkaCluster) -> bool:
         works.answered(topics.frames, 0, 1)
         written = Deadline(20.0)
         while end() == before:
-            if (
-                not written.left()
-            ):  # the node coordinates the transaction after all, and its registration's reply is lost
+            if not written.left():
+                # The node coordinates the transaction after all, and the lost reply was its registration's.
                 cluster.proxies[node].mend()
                 works.close()
                 return False
