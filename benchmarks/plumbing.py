@@ -24,7 +24,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from confluent_kafka import Consumer, Message, Producer
-from prometheus_client import CollectorRegistry
 from torch import Tensor, nn
 
 from early_exit.cuts import TracedModel, trace
@@ -34,6 +33,7 @@ from early_exit.preprocessing import Preprocessing
 from early_exit.store import Live
 from schemas.manifest import Manifest
 from schemas.settings import Kafka, Settings, Topics, Worker
+from stream.answering import ModelAnswering
 from stream.clients import consumer_config, producer_config
 from stream.frames import DecodePool
 from stream.garbage import collect_seldom
@@ -163,11 +163,12 @@ def run_do_nothing_worker(settings: Settings, frames: int) -> Usage:
     picture = torch.zeros(1, 1, 1, dtype=torch.uint8)
     pool = DecodePool(settings.worker.decode_threads, lambda frame: picture)
     stop = _StopAt(meter, frames)
-    metrics = Metrics(CollectorRegistry(), settings.worker.max_batch)
+    metrics = Metrics(settings.worker.max_batch)
     collect_seldom()
     try:
         with stop.on_signals():
-            WorkerLoop(settings, traced, heads, metrics, pool, stop).run()
+            answering = ModelAnswering(settings, "plumbing", traced, heads, metrics, pool)
+            WorkerLoop(settings, "plumbing", answering, metrics, stop).run()
         return meter.usage()
     finally:
         pool.close()

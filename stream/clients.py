@@ -2,9 +2,10 @@
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from schemas.dead_letter import HEADROOM_BYTES
@@ -48,6 +49,19 @@ Config = dict[str, Any]
 
 class KafkaUnusable(RuntimeError):
     """Kafka cannot be used as the settings say, and waiting would not help; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class ClientFactory:
+    """Makes Kafka clients from their configurations; a simulation makes its own."""
+
+    consumer: Callable[[Config], Consumer] = Consumer
+    producer: Callable[[Config], Producer] = Producer
+    admin: Callable[[Config], AdminClient] = AdminClient
+
+
+#: librdkafka's.
+CLIENTS = ClientFactory()
 
 
 def consumer_config(settings: Settings, group_id: str, **overrides: Any) -> Config:
@@ -151,7 +165,7 @@ class Troubles:
             self.latest = error
 
     def __str__(self) -> str:
-        return told(self.latest) if self.latest else "no connection"
+        return describe_error(self.latest) if self.latest else "no connection"
 
 
 def admin_client(settings: Settings, troubles: Troubles | None = None) -> AdminClient:
@@ -197,7 +211,7 @@ def missing_topics(names: Iterable[str], servers: str) -> str:
     )
 
 
-def told(error: KafkaError) -> str:
+def describe_error(error: KafkaError) -> str:
     """What the error says, and what to do about it where that is known."""
     advice = _advice(error)
     return f"{error.str()}; {advice}" if advice else error.str()

@@ -1,7 +1,6 @@
 """What both kinds of delivery have in common: records and offsets are collected, and leave together or not at all."""
 
 import logging
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn, TypeVar
@@ -9,8 +8,9 @@ from typing import NoReturn, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from schemas.settings import Settings
-from stream.clients import REPLACED, KafkaUnusable, is_hopeless, is_replaced
-from stream.patience import Deadline, Stuck, within
+from stream.clients import CLIENTS, REPLACED, ClientFactory, KafkaUnusable, is_hopeless, is_replaced
+from stream.metrics import Metrics
+from stream.patience import SYSTEM_CLOCK, Clock, Deadline, Stuck
 from stream.throttle import Throttle
 
 log = logging.getLogger(__name__)
@@ -75,9 +75,19 @@ class Delivery(ABC):
     """
 
     def __init__(
-        self, settings: Settings, consumer: Consumer, give_up: Callable[[], bool], time_left: Callable[[], float]
+        self,
+        settings: Settings,
+        consumer: Consumer,
+        give_up: Callable[[], bool],
+        time_left: Callable[[], float],
+        metrics: Metrics,
+        clock: Clock = SYSTEM_CLOCK,
+        clients: ClientFactory = CLIENTS,
     ) -> None:
         self._settings = settings
+        self._metrics = metrics
+        self._clock = clock
+        self._clients = clients
         self._consumer = consumer
         self._interval_s = settings.worker.commit_interval_ms / 1000
         self._max_frames = settings.worker.commit_max_frames
@@ -90,8 +100,8 @@ class Delivery(ABC):
         self._began: float | None = None
         self._broken: str | None = None
         self._aborts = 0
-        self._throttle = Throttle()
-        self._producer = self._new_producer(Deadline(_START_S))
+        self._throttle = Throttle(clock=clock.now)
+        self._producer = self._new_producer(Deadline(_START_S, clock.now))
 
     def produce(self, topic: str, value: bytes | None, key: bytes | None = None, headers: Headers = ()) -> None:
         """Hands a record to the producer, waiting for room in its queue if need be."""
@@ -165,7 +175,7 @@ class Delivery(ABC):
         waited, self._waited_s = self._waited_s, 0.0
         return waited
 
-    def mend(self) -> None:
+    def ensure_producer(self) -> None:
         """Makes sure that there is a producer that works; :class:`Aborted` where there cannot be one yet."""
         if self._broken is not None:
             self._replace()
@@ -177,13 +187,13 @@ class Delivery(ABC):
     def _begin(self) -> None:
         if self._began is not None:
             return
-        self.mend()
+        self.ensure_producer()
         try:
             self._open()
         except KafkaException as error:
             self._break(text_of(error), fenced=is_fenced(error))
             raise Aborted(text_of(error)) from error
-        self._began = time.monotonic()
+        self._began = self._clock.now()
 
     def _clear(self) -> None:
         self._offsets.clear()
@@ -192,15 +202,15 @@ class Delivery(ABC):
 
     def _deadline(self) -> Deadline:
         """One for all that a call does: the broker's patience with a transaction, or the group's with its member."""
-        return Deadline(min(self._patience_s, self._time_left()))
+        return Deadline(min(self._patience_s, self._time_left()), self._clock.now)
 
     def _wait_for_room(self, topic: str, value: bytes | None, key: bytes | None, headers: Headers) -> None:
-        deadline, began = self._deadline(), time.monotonic()
+        deadline, began = self._deadline(), self._clock.now()
         while deadline.left() and not self._give_up():
             try:
                 self._producer.poll(min(_ROOM_S, deadline.left()))
                 self._producer.produce(topic, value, key, headers=list(headers))
-                self._waited_s += time.monotonic() - began
+                self._waited_s += self._clock.now() - began
                 return
             except BufferError:
                 continue
@@ -230,7 +240,7 @@ class Delivery(ABC):
         raise Aborted(why)
 
     def _break(self, why: str, fenced: bool = False) -> None:
-        """The producer cannot go on: :meth:`mend` makes another, once the consumer has been polled again.
+        """The producer cannot go on: :meth:`ensure_producer` makes another, once the consumer has been polled again.
 
         Raises :class:`KafkaUnusable` where another makes no sense.
         """
@@ -252,14 +262,16 @@ class Delivery(ABC):
         last = "none was left"
         while deadline.left():
             try:
-                return within(deadline.left(), lambda: call(min(CALL_S, deadline.left())), self._give_up)
+                return self._clock.call_with_timeout(
+                    deadline.left(), lambda: call(min(CALL_S, deadline.left())), self._give_up
+                )
             except KafkaException as error:
                 if not error.args[0].retriable() or self._give_up():
                     raise
                 last = error.args[0].str()
                 if self._throttle.passes(doing):
                     log.warning("still %s: %s", doing, last)
-                time.sleep(min(_PAUSE_S, deadline.left()))
+                self._clock.sleep(min(_PAUSE_S, deadline.left()))
         raise Stuck(f"no success in time: {last}")
 
     @abstractmethod

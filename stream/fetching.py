@@ -18,7 +18,7 @@ from schemas.dead_letter import Reason
 from schemas.settings import References
 from stream.bare_errors import bare
 from stream.decode import DecodeError
-from stream.reference_reads import Source, TooLarge, Unreadable, open_source, told
+from stream.reference_reads import Source, TooLarge, Unreadable, describe_failure, open_source
 from stream.references import AllowList, Location, Prefix, Refused
 
 log = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class Fetcher:
             except DecodeError as error:
                 return bare(error)
             except Exception as error:  # no thread to be had, say; a frame's trouble, never the stream's
-                return _failed(location, told(bare(error), place.prefix.options))
+                return _failed(location, describe_failure(bare(error), place.prefix.options))
 
     async def _attempts(self, place: _Place, location: Location) -> bytes:
         why, attempts = "", self._settings.attempts
@@ -168,7 +168,7 @@ class Fetcher:
             except (Refused, TooLarge, Unreadable) as error:
                 result = bare(error)
             except Exception as error:  # file systems raise what they like
-                result = Unreadable(told(bare(error), place.prefix.options))
+                result = Unreadable(describe_failure(bare(error), place.prefix.options))
             with suppress(RuntimeError):  # the loop has ended: nobody waits any more
                 self._loop.call_soon_threadsafe(finish, result)
 

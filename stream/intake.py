@@ -1,23 +1,23 @@
 """The worker's consumer: frames in, rebalances noticed, and back to where the last commit was."""
 
 import logging
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from stream.clients import REPLACED, KafkaUnusable, is_hopeless, is_replaced, missing_topics, told
+from stream.clients import REPLACED, KafkaUnusable, describe_error, is_hopeless, is_replaced, missing_topics
 from stream.frames import Frame, frames_of
-from stream.patience import Stuck, within
+from stream.metrics import Metrics
+from stream.patience import SYSTEM_CLOCK, Clock, Stuck
 from stream.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
 _CALL_S = 5.0
 #: How often a worker that waits for something else looks what its group wants: rebalances wait no longer for it.
-_STAY_S = 1.0
+_MEMBERSHIP_S = 1.0
 #: Frames that come by such looks and are kept; more are read again.
 _MAX_AHEAD = 16
 
@@ -41,21 +41,25 @@ class Intake:
         topic: str,
         owner: Owner,
         give_up: Callable[[], bool],
+        metrics: Metrics,
         poll_budget_s: float = float("inf"),
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._consumer = consumer
+        self._metrics = metrics
+        self._clock = clock
         self._topic = topic
         self._owner = owner
         self._give_up = give_up
         self._poll_budget_s = poll_budget_s
-        self._polled = time.monotonic()
+        self._polled = clock.now()
         #: read while something else was waited for, and not yet fetched
         self._ahead: list[Frame] = []
         #: assigned partition -> the first offset that we read since it was assigned, None before
         self._first: dict[int, int | None] = {}
         #: the offset that comes next
         self._next: dict[int, int] = {}
-        self._throttle = Throttle()
+        self._throttle = Throttle(clock=clock.now)
 
     def subscribe(self) -> None:
         """Joins the group."""
@@ -68,14 +72,14 @@ class Intake:
             return frames
         return self._read(count, timeout_s)
 
-    def stay(self) -> float:
+    def keep_membership(self) -> float:
         """Shows the group that this member lives, while its work takes long; returns in how many seconds to come again.
 
         Serves rebalances like :meth:`fetch`. Without it a batch that takes longer than ``max.poll.interval.ms`` would
         lose its partitions, be read again, and never be done. Raises :class:`KafkaUnusable`.
         """
-        every_s = min(_STAY_S, self._poll_budget_s / 4)  # which leaves the most of the budget to a commit
-        left = self._polled + every_s - time.monotonic()
+        every_s = min(_MEMBERSHIP_S, self._poll_budget_s / 4)  # which leaves the most of the budget to a commit
+        left = self._polled + every_s - self._clock.now()
         if left > 0:
             return left
         self._ahead += self._read(1, 0)
@@ -87,10 +91,10 @@ class Intake:
 
     def time_left(self) -> float:
         """For how many seconds a call may block before the group must see this member again."""
-        return max(0.0, self._polled + self._poll_budget_s - time.monotonic())
+        return max(0.0, self._polled + self._poll_budget_s - self._clock.now())
 
     def _read(self, count: int, timeout_s: float) -> list[Frame]:
-        self._polled = time.monotonic()
+        self._polled = self._clock.now()
         messages = self._consumer.consume(count, timeout_s)
         if any(map(Message.error, messages)):
             for message in messages:
@@ -98,7 +102,7 @@ class Intake:
                     self._complain(error)
             messages = [message for message in messages if message.error() is None]
         frames = self._ours(frames_of(self._topic, messages))
-        self._polled = time.monotonic()
+        self._polled = self._clock.now()
         return frames
 
     def _ours(self, frames: list[Frame]) -> list[Frame]:
@@ -124,7 +128,7 @@ class Intake:
         partitions = [TopicPartition(self._topic, partition) for partition in self._first]
         try:
             # It exceeds its own timeout while a transaction over these offsets is open.
-            found = within(2 * _CALL_S, partial(self._consumer.committed, partitions, _CALL_S))
+            found = self._clock.call_with_timeout(2 * _CALL_S, partial(self._consumer.committed, partitions, _CALL_S))
             for committed in found:
                 if committed.error is not None:  # then its offset says nothing
                     raise KafkaException(committed.error)
@@ -177,7 +181,7 @@ class Intake:
         if is_replaced(error):
             raise KafkaUnusable(f"{REPLACED} ({error.str()})")
         if is_hopeless(error):
-            raise KafkaUnusable(f"cannot read {self._topic}: {told(error)}")
+            raise KafkaUnusable(f"cannot read {self._topic}: {describe_error(error)}")
         if self._throttle.passes(error.code()):
             log.warning("reading %s: %s; waiting", self._topic, error.str())
 

@@ -26,8 +26,8 @@ _OTHER_CLASSES = "other"
 class Metrics:
     """The worker's metrics, in a registry of their own."""
 
-    def __init__(self, registry: CollectorRegistry, max_batch: int) -> None:
-        self.registry = registry
+    def __init__(self, max_batch: int) -> None:
+        self.registry = registry = CollectorRegistry()
         self.health = Health()
         ProcessCollector(registry=registry)  # memory and processor time
         self.frames = Counter("layercache_frames", "Frames answered, by exit.", ["exit"], registry=registry)
@@ -114,6 +114,44 @@ class Metrics:
         )
         self.commits = Counter(
             "layercache_transactions", "Commits of predictions and offsets.", ["result"], registry=registry
+        )
+        self.aborts = Counter(
+            "layercache_aborts", "Transactions that were taken back, by reason.", ["reason"], registry=registry
+        )
+        self.last_commit = Gauge(
+            "layercache_last_commit_timestamp_seconds",
+            "When something was committed last, 0 before.",
+            registry=registry,
+        )
+        self.replaced_producers = Counter(
+            "layercache_replaced_producers",
+            "Producers that another one replaced, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        self.rebalances = Counter(
+            "layercache_rebalances",
+            "Rebalances in which partitions were assigned, revoked or lost.",
+            ["kind"],
+            registry=registry,
+        )
+        self.lost_partitions = Counter(
+            "layercache_lost_partitions",
+            "Partitions that went to others before the worker knew of it.",
+            registry=registry,
+        )
+        self.partitions = Gauge(
+            "layercache_partitions", "Partitions that are assigned to the worker.", registry=registry
+        )
+        self.unconfirmed_partitions = Gauge(
+            "layercache_unconfirmed_partitions",
+            "Partitions that wait until the broker tells their committed offsets.",
+            registry=registry,
+        )
+        self.frames_deleted = Counter(
+            "layercache_frames_deleted_unanswered",
+            "Frames that the topic had deleted before a worker read them.",
+            registry=registry,
         )
 
     def observe(self, stage: str, *seconds: float) -> None:

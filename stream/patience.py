@@ -1,10 +1,10 @@
-"""Waiting for what may never come back, and doing one's duties meanwhile."""
+"""Time, waiting for what may never come back, and doing one's duties meanwhile."""
 
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 Result = TypeVar("Result")
 
@@ -32,7 +32,9 @@ class Deadline:
         return max(0.0, self._end - self._clock())
 
 
-def within(seconds: float, call: Callable[[], Result], give_up: Callable[[], bool] = lambda: False) -> Result:
+def call_with_timeout(
+    seconds: float, call: Callable[[], Result], give_up: Callable[[], bool] = lambda: False
+) -> Result:
     """What ``call`` returns or raises; :class:`Stuck` once it has taken ``seconds``, or ``give_up`` says so."""
     outcome: Future[Result] = Future()
 
@@ -54,6 +56,32 @@ def within(seconds: float, call: Callable[[], Result], give_up: Callable[[], boo
                 raise Stuck(f"no return within {seconds:.0f} s") from None
 
 
+class Clock(Protocol):
+    """How time passes and calls are waited for; a simulation has one of its own, in which no time passes by itself."""
+
+    def now(self) -> float:
+        """Seconds of a clock that is never set back."""
+
+    def sleep(self, seconds: float) -> None:
+        """Lets so much time pass."""
+
+    def call_with_timeout(
+        self, seconds: float, call: Callable[[], Result], give_up: Callable[[], bool] = lambda: False
+    ) -> Result:
+        """See :func:`call_with_timeout`."""
+
+
+class SystemClock:
+    """The machine's own time, and threads."""
+
+    now = staticmethod(time.monotonic)
+    sleep = staticmethod(time.sleep)
+    call_with_timeout = staticmethod(call_with_timeout)
+
+
+SYSTEM_CLOCK: Clock = SystemClock()
+
+
 def attend(future: Future[Result], duties: Callable[[], float]) -> Result:
     """What ``future`` comes to. Until then ``duties`` are done again and again, as soon as the seconds they return
     have passed.
@@ -69,13 +97,13 @@ def attend(future: Future[Result], duties: Callable[[], float]) -> Result:
     return future.result()
 
 
-class Aside:
+class SideThread:
     """One thread for calls that may take long, so that who needs their results can do its duties meanwhile.
 
-    >>> aside = Aside("sums")
-    >>> aside.run(lambda: 6 * 7, duties=lambda: 0.1)
+    >>> side_thread = SideThread("sums")
+    >>> side_thread.run(lambda: 6 * 7, duties=lambda: 0.1)
     42
-    >>> aside.close()
+    >>> side_thread.close()
     """
 
     def __init__(self, name: str) -> None:

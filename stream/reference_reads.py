@@ -129,10 +129,10 @@ def _up_to(most: int, file: _File) -> bytes:
     return b"".join(parts)
 
 
-def told(error: Exception, options: Mapping[str, Any]) -> str:
+def describe_failure(error: Exception, options: Mapping[str, Any]) -> str:
     """What an error says, in one line and without any value of ``options``, among which are passwords.
 
-    >>> told(PermissionError("key AKIA1234 is not known"), {"key": "AKIA1234"})
+    >>> describe_failure(PermissionError("key AKIA1234 is not known"), {"key": "AKIA1234"})
     'PermissionError: key *** is not known'
     """
     text = " ".join(str(error).split())

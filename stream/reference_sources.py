@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import fsspec
 
-from stream.reference_reads import told
+from stream.reference_reads import describe_failure
 from stream.references import AllowList, Location, Prefix, Refused, UnusablePrefix
 from stream.sources import CONTENT_TYPES, Picture, Skipped, Source, SourceError, is_picture
 
@@ -47,7 +47,7 @@ class Deposited:
             try:
                 self._write(place, item.value)
             except Exception as error:  # file systems raise what they like
-                why = told(error, self._prefix.options)
+                why = describe_failure(error, self._prefix.options)
                 raise SourceError(f"{item.name} cannot be written to {place}: {why}") from error
             yield Picture(item.name, b"", item.content_type, item.time, reference=str(place))
 
@@ -98,7 +98,9 @@ class Stored:
         try:
             found = files.find(root)
         except Exception as error:  # file systems raise what they like
-            raise SourceError(f"{self.uri}: cannot be listed: {told(error, self._prefix.options)}") from error
+            raise SourceError(
+                f"{self.uri}: cannot be listed: {describe_failure(error, self._prefix.options)}"
+            ) from error
         names = (path.removeprefix(root).lstrip("/") for path in found)
         return sorted(name for name in names if is_picture(PurePosixPath(name)))
 
@@ -119,5 +121,5 @@ def _file_system(prefix: Prefix) -> Any:
     try:
         return fsspec.filesystem(prefix.location.scheme, **prefix.options)
     except Exception as error:  # file systems check their options in their own ways
-        why = told(error, prefix.options)
+        why = describe_failure(error, prefix.options)
         raise SourceError(f"{prefix}: {why} (for s3:// install layercache[s3])") from error

@@ -6,13 +6,13 @@ from functools import partial
 
 import torch
 from confluent_kafka import KafkaError, KafkaException
-from prometheus_client import CollectorRegistry
 
 from early_exit.cuts import CutError, trace
 from early_exit.memory import keep_freed_memory
 from early_exit.models import ModelError, load
 from early_exit.store import StoreError, open_store
 from schemas.settings import Settings
+from stream.answering import ModelAnswering
 from stream.clients import KafkaUnusable, wait_for_broker
 from stream.fetching_pool import fetching_pool
 from stream.garbage import collect_seldom
@@ -20,7 +20,7 @@ from stream.heads_watch import HeadWatch
 from stream.metrics import Metrics
 from stream.references import UnusablePrefix
 from stream.stopping import Stop
-from stream.worker import Worker
+from stream.worker import Worker, worker_name
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def _run(settings: Settings, stop: Stop) -> None:
     if settings.worker.torch_threads is not None:
         torch.set_num_threads(settings.worker.torch_threads)
     topics = settings.topics
-    metrics = Metrics(CollectorRegistry(), settings.worker.max_batch)
+    metrics = Metrics(settings.worker.max_batch)
     metrics.show_promise(settings.promise)
     if settings.worker.metrics_port is not None:
         metrics.health.stalled_after_s = settings.worker.stalled_after_s
@@ -73,7 +73,8 @@ def _run(settings: Settings, stop: Stop) -> None:
     pool = fetching_pool(settings, classifier.preprocessing, partial(metrics.observe, "fetch"))
     try:
         heads.start(settings.store.poll_s)
-        worker = Worker(settings, traced, heads, metrics, pool, stop)
+        name = worker_name(settings.worker)
+        worker = Worker(settings, name, ModelAnswering(settings, name, traced, heads, metrics, pool), metrics, stop)
         collect_seldom()
         log.info("working on %s at %s", topics.frames, settings.kafka.bootstrap_servers)
         worker.run()

@@ -10,9 +10,10 @@ from functools import partial
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from schemas.settings import Settings
-from stream.clients import KafkaUnusable, long_running, producer_config
+from stream.clients import CLIENTS, ClientFactory, KafkaUnusable, long_running, producer_config
 from stream.delivery import CALL_S, Aborted, Delivery, text_of
-from stream.patience import Deadline, Stuck, within
+from stream.metrics import Metrics
+from stream.patience import SYSTEM_CLOCK, Clock, Deadline, Stuck
 
 __all__ = ["Aborted", "AtLeastOnce", "Delivery", "ExactlyOnce", "delivery"]
 
@@ -32,11 +33,14 @@ class ExactlyOnce(Delivery):
         consumer: Consumer,
         give_up: Callable[[], bool],
         time_left: Callable[[], float],
+        metrics: Metrics,
+        clock: Clock = SYSTEM_CLOCK,
+        clients: ClientFactory = CLIENTS,
     ) -> None:
         self.transactional_id = f"{settings.worker.group_id}-{worker}"
         self._coming: Producer | None = None
         try:
-            super().__init__(settings, consumer, give_up, time_left)
+            super().__init__(settings, consumer, give_up, time_left, metrics, clock, clients)
         except (KafkaException, Stuck) as error:
             raise KafkaUnusable(f"no transactions as {self.transactional_id}: {text_of(error)}") from error
 
@@ -49,7 +53,7 @@ class ExactlyOnce(Delivery):
         )
         # Of the same transactional.id as one before: registering it ends whatever that one left open. One that could
         # not be registered in time is tried again: left behind, it might be registered late, and fence its successor.
-        producer = self._coming or Producer(long_running(config | {"on_delivery": self._report}))
+        producer = self._coming or self._clients.producer(long_running(config | {"on_delivery": self._report}))
         self._coming = producer
         self._undelivered = False
         try:
@@ -104,7 +108,9 @@ class ExactlyOnce(Delivery):
             return
         # Not for the abort's sake, which its successor's registration brings: who is no longer the transactional.id's
         # owner learns it here, before that registration would take it from the one who is.
-        within(min(CALL_S, deadline.left()), lambda: producer.abort_transaction(CALL_S), self._give_up)
+        self._clock.call_with_timeout(
+            min(CALL_S, deadline.left()), lambda: producer.abort_transaction(CALL_S), self._give_up
+        )
         raise Stuck("not every record was delivered")
 
     def _check_sense(self, why: str, fenced: bool) -> None:
@@ -122,14 +128,21 @@ class AtLeastOnce(Delivery):
     """Everything is flushed before offsets are committed: a frame may be answered twice, never not at all."""
 
     def __init__(
-        self, settings: Settings, consumer: Consumer, give_up: Callable[[], bool], time_left: Callable[[], float]
+        self,
+        settings: Settings,
+        consumer: Consumer,
+        give_up: Callable[[], bool],
+        time_left: Callable[[], float],
+        metrics: Metrics,
+        clock: Clock = SYSTEM_CLOCK,
+        clients: ClientFactory = CLIENTS,
     ) -> None:
         self._undelivered: KafkaError | None = None
-        super().__init__(settings, consumer, give_up, time_left)
+        super().__init__(settings, consumer, give_up, time_left, metrics, clock, clients)
 
     def _new_producer(self, deadline: Deadline) -> Producer:
         config = producer_config(self._settings) | {"delivery.report.only.error": True, "on_delivery": self._report}
-        return Producer(long_running(config))
+        return self._clients.producer(long_running(config))
 
     def _report(self, error: KafkaError | None, _: object) -> None:
         self._undelivered = error or self._undelivered
@@ -164,9 +177,12 @@ def delivery(
     worker: str,
     consumer: Consumer,
     give_up: Callable[[], bool],
+    metrics: Metrics,
     time_left: Callable[[], float] = lambda: float("inf"),
+    clock: Clock = SYSTEM_CLOCK,
+    clients: ClientFactory = CLIENTS,
 ) -> Delivery:
     """The delivery that the settings ask for, by the worker of that name; for the rest see :class:`Delivery`."""
     if settings.worker.delivery == "exactly_once":
-        return ExactlyOnce(settings, worker, consumer, give_up, time_left)
-    return AtLeastOnce(settings, consumer, give_up, time_left)
+        return ExactlyOnce(settings, worker, consumer, give_up, time_left, metrics, clock, clients)
+    return AtLeastOnce(settings, consumer, give_up, time_left, metrics, clock, clients)

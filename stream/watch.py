@@ -14,7 +14,7 @@ from schemas.dead_letter import DeadLetterHeaders
 from schemas.frame import FrameHeaders, default_id
 from schemas.prediction import FULL, Prediction
 from schemas.settings import Settings
-from stream.clients import KafkaUnusable, Troubles, consumer_config, is_hopeless, told
+from stream.clients import KafkaUnusable, Troubles, consumer_config, describe_error, is_hopeless
 from stream.reach import cluster, connect, partitions_of
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def follow(
             if error is not None:
                 # No group is joined, and yet the client asks for its coordinator; who may not is still shown records.
                 if is_hopeless(error) and error.code() != KafkaError.GROUP_AUTHORIZATION_FAILED:
-                    raise KafkaUnusable(f"{' and '.join(topics)} cannot be read: {told(error)}")
+                    raise KafkaUnusable(f"{' and '.join(topics)} cannot be read: {describe_error(error)}")
                 message = None  # the client tries again by itself
             yield message
     finally:

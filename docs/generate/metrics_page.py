@@ -53,9 +53,7 @@ def worker_metrics() -> list[Metric]:
     >>> [metric.labels for metric in worker_metrics() if metric.name == "layercache_frames_total"]
     [('exit',)]
     """
-    registry = CollectorRegistry()
-    Metrics(registry, max_batch=32)
-    return sorted(_metrics(registry))
+    return sorted(_metrics(Metrics(max_batch=32).registry))
 
 
 def trainer_metrics() -> list[Metric]:

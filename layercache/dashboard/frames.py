@@ -12,7 +12,7 @@ from layercache.dashboard.thumbnails import NoPicture, thumbnail
 from schemas.frame import FrameHeaders
 from schemas.prediction import Prediction
 from schemas.settings import Settings
-from stream.clients import KafkaUnusable, Troubles, is_hopeless, told
+from stream.clients import KafkaUnusable, Troubles, describe_error, is_hopeless
 from stream.decode import Limits
 from stream.reach import connect
 from stream.watch import read_dead_letter
@@ -51,7 +51,7 @@ class FrameReader:
             try:
                 self._read(turn, found, deadline, stopping)
             except (KafkaException, KafkaUnusable) as error:
-                why = told(error.args[0]) if isinstance(error, KafkaException) else str(error)
+                why = describe_error(error.args[0]) if isinstance(error, KafkaException) else str(error)
                 return {at: found.get(at, why) for at in wanted}
         return {at: found.get(at, LATE) for at in wanted}
 
@@ -186,4 +186,4 @@ def _note(error: KafkaError, number: int, left: dict[int, set[int]], found: dict
     if error.code() in (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
         found.update({(number, offset): GONE for offset in left.pop(number)})
     elif is_hopeless(error):
-        found.update({(number, offset): told(error) for offset in left.pop(number)})
+        found.update({(number, offset): describe_error(error) for offset in left.pop(number)})

@@ -10,7 +10,7 @@ from layercache.dashboard.board import Board, now_ms
 from layercache.dashboard.state import GroupLag, PartitionLag
 from layercache.dashboard.tail import tail_config
 from schemas.settings import Settings
-from stream.clients import KafkaUnusable, Troubles, consumer_config, is_hopeless, told
+from stream.clients import KafkaUnusable, Troubles, consumer_config, describe_error, is_hopeless
 from stream.reach import connect, no_answer
 from stream.trainer_watch import TopicOffsets
 
@@ -123,7 +123,9 @@ class GroupWatch:
     def _complain(self, error: KafkaException) -> None:
         cause = error.args[0]
         if is_hopeless(cause):  # it answers, and refuses
-            self._board.put("topics", self.group, f"the lag of group {self.group} cannot be read: {told(cause)}")
+            self._board.put(
+                "topics", self.group, f"the lag of group {self.group} cannot be read: {describe_error(cause)}"
+            )
         else:
             self._board.put("broker", f"answer {self.group}", no_answer(self._settings, self._troubles))
 

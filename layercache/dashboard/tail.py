@@ -10,7 +10,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from layercache.dashboard.board import Board
 from layercache.dashboard.periodic import Periodic
 from schemas.settings import Settings
-from stream.clients import Config, KafkaUnusable, Troubles, consumer_config, is_hopeless, told
+from stream.clients import Config, KafkaUnusable, Troubles, consumer_config, describe_error, is_hopeless
 from stream.reach import connect, no_answer, partitions_of
 
 #: librdkafka asks for a group's name; this one is never joined, and nothing is ever committed.
@@ -157,7 +157,7 @@ class Tail(Periodic):
     def _complain(self, error: KafkaError) -> None:
         # No group is joined, and yet the client asks for its coordinator; who may not is still shown records.
         if is_hopeless(error) and error.code() != KafkaError.GROUP_AUTHORIZATION_FAILED:
-            raise KafkaUnusable(f"{self.topic} cannot be read: {told(error)}")
+            raise KafkaUnusable(f"{self.topic} cannot be read: {describe_error(error)}")
 
 
 class Allowance:

@@ -9,7 +9,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 from layercache.dashboard.lag import partition_lags
 from layercache.doctor.checks import Area, Finding
 from schemas.settings import Settings
-from stream.clients import KafkaUnusable, Troubles, consumer_config, told
+from stream.clients import KafkaUnusable, Troubles, consumer_config, describe_error
 from stream.patience import Deadline
 from stream.reach import connect
 from stream.trainer_watch import TopicOffsets
@@ -46,7 +46,7 @@ def _guarded(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Find
     try:
         yield from _patiently(look)
     except KafkaException as error:
-        found = f"the broker does not tell: {told(error.args[0])}"
+        found = f"the broker does not tell: {describe_error(error.args[0])}"
         if error.args[0].code() in _SETTLING:
             yield AREA.warning(check, found, "ask again once the broker has settled")
         else:

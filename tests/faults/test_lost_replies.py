@@ -10,6 +10,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from schemas.settings import Kafka, Settings, Topics, Worker
 from stream.clients import worker_config
+from stream.metrics import Metrics
 from stream.patience import Deadline
 from stream.topics import create
 from stream.transactions import Aborted, Delivery, delivery
@@ -113,7 +114,7 @@ def is_written(cluster: KafkaCluster) -> bool:
     )
     try:
         wait_until(lambda: not consumer.consume(1, 0.1) and bool(consumer.assignment()), "partitions", 60)
-        works = delivery(through, "one", consumer, lambda: False)
+        works = delivery(through, "one", consumer, lambda: False, Metrics(max_batch=32))
         key = key_of(partition)
         committed_in_the_end(works, topics.predictions, b"before", key_of(first), (topics.frames, 0))
 

@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient
 
 from schemas.settings import Kafka, Settings, Store, Worker
 from stream.clients import KafkaUnusable, worker_config
+from stream.metrics import Metrics
 from stream.transactions import Aborted, delivery
 from tests.conftest import Broker
 from tests.support import tiny_model as tiny
@@ -100,7 +101,7 @@ def test_who_was_thrown_out_of_the_group_cannot_commit(
     consumer.subscribe([settings.topics.frames])
     try:
         wait_until(lambda: bool(consumer.consume(1, 0.2)), "a frame")
-        works = delivery(settings, "slow", consumer, lambda: False)
+        works = delivery(settings, "slow", consumer, lambda: False, Metrics(max_batch=32))
         works.answered(settings.topics.frames, 0, 0)
         wait_until(lambda: not members(settings), "it is thrown out")
         with pytest.raises(Aborted):
@@ -118,7 +119,7 @@ def test_who_is_no_member_cannot_commit(apache_kafka: Broker, tiny_model: TinyMo
     owner.subscribe([settings.topics.frames])
     try:
         wait_until(lambda: not owner.consume(1, 0.2) and bool(owner.assignment()), "the owner has the partition")
-        works = delivery(settings, "stranger", stranger, lambda: False)
+        works = delivery(settings, "stranger", stranger, lambda: False, Metrics(max_batch=32))
         works.answered(settings.topics.frames, 0, 0)
         with pytest.raises(Aborted, match="thrown this worker out"):
             works.commit()
@@ -231,10 +232,10 @@ def test_who_has_no_longer_its_name_takes_it_from_nobody(
     settings = settings_for(apache_kafka, tiny_model, tmp_path, partitions=1, worker_id="w-0")
     consumers = [Consumer(worker_config(settings)) for _ in range(2)]
     try:
-        works = delivery(settings, "w-0", consumers[0], lambda: False)
+        works = delivery(settings, "w-0", consumers[0], lambda: False, Metrics(max_batch=32))
         works.produce(settings.topics.predictions, b"first")
         until_sent(settings)
-        heir = delivery(settings, "w-0", consumers[1], lambda: False)
+        heir = delivery(settings, "w-0", consumers[1], lambda: False, Metrics(max_batch=32))
         works.produce(settings.topics.predictions, b"second")
         with pytest.raises(KafkaUnusable, match="each running worker needs a worker_id of its own"):
             works.abort()

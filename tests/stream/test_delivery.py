@@ -8,6 +8,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 
 from schemas.settings import Kafka, Settings, Worker
 from stream.clients import consumer_config, long_running
+from stream.metrics import Metrics
 from stream.patience import Deadline, Stuck
 from stream.transactions import Aborted, AtLeastOnce
 
@@ -17,7 +18,7 @@ def delivery_to_nowhere(time_left: Callable[[], float] = lambda: 600.0, **worker
     given = {"delivery": "at_least_once", "commit_interval_ms": 60_000.0} | worker
     settings = Settings(kafka=kafka, worker=Worker.model_validate(given))
     consumer = Consumer(long_running(consumer_config(settings, "nobody")))
-    return AtLeastOnce(settings, consumer, lambda: False, time_left)
+    return AtLeastOnce(settings, consumer, lambda: False, time_left, Metrics(max_batch=32))
 
 
 def test_a_commit_is_due_by_time() -> None:
@@ -77,7 +78,7 @@ def test_a_producer_that_became_useless_is_replaced_whatever_call_tells() -> Non
     delivery._producer = Fenced()  # type: ignore[assignment]
     with pytest.raises(Aborted, match="fenced by a newer instance"):
         delivery.commit()
-    delivery.mend()
+    delivery.ensure_producer()
     delivery.produce("predictions", b"1")
 
 

@@ -6,6 +6,7 @@ from typing import cast
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from stream.intake import Intake
+from stream.metrics import Metrics
 
 AWAY, LOADING = KafkaError._TRANSPORT, KafkaError.COORDINATOR_LOAD_IN_PROGRESS
 
@@ -47,7 +48,7 @@ class Nobody:
 
 
 def joined(consumer: Told) -> Intake:
-    intake = Intake(cast(Consumer, consumer), "frames", Nobody(), give_up=lambda: False)
+    intake = Intake(cast(Consumer, consumer), "frames", Nobody(), lambda: False, Metrics(max_batch=32))
     intake.subscribe()
     return intake
 

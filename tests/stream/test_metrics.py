@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
 
 from schemas.settings import Promise
 from stream.metrics import Metrics, distinct
@@ -10,7 +9,7 @@ from stream.metrics import Metrics, distinct
 
 @pytest.fixture
 def metrics() -> Metrics:
-    return Metrics(CollectorRegistry(), max_batch=8)
+    return Metrics(max_batch=8)
 
 
 def series(metrics: Metrics, name: str) -> dict[str, float]:

@@ -5,16 +5,16 @@ from concurrent.futures import Future
 
 import pytest
 
-from stream.patience import Aside, Deadline, Stuck, attend, within
+from stream.patience import Deadline, SideThread, Stuck, attend, call_with_timeout
 from stream.throttle import Throttle
 
 
 def test_what_a_call_returns_or_raises_comes_back() -> None:
-    assert within(5.0, lambda: 7) == 7
+    assert call_with_timeout(5.0, lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
-        within(5.0, lambda: 1 // 0)
+        call_with_timeout(5.0, lambda: 1 // 0)
     with pytest.raises(TimeoutError, match="its own"):
-        within(5.0, times_out)
+        call_with_timeout(5.0, times_out)
 
 
 def times_out() -> None:
@@ -24,9 +24,9 @@ def times_out() -> None:
 def test_a_call_that_hangs_is_left_behind() -> None:
     never = threading.Event()
     with pytest.raises(Stuck, match="no return"):
-        within(0.05, never.wait)
+        call_with_timeout(0.05, never.wait)
     with pytest.raises(Stuck):
-        within(60.0, never.wait, give_up=lambda: True)
+        call_with_timeout(60.0, never.wait, give_up=lambda: True)
     never.set()
 
 
@@ -42,7 +42,7 @@ class JustNow(Future[int]):
 
 def test_a_result_that_comes_as_its_time_ends_is_no_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stream.patience.Future", JustNow)
-    assert within(60.0, lambda: 7) == 7
+    assert call_with_timeout(60.0, lambda: 7) == 7
 
 
 def test_one_deadline_holds_for_a_chain_of_calls() -> None:
@@ -61,14 +61,14 @@ def test_duties_are_done_until_the_work_is() -> None:
             done.set()
         return 0.001
 
-    aside = Aside("work")
+    side_thread = SideThread("work")
     try:
-        assert aside.run(lambda: done.wait(60) and threading.current_thread().name, duties) == "work_0"
+        assert side_thread.run(lambda: done.wait(60) and threading.current_thread().name, duties) == "work_0"
         assert set(begun) == {threading.current_thread()}
         with pytest.raises(TimeoutError, match="its own"):
-            aside.run(times_out, lambda: 60.0)
+            side_thread.run(times_out, lambda: 60.0)
     finally:
-        aside.close()
+        side_thread.close()
 
 
 def test_what_is_done_already_needs_no_duties() -> None:
@@ -84,14 +84,14 @@ def test_duties_that_fail_end_the_waiting_but_not_the_work() -> None:
         go_on.wait(60)
         finished.set()
 
-    aside = Aside("work")
+    side_thread = SideThread("work")
     try:
         with pytest.raises(ZeroDivisionError):
-            aside.run(work, lambda: 1 / 0)
+            side_thread.run(work, lambda: 1 / 0)
         go_on.set()
-        assert aside.run(finished.is_set, lambda: 60.0)
+        assert side_thread.run(finished.is_set, lambda: 60.0)
     finally:
-        aside.close()
+        side_thread.close()
 
 
 def test_a_message_passes_once_in_a_while_for_each_key() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from stream.reference_reads import Source, TooLarge, Unreadable, open_source, read_bounded, told
+from stream.reference_reads import Source, TooLarge, Unreadable, describe_failure, open_source, read_bounded
 from stream.references import Location, Prefix, Refused, UnusablePrefix
 from tests.support.fickle_store import fickle_store
 
@@ -202,6 +202,6 @@ def test_a_redirect_is_not_followed() -> None:
 
 def test_what_an_error_says_has_no_option_in_it() -> None:
     options = {"key": "AKIA", "client_kwargs": {"headers": ["Bearer t0ken"], "x": "AKIA-and-more"}, "n": 1, "ok": True}
-    said = told(ConnectionError("AKIA-and-more\nrefused 'Bearer t0ken' of AKIA"), options)
+    said = describe_failure(ConnectionError("AKIA-and-more\nrefused 'Bearer t0ken' of AKIA"), options)
     assert said == "ConnectionError: *** refused '***' of ***"
-    assert told(TimeoutError(), options) == "TimeoutError"
+    assert describe_failure(TimeoutError(), options) == "TimeoutError"

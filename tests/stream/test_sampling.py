@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
 
 from early_exit.cuts import TracedModel
 from early_exit.engine import Engine
@@ -39,7 +38,7 @@ def watch() -> TrainerWatch:
 
 @pytest.fixture
 def metrics() -> Metrics:
-    return Metrics(CollectorRegistry(), 32)
+    return Metrics(32)
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def exported() -> dict[str, frozenset[str]]:
 
 def worker_registry() -> CollectorRegistry:
     """A worker's, once everything that it counts has happened."""
-    metrics = Metrics(CollectorRegistry(), max_batch=32)
+    metrics = Metrics(max_batch=32)
     metrics.show_promise(Promise(overload_max_disagreement=0.05))
     metrics.frames.labels("full").inc()
     metrics.count_by_class(("cat",), np.array([0]), np.array([True]))
@@ -46,6 +46,9 @@ def worker_registry() -> CollectorRegistry:
     metrics.show_heads("v1")
     metrics.distillation_held_back.labels("trainer").inc()
     metrics.commits.labels("committed").inc()
+    metrics.aborts.labels("lost").inc()
+    metrics.replaced_producers.labels("fenced").inc()
+    metrics.rebalances.labels("assigned").inc()
     return metrics.registry
 
 

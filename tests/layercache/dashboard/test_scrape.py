@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 
 from layercache.dashboard.board import Board
 from layercache.dashboard.scrape import Scraper, Target, WorkerAlarms, WrongUrl, metrics_url, targets
@@ -18,7 +18,7 @@ from tests.support.dashboard_state import sample
 
 def exported(closed: bool = False) -> bytes:
     """What a worker exports that has answered ten frames and audited two."""
-    metrics = Metrics(CollectorRegistry(), max_batch=8)
+    metrics = Metrics(max_batch=8)
     metrics.frames.labels("layer2").inc(7)
     metrics.frames.labels("full").inc(3)
     metrics.count_by_class(["red", "green"], np.array([0, 0, 1]), np.array([True, False, False]))

@@ -1,0 +1,185 @@
+"""What answers frames: pictures are decoded, the engine runs, and predictions and dead letters go to the delivery."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from early_exit.cuts import TracedModel
+from early_exit.engine import Answers, Engine
+from schemas.prediction import FULL
+from schemas.settings import Settings
+from stream.answers import DistillationWriter, MicroBatch, PredictionWriter, prediction_headers
+from stream.clients import RECORD_SLACK_BYTES
+from stream.decode import DecodeError
+from stream.delivery import Delivery
+from stream.envelope import dead_letter_of, shown
+from stream.frames import Arrived, Decoded, DecodePool, Frame, all_decoded
+from stream.heads_watch import ExitGuard, HeadWatch, flops_shares
+from stream.metrics import Metrics, distinct
+from stream.patience import SideThread
+from stream.sampling import Sampler
+from stream.throttle import Throttle
+from stream.trainer_watch import trainer_watch
+
+log = logging.getLogger(__name__)
+
+#: What cannot wait for slow pictures and models; returns in how many seconds to come again.
+Duties = Callable[[], float]
+
+
+class Answering(Protocol):
+    """What the worker's loop hands its frames to; a simulation answers with next to nothing."""
+
+    def start(self) -> None:
+        """Before the first frame."""
+
+    def submit(self, frames: Sequence[Frame]) -> list[Arrived]:
+        """Starts decoding ``frames`` and returns at once."""
+
+    def answer(self, arrived: Sequence[Arrived], delivery: Delivery, duties: Duties, overloaded: bool) -> bool:
+        """Produces one prediction or one dead letter for each frame; True where the budget for overload answered.
+
+        Does the ``duties`` while it waits, and produces nothing before it has done them for the last time: they may
+        commit. ``overloaded`` says whether the worker is too far behind. What the duties raise ends it.
+        """
+
+    def adjust(self, now: float) -> None:
+        """Another turn of the loop; cheap."""
+
+    def committed(self, seconds: float) -> None:
+        """A commit took so long."""
+
+    def stop(self) -> None:
+        """Ends what runs beside the loop, once no frame is being answered any more."""
+
+
+class ModelAnswering:
+    """Answers by the model and its exits, and teaches the trainer."""
+
+    def __init__(
+        self, settings: Settings, worker: str, traced: TracedModel, heads: HeadWatch, metrics: Metrics, pool: DecodePool
+    ) -> None:
+        topics, classifier = settings.topics, traced.classifier
+        self._topics = topics
+        self._heads = heads
+        self._guard = ExitGuard(settings.promise.confidence, settings.promise.block_s)
+        self._metrics = metrics
+        self._pool = pool
+        self._classes = distinct(classifier.classes)
+        self._predictions = PredictionWriter(classifier.classes, classifier.fingerprint, settings.worker.top_k)
+        self._distillation = DistillationWriter(
+            classifier.fingerprint, worker, topics.max_record_bytes - RECORD_SLACK_BYTES
+        )
+        self._engine_thread = SideThread("engine")
+        self._trainer = trainer_watch(settings)
+        self._sampler = Sampler(metrics, self._trainer, time.monotonic())
+        self._throttle = Throttle()
+        self._version: str | None = "not yet shown"
+
+    def start(self) -> None:
+        """Begins to look how far behind the trainer is."""
+        self._trainer.start()
+
+    def submit(self, frames: Sequence[Frame]) -> list[Arrived]:
+        """Starts decoding ``frames`` and returns at once."""
+        return self._pool.submit(frames)
+
+    def adjust(self, now: float) -> None:
+        """Sends the trainer more or less, by how it keeps up."""
+        self._sampler.adjust(now)
+
+    def committed(self, seconds: float) -> None:
+        """Where commits take long, the trainer gets less."""
+        self._sampler.waiting.committed(seconds)
+
+    def stop(self) -> None:
+        """Ends the threads."""
+        self._trainer.stop()
+        self._engine_thread.close()
+
+    def answer(self, arrived: Sequence[Arrived], delivery: Delivery, duties: Duties, overloaded: bool) -> bool:
+        """See :meth:`Answering.answer`."""
+        decoded = all_decoded(arrived, lambda: self._live(duties))
+        self._metrics.observe("decode", *(one.decode_ms / 1000 for one in decoded))
+        frames = [one.frame for one in arrived]
+        bad = {row: one.picture for row, one in enumerate(decoded) if isinstance(one.picture, DecodeError)}
+        good = [row for row in range(len(frames)) if row not in bad]
+        under_overload = False
+        if good:
+            under_overload = self._infer(
+                [frames[row] for row in good], [decoded[row] for row in good], delivery, duties, overloaded
+            )
+        # Only now: while the engine ran, the duties may have committed, and these records belong to the next commit.
+        for row, error in bad.items():
+            self._send_dead_letter(frames[row], error, delivery)
+        return under_overload
+
+    def _live(self, duties: Duties) -> float:
+        """The duties, and life is shown: a picture's attempts end by themselves, so waiting for it is no standstill.
+
+        A restart would only wait for the same picture again.
+        """
+        self._metrics.health.beat()
+        return duties()
+
+    def _infer(
+        self,
+        frames: Sequence[Frame],
+        decoded: Sequence[Decoded],
+        delivery: Delivery,
+        duties: Duties,
+        overloaded: bool,
+    ) -> bool:
+        engine = self._guard.choose(self._heads.serving, overloaded)
+        batch = MicroBatch.of(frames, decoded, self._sampler.audit_rate(engine))
+        with self._metrics.stage("inference") as inference:
+            answers = self._engine_thread.run(lambda: engine.run(batch.pictures, batch.audits), duties)
+        with self._metrics.stage("produce"):
+            predicted_ms = time.time_ns() // 1_000_000
+            values = self._predictions.write(batch, answers, engine, inference.seconds * 1000, predicted_ms)
+            keys = (frame.key for frame in frames)
+            delivery.produce_all(self._topics.predictions, values, keys, map(prediction_headers, frames))
+            self._teach(batch, answers, engine, delivery)
+        self._metrics.observe_latency(engine.budget, (frame.timestamp_ms for frame in frames), predicted_ms)
+        self._count(batch, answers, engine)
+        return engine.budget == "overload"
+
+    def _teach(self, batch: MicroBatch, answers: Answers, engine: Engine, delivery: Delivery) -> None:
+        kept, share = self._sampler.keeps(batch, answers), self._sampler.share
+        for record in self._distillation.write(batch, answers, engine, kept, share):
+            delivery.produce(self._topics.distillation, record, self._predictions.model.encode())
+        self._sampler.waiting.for_room(delivery.waited_s())
+
+    def _send_dead_letter(self, frame: Frame, error: DecodeError, delivery: Delivery) -> None:
+        if self._throttle.passes(error.reason):
+            more = self._throttle.held_back[error.reason]
+            log.warning(
+                "frame %s is a dead letter: %s: %s%s",
+                shown(frame.id), error.reason, error, f" ({more} more since the last line)" if more else "",
+            )  # fmt: skip
+        value, key, headers = dead_letter_of(frame, error, self._topics.max_record_bytes)
+        delivery.produce(self._topics.dead_letters, value, key, headers)
+        self._metrics.dead_letters.labels(error.reason.value).inc()
+
+    def _count(self, batch: MicroBatch, answers: Answers, engine: Engine) -> None:
+        metrics = self._metrics
+        metrics.batch_size.observe(len(batch.frames))
+        names, shares = (*engine.exits, FULL), flops_shares(engine)
+        for exit_, count in zip(
+            *(found.tolist() for found in np.unique(answers.exits, return_counts=True)), strict=True
+        ):
+            metrics.frames.labels(names[exit_]).inc(count)
+            metrics.flops.inc(count * shares[exit_])
+        metrics.audits.inc(int(batch.audits.sum()))
+        audited = self._guard.watch(batch, answers)
+        metrics.disagreements.inc(int(audited.disagreed.sum()))
+        if engine.exits:
+            metrics.count_by_class(self._classes, audited.labels, audited.disagreed)
+        metrics.exits_closed.set(self._guard.closed)
+        metrics.show_overload(engine.budget == "overload", len(batch.frames), self._guard.overload_closed)
+        if engine.version != self._version:
+            self._version = engine.version
+            metrics.show_heads(engine.version)
