@@ -158,6 +158,8 @@ class Delivery(ABC):
             self._give_up_producer(f"committing: {error}")
         self._clear()
         self._aborts = 0
+        self._metrics.last_commit.set_to_current_time()
+        self._leave_unclean_producer()
         return True
 
     def abort(self) -> None:
@@ -169,6 +171,8 @@ class Delivery(ABC):
             self._abort(self._deadline())
         except (KafkaException, Stuck) as error:
             self._break(f"aborting: {text_of(error)}", fenced=is_fenced(error))
+        else:
+            self._leave_unclean_producer()
 
     def waited_s(self) -> float:
         """For how many seconds records have waited for room in the producer's queue since this was last asked."""
@@ -246,6 +250,7 @@ class Delivery(ABC):
         """
         self._check_sense(why, fenced)
         log.warning("the producer cannot go on (%s); starting another", why)
+        self._metrics.replaced_producers.labels("fenced" if fenced else "broken").inc()
         self._broken = why
 
     def _replace(self) -> None:
@@ -285,6 +290,9 @@ class Delivery(ABC):
 
     @abstractmethod
     def _abort(self, deadline: Deadline) -> None: ...
+
+    def _leave_unclean_producer(self) -> None:  # noqa: B027  # without transactions nothing can be late
+        """Has the producer replaced where requests of the transaction that ended may still be under way."""
 
     def _check_sense(self, why: str, fenced: bool) -> None:  # noqa: B027  # nothing to check in general
         """Raises :class:`KafkaUnusable` where another producer in place of this one makes no sense."""

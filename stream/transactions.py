@@ -14,6 +14,7 @@ from stream.clients import CLIENTS, ClientFactory, KafkaUnusable, long_running, 
 from stream.delivery import CALL_S, Aborted, Delivery, text_of
 from stream.metrics import Metrics
 from stream.patience import SYSTEM_CLOCK, Clock, Deadline, Stuck
+from stream.request_watch import RequestWatch
 
 __all__ = ["Aborted", "AtLeastOnce", "Delivery", "ExactlyOnce", "delivery"]
 
@@ -53,8 +54,11 @@ class ExactlyOnce(Delivery):
         )
         # Of the same transactional.id as one before: registering it ends whatever that one left open. One that could
         # not be registered in time is tried again: left behind, it might be registered late, and fence its successor.
-        producer = self._coming or self._clients.producer(long_running(config | {"on_delivery": self._report}))
-        self._coming = producer
+        if self._coming is None:
+            self._watch = RequestWatch()
+            options = self._watch.options(long_running(config | {"on_delivery": self._report}))
+            self._coming = self._clients.producer(options)
+        producer = self._coming
         self._undelivered = False
         try:
             self._persist(producer.init_transactions, "registering for transactions", deadline)
@@ -112,6 +116,22 @@ class ExactlyOnce(Delivery):
             min(CALL_S, deadline.left()), lambda: producer.abort_transaction(CALL_S), self._give_up
         )
         raise Stuck("not every record was delivered")
+
+    def _leave_unclean_producer(self) -> None:
+        if self._closing or self._broken is not None:
+            return
+        self._producer.poll(0)  # brings the lines that librdkafka has logged until now
+        if not self._watch.hears():
+            reason = "unheard"
+            self._broken = "librdkafka does not log its requests as this version of ours knows them"
+        elif unanswered := self._watch.unanswered():
+            reason = "unanswered_request"
+            self._broken = f"no answer to {', '.join(unanswered)}: it may still arrive"
+        else:
+            return
+        self._metrics.replaced_producers.labels(reason).inc()
+        if self._throttle.passes(reason):
+            log.warning("the transaction has ended, and its producer will be replaced: %s", self._broken)
 
     def _check_sense(self, why: str, fenced: bool) -> None:
         if fenced and self._settings.worker.worker_id is not None:

@@ -10,7 +10,8 @@ import pytest
 from layercache.broker import SESSION_TIMEOUT_MS, EmbeddedBroker
 from schemas.settings import Kafka, Topics
 from tests.support import tiny_model as tiny
-from tests.support.kafka_home import KafkaNode
+from tests.support.kafka_home import KafkaNode, Place
+from tests.support.kafka_proxy import KafkaProxy
 from tests.support.require import missing
 from tests.support.topics import create_topics, unique_topics
 
@@ -21,6 +22,17 @@ class Broker:
 
     bootstrap_servers: str
     transactional: bool
+    proxy: KafkaProxy | None = None
+    """Where there is one, clients may come through it: see :attr:`detour_servers`."""
+
+    @property
+    def detour_servers(self) -> str:
+        """The broker's address behind :attr:`proxy`; skips the test where there is no proxy."""
+        if self.proxy is None:
+            missing(
+                "apache-kafka", "set KAFKA_HOME to an unpacked distribution (needs Java 17): a proxy stands before it"
+            )
+        return f"localhost:{self.proxy.port}"
 
     @property
     def kafka(self) -> Kafka:
@@ -44,8 +56,11 @@ def apache_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     if servers := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
         yield Broker(servers, transactional=True)
     elif home := os.environ.get("KAFKA_HOME"):
-        with KafkaNode(Path(home), tmp_path_factory.mktemp("kafka")) as node:
-            yield Broker(node.bootstrap_servers, transactional=True)
+        with KafkaProxy() as proxy:
+            place = Place.free(1, proxy.port)
+            proxy.target = place.detour
+            with KafkaNode(Path(home), tmp_path_factory.mktemp("kafka"), place) as node:
+                yield Broker(node.bootstrap_servers, transactional=True, proxy=proxy)
     else:
         missing(
             "apache-kafka",

@@ -106,9 +106,7 @@ class Proxy:
             server_in, server_out = await asyncio.open_connection("127.0.0.1", self.target)
             self._open.add(server_out)
             try:
-                await asyncio.gather(
-                    self._pump(client_in, server_out, answers=False), self._pump(server_in, client_out, answers=True)
-                )
+                await self._forward(client_in, client_out, server_in, server_out)
             finally:
                 server_out.transport.abort()
                 self._open.discard(server_out)
@@ -118,6 +116,18 @@ class Proxy:
             client_out.transport.abort()
             self._open.discard(client_out)
             self._tasks.discard(task)
+
+    async def _forward(
+        self,
+        client_in: asyncio.StreamReader,
+        client_out: asyncio.StreamWriter,
+        server_in: asyncio.StreamReader,
+        server_out: asyncio.StreamWriter,
+    ) -> None:
+        """Both directions of one connection, until it ends."""
+        await asyncio.gather(
+            self._pump(client_in, server_out, answers=False), self._pump(server_in, client_out, answers=True)
+        )
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, answers: bool) -> None:
         with suppress(ConnectionError):
