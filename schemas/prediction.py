@@ -58,6 +58,8 @@ class Prediction(msgspec.Struct, frozen=True, gc=False):
     """Which budget the exits were open for: ``overload`` while the worker was further behind than it may be."""
     max_disagreement: float | None = None
     """That budget: how often exits may answer otherwise than the full model would; None where none were open."""
+    worker: str | None = None
+    """The worker that answered: its ``worker.worker_id``, else a name that it made; None where an older one did."""
 
 
 encoder = msgspec.json.Encoder()

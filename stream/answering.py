@@ -69,7 +69,7 @@ class ModelAnswering:
         self._metrics = metrics
         self._pool = pool
         self._classes = distinct(classifier.classes)
-        self._predictions = PredictionWriter(classifier.classes, classifier.fingerprint, settings.worker.top_k)
+        self._predictions = PredictionWriter(classifier.classes, classifier.fingerprint, settings.worker.top_k, worker)
         self._distillation = DistillationWriter(
             classifier.fingerprint, worker, topics.max_record_bytes - RECORD_SLACK_BYTES
         )

@@ -49,9 +49,10 @@ class MicroBatch:
 class PredictionWriter:
     """Writes one model's predictions as JSON."""
 
-    def __init__(self, classes: Sequence[str], fingerprint: str, top_k: int) -> None:
+    def __init__(self, classes: Sequence[str], fingerprint: str, top_k: int, worker: str) -> None:
         self._classes = tuple(classes)
         self.model = fingerprint
+        self._worker = worker
         self._top_k = min(top_k, len(classes))
 
     def write(
@@ -84,6 +85,7 @@ class PredictionWriter:
             times,
             repeat(engine.budget),
             repeat(engine.max_disagreement),
+            repeat(self._worker),
         )
         return list(map(encoder.encode, predictions))
 

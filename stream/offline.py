@@ -34,7 +34,7 @@ class OfflineWorker:
         classifier = traced.classifier
         self._max_batch = settings.max_batch
         self._pool = DecodePool(settings.decode_threads, decoder(classifier.preprocessing, Limits.of(settings)))
-        self._predictions = PredictionWriter(classifier.classes, classifier.fingerprint, settings.top_k)
+        self._predictions = PredictionWriter(classifier.classes, classifier.fingerprint, settings.top_k, "offline")
         self._distillation = DistillationWriter(classifier.fingerprint, "offline", max_record_bytes)
 
     def __enter__(self) -> "OfflineWorker":

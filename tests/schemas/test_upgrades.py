@@ -52,7 +52,7 @@ def as_json(value: Any) -> bytes:
 
 def test_a_prediction_of_an_older_or_a_newer_worker_is_read() -> None:
     old = prediction.decoder.decode(as_json(OLD_PREDICTION))
-    assert (old.id, old.budget, old.max_disagreement) == ("cat", "normal", None)
+    assert (old.id, old.budget, old.max_disagreement, old.worker) == ("cat", "normal", None, None)
     assert prediction.decoder.decode(as_json(with_news(OLD_PREDICTION))) == old
 
 

@@ -19,7 +19,7 @@ from tests.support.tiny_model import CLASSES
 
 
 def predictions(batch: MicroBatch, by: Engine, top_k: int = 2) -> list[Prediction]:
-    writer = PredictionWriter(CLASSES, "f00d", top_k)
+    writer = PredictionWriter(CLASSES, "f00d", top_k, "worker-1")
     answers = by.run(batch.pictures, batch.audits)
     return [prediction.decoder.decode(value) for value in writer.write(batch, answers, by, 4.5, 1_234)]
 
@@ -29,6 +29,7 @@ def test_a_prediction_on_the_full_path(traced: TracedModel) -> None:
     assert (first.id, first.topic, first.partition, first.offset) == ("frames-0-70", "frames", 0, 70)
     assert (first.label, first.class_name, second.class_name) == (0, "red", "green")
     assert (first.exit, first.audited, first.heads_version, first.model) == ("full", True, None, "f00d")
+    assert first.worker == second.worker == "worker-1"
     assert first.top_k[0].label == first.label
     assert first.confidence == first.top_k[0].confidence > first.top_k[1].confidence
     assert (second.times.frame_ms, second.times.predicted_ms) == (1_071, 1_234)
