@@ -10,6 +10,7 @@ from confluent_kafka.admin import AdminClient
 
 from schemas.dead_letter import HEADROOM_BYTES
 from schemas.settings import Settings
+from stream.delivery_options import refused_options
 from stream.throttle import Throttle
 
 log = logging.getLogger(__name__)
@@ -92,13 +93,22 @@ def consumer_config(settings: Settings, group_id: str, **overrides: Any) -> Conf
     return config
 
 
+def refuse_void_options(settings: Settings) -> None:
+    """Raises :class:`KafkaUnusable`, a line for each, where options would void what ``worker.delivery`` promises."""
+    if refused := refused_options(settings):
+        raise KafkaUnusable("\n".join(map(str, refused)))
+
+
 def worker_config(settings: Settings) -> Config:
     """Configuration of a worker's consumer: a member of the workers' group, as the settings want it to be one.
+
+    Raises :class:`KafkaUnusable` for options that would void the worker's promise.
 
     >>> config = worker_config(Settings(worker={"worker_id": "w-0", "static_membership": True}))
     >>> config["group.instance.id"], config["partition.assignment.strategy"]
     ('w-0', 'cooperative-sticky')
     """
+    refuse_void_options(settings)
     worker = settings.worker
     membership: Config = {}
     if worker.group_protocol != "classic":

@@ -13,7 +13,7 @@ from early_exit.models import ModelError, load
 from early_exit.store import StoreError, open_store
 from schemas.settings import Settings
 from stream.answering import ModelAnswering
-from stream.clients import KafkaUnusable, wait_for_broker
+from stream.clients import KafkaUnusable, refuse_void_options, wait_for_broker
 from stream.fetching_pool import fetching_pool
 from stream.garbage import collect_seldom
 from stream.heads_watch import HeadWatch
@@ -46,6 +46,7 @@ def run(settings: Settings) -> int:
 
 
 def _run(settings: Settings, stop: Stop) -> None:
+    refuse_void_options(settings)
     keep_freed_memory()
     if settings.worker.torch_threads is not None:
         torch.set_num_threads(settings.worker.torch_threads)

@@ -12,6 +12,7 @@ from confluent_kafka.admin._resource import ResourceType
 from layercache.doctor.checks import Area, Finding
 from schemas.settings import Settings
 from stream.clients import KafkaUnusable, Troubles, admin_client
+from stream.delivery_options import refused_options
 from stream.reach import cluster
 
 AREA = Area("broker")
@@ -28,6 +29,7 @@ def check(settings: Settings, keep: Callable[[AdminClient, ClusterMetadata], Non
     troubles = Troubles()
     servers = settings.kafka.bootstrap_servers
     yield from _logins(settings)
+    yield from _options(settings)
     try:
         client = admin_client(settings, troubles)
         began = perf_counter()
@@ -65,6 +67,17 @@ def _logins(settings: Settings) -> Iterator[Finding]:
         credentials(settings.kafka)
     except (ValueError, OSError) as error:
         yield AREA.error("trainer's login", str(error), "use a login that the trainer has, too; docs/security.md")
+
+
+def _options(settings: Settings) -> Iterator[Finding]:
+    """Options with which a worker would end at once, since they void what it promises."""
+    delivery, refused = settings.worker.delivery, refused_options(settings)
+    for one in refused:
+        yield AREA.error(
+            "options", f"{one.name} = {one.value} ({one.source}) voids {delivery}: {one.rule.because}", one.rule.instead
+        )
+    if not refused:
+        yield AREA.ok("options", f"none voids {delivery}")
 
 
 def _features(settings: Settings, client: AdminClient, metadata: ClusterMetadata) -> Iterator[Finding]:

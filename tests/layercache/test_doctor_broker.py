@@ -201,3 +201,14 @@ def test_transactions_are_judged_by_what_the_broker_says_of_itself() -> None:
     assert brokers._transactions(Settings(), {}, metadata).state == "warning"
     metadata.topics = {"__transaction_state": None}  # type: ignore[dict-item]
     assert brokers._transactions(Settings(), {"any": "thing"}, metadata).state == "ok"
+
+
+def test_options_that_void_the_promise_are_named_before_any_broker_is_asked() -> None:
+    def options(**kafka: Any) -> Finding:
+        findings = brokers.check(Settings(kafka=Kafka(**kafka)), lambda *_: None)
+        return next(one for one in findings if one.check == "options")
+
+    void = options(options={"isolation.level": "read_uncommitted"})
+    assert (void.state, void.fix) == ("error", "leave it out")
+    assert void.found.startswith("isolation.level = read_uncommitted (kafka.options or -X) voids exactly_once: frames")
+    assert options(options={"auto.offset.reset": "latest"}).found == "none voids exactly_once"
