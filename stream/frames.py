@@ -16,6 +16,7 @@ from stream.bare_errors import bare
 from stream.decode import DecodeError, Limits, decode_frame
 from stream.envelope import MAX_ENVELOPE_BYTES, check_envelope
 from stream.patience import attend
+from stream.record_headers import all_headers
 
 #: How long one task of the pool takes, about: handing over a small picture alone takes longer than decoding it, and
 #: of large ones a task of many would keep one thread busy while the others wait.
@@ -63,7 +64,7 @@ def frames_of(topic: str, messages: Sequence[Message]) -> list[Frame]:
             (0 if kind == TIMESTAMP_NOT_AVAILABLE else at_ms for kind, at_ms in map(Message.timestamp, messages)),
             map(Message.key, messages),
             map(Message.value, messages),
-            (headers or () for headers in map(Message.headers, messages)),
+            all_headers(messages),
         )
     )
 

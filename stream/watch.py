@@ -16,6 +16,7 @@ from schemas.prediction import FULL, Prediction
 from schemas.settings import Settings
 from stream.clients import KafkaUnusable, Troubles, consumer_config, describe_error, is_hopeless
 from stream.reach import cluster, connect, partitions_of
+from stream.record_headers import headers_of
 
 log = logging.getLogger(__name__)
 
@@ -121,9 +122,9 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_dead_letter(message: Message) -> DeadLetter:
     """From a record of the dead-letter topic. Raises ``msgspec.ValidationError`` where it is none."""
-    raw = message.headers()
-    told = DeadLetterHeaders.read(raw)  # type: ignore[arg-type]  # consumed headers are (str, bytes | None)
-    frame = FrameHeaders.read(raw)  # type: ignore[arg-type]
+    raw = headers_of(message)
+    told = DeadLetterHeaders.read(raw)
+    frame = FrameHeaders.read(raw)
     partition, offset = int(told.partition), int(told.offset)
     return DeadLetter(
         id=frame.ce_id or default_id(told.topic, partition, offset),

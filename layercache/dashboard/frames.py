@@ -15,6 +15,7 @@ from schemas.settings import Settings
 from stream.clients import KafkaUnusable, Troubles, describe_error, is_hopeless
 from stream.decode import Limits
 from stream.reach import connect
+from stream.record_headers import headers_of
 from stream.watch import read_dead_letter
 
 #: How long is waited for the frames of one round.
@@ -159,7 +160,7 @@ def written_ms(record: Message, now: int) -> int:
 def picture_bytes(record: Message) -> bytes | None:
     """A frame's own bytes. Raises :class:`NoPicture` for a claim check."""
     value = record.value()
-    if not value and FrameHeaders.read(record.headers()).ce_dataref is not None:  # type: ignore[arg-type]  # bytes on the way in
+    if not value and FrameHeaders.read(headers_of(record)).ce_dataref is not None:
         raise NoPicture(ELSEWHERE)
     return value if isinstance(value, bytes) else None
 

@@ -8,9 +8,10 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from layercache.demo.tally import Answer, Audit
 from layercache.demo.versions import Versions
 from schemas import dead_letter, distillation, prediction
-from schemas.frame import CE_ID, RawHeaders
+from schemas.frame import CE_ID
 from schemas.settings import Settings
 from stream.clients import consumer_config
+from stream.record_headers import headers_of
 
 _BATCH = 500
 
@@ -93,8 +94,7 @@ def _audits(message: Message) -> Iterator[Audit]:
 
 
 def _complaint(message: Message) -> str:
-    raw: RawHeaders = message.headers() or []  # type: ignore[assignment]  # values are bytes on the way in
-    headers = dict(raw)
+    headers = dict(headers_of(message))
     name, reason, said = (
         (headers.get(header) or b"?").decode(errors="replace")
         for header in (CE_ID, dead_letter.REASON, dead_letter.MESSAGE)
