@@ -2,6 +2,7 @@
 
 import copy
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,6 +41,45 @@ class Answers:
     """``[M]``: what it would have been answered there; the full model's label where nowhere."""
     overload_label: npt.NDArray[np.int32] | None = None
     """``[M]``: the same under the thresholds for overload; None where the heads have none."""
+
+    @property
+    def finite(self) -> npt.NDArray[np.bool_]:
+        """bool ``[N]``: False where the model's logits gave no probabilities, so that the label says nothing.
+
+        Only the full path can end so: a head's score that is no number reaches no threshold.
+        """
+        return np.asarray(np.isfinite(self.probabilities).all(1), np.bool_)
+
+    def only(self, kept: npt.NDArray[np.bool_]) -> "Answers":
+        """The answers to some of the frames, ``kept`` bool ``[N]``, as if the others had not been there."""
+        full = kept[self.full_rows]
+        overload = self.overload_label
+        return Answers(
+            labels=self.labels[kept],
+            probabilities=self.probabilities[kept],
+            exits=self.exits[kept],
+            full_rows=(np.cumsum(kept) - 1)[self.full_rows[full]],
+            logits=self.logits[full],
+            live_exit=self.live_exit[full],
+            live_label=self.live_label[full],
+            overload_label=None if overload is None else overload[full],
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence["Answers"]) -> "Answers":
+        """The answers to several batches in a row, by one engine, as those to a single batch."""
+        begins = np.cumsum([0, *(len(part.labels) for part in parts[:-1])])
+        overload = [part.overload_label for part in parts if part.overload_label is not None]
+        return cls(
+            labels=np.concatenate([part.labels for part in parts]),
+            probabilities=np.concatenate([part.probabilities for part in parts]),
+            exits=np.concatenate([part.exits for part in parts]),
+            full_rows=np.concatenate([part.full_rows + begin for part, begin in zip(parts, begins, strict=True)]),
+            logits=np.concatenate([part.logits for part in parts]),
+            live_exit=np.concatenate([part.live_exit for part in parts]),
+            live_label=np.concatenate([part.live_label for part in parts]),
+            overload_label=np.concatenate(overload) if overload else None,
+        )
 
 
 class Engine:
@@ -176,7 +216,8 @@ class Engine:
     def score(self, frames: Tensor) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Every exit's score and label for every frame, ``[N, exits]`` each: what thresholds are judged on.
 
-        A score is the largest probability of the exit's head, in (0, 1].
+        A score is the largest probability of the exit's head, in (0, 1]; -1, which reaches no threshold, where the
+        head's logits are not finite.
 
         >>> scores, labels = Engine(traced, heads).score(torch.zeros(2, 1, 28, 28, dtype=torch.uint8))
         >>> scores.shape, scores.dtype, labels.dtype
@@ -192,7 +233,7 @@ class Engine:
                 labels.append(label.cpu().numpy())
         if not scores:
             return np.empty((len(frames), 0), np.float32), np.empty((len(frames), 0), np.int64)
-        return np.stack(scores, 1), np.stack(labels, 1)
+        return np.nan_to_num(np.stack(scores, 1), nan=-1.0), np.stack(labels, 1)
 
     def warm_up(self, max_batch: int) -> None:
         """Runs batches of every power of two up to ``max_batch``, so that the first real ones find kernels ready."""

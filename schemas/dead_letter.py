@@ -1,6 +1,10 @@
-"""A dead letter on ``frames.dlq``: the frame's key, bytes and headers, and headers that say what was wrong with it."""
+"""A dead letter on ``frames.dlq``: the frame's key, bytes and headers, and headers that say what was wrong with it.
+
+Where all of that would not fit the topic, the bytes are left out, and headers say how many there were and their hash.
+"""
 
 import enum
+import hashlib
 from collections.abc import Sequence
 from typing import Annotated, Self
 
@@ -11,6 +15,10 @@ MESSAGE = "layercache-message"
 TOPIC = "layercache-topic"
 PARTITION = "layercache-partition"
 OFFSET = "layercache-offset"
+SIZE = "layercache-size"
+SHA256 = "layercache-sha256"
+#: The headers of a dead letter whose value was left out.
+OF_A_VALUE = (SIZE, SHA256)
 
 
 class Reason(enum.StrEnum):
@@ -28,12 +36,16 @@ class Reason(enum.StrEnum):
     WRONG_DTYPE = "wrong-dtype"
     REFERENCE_REFUSED = "reference-refused"
     REFERENCE_FAILED = "reference-failed"
+    MODEL_FAILED = "model-failed"
+    NOT_FINITE = "not-finite"
+    CRASHED_WORKER = "crashed-worker"
 
 
 #: The records of the dead-letter topic may be so much larger than a frame's: room for the headers below.
 HEADROOM_BYTES = 65_536
 
 _Number = Annotated[str, msgspec.Meta(pattern="^[0-9]+$")]
+_Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
 def headers(reason: Reason, message: str, topic: str, partition: int, offset: int) -> list[tuple[str, bytes]]:
@@ -45,6 +57,11 @@ def headers(reason: Reason, message: str, topic: str, partition: int, offset: in
         (PARTITION, str(partition).encode()),
         (OFFSET, str(offset).encode()),
     ]
+
+
+def headers_without_value(value: bytes) -> list[tuple[str, bytes]]:
+    """The headers to append besides, where the frame's value is left out: by them the original can be told."""
+    return [(SIZE, str(len(value)).encode()), (SHA256, hashlib.sha256(value).hexdigest().encode())]
 
 
 class DeadLetterHeaders(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: f"layercache-{name}"):
@@ -60,6 +77,10 @@ class DeadLetterHeaders(msgspec.Struct, frozen=True, kw_only=True, rename=lambda
     """Decimal digits."""
     offset: _Number
     """Decimal digits."""
+    size: _Number | None = None
+    """Bytes of the frame's value, where it was left out because the dead letter would not have fitted the topic."""
+    sha256: _Sha256 | None = None
+    """Of the frame's value, hexadecimal; there together with the size."""
 
     @classmethod
     def read(cls, headers: Sequence[tuple[str, bytes | None]] | None) -> Self:

@@ -2,19 +2,23 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from early_exit.cuts import TracedModel
 from early_exit.engine import Answers, Engine
+from early_exit.models import ModelError
+from schemas.dead_letter import HEADROOM_BYTES, Reason
 from schemas.prediction import FULL
 from schemas.settings import Settings
 from stream.answers import DistillationWriter, MicroBatch, PredictionWriter, prediction_headers
 from stream.clients import RECORD_SLACK_BYTES
-from stream.decode import DecodeError
-from stream.delivery import Delivery
+from stream.culprits import Culprits, ModelFails, Outcome
+from stream.decode import DecodeError, Unanswerable
+from stream.delivery import Aborted, Delivery
 from stream.envelope import dead_letter_of, shown
 from stream.frames import Arrived, Decoded, DecodePool, Frame, all_decoded
 from stream.heads_watch import ExitGuard, HeadWatch, flops_shares
@@ -25,6 +29,9 @@ from stream.throttle import Throttle
 from stream.trainer_watch import trainer_watch
 
 log = logging.getLogger(__name__)
+
+#: Micro-batches in a row of which a model answers nothing, nor anything else, before the worker ends.
+FAILED_BATCHES = 3
 
 #: What cannot wait for slow pictures and models; returns in how many seconds to come again.
 Duties = Callable[[], float]
@@ -39,11 +46,19 @@ class Answering(Protocol):
     def submit(self, frames: Sequence[Frame]) -> list[Arrived]:
         """Starts decoding ``frames`` and returns at once."""
 
-    def answer(self, arrived: Sequence[Arrived], delivery: Delivery, duties: Duties, overloaded: bool) -> bool:
+    def answer(
+        self,
+        arrived: Sequence[Arrived],
+        delivery: Delivery,
+        duties: Duties,
+        overloaded: bool,
+        lost_partitions: Set[int],
+    ) -> bool:
         """Produces one prediction or one dead letter for each frame; True where the budget for overload answered.
 
         Does the ``duties`` while it waits, and produces nothing before it has done them for the last time: they may
-        commit. ``overloaded`` says whether the worker is too far behind. What the duties raise ends it.
+        commit, and add to ``lost_partitions``. Frames of these are others' to answer: nothing is produced for them.
+        ``overloaded`` says whether the worker is too far behind. What the duties raise ends it.
         """
 
     def adjust(self, now: float) -> None:
@@ -54,6 +69,16 @@ class Answering(Protocol):
 
     def stop(self) -> None:
         """Ends what runs beside the loop, once no frame is being answered any more."""
+
+
+@dataclass(frozen=True)
+class _Inferred:
+    """A micro-batch that the engine has run."""
+
+    batch: MicroBatch
+    outcome: Outcome
+    engine: Engine
+    inference_ms: float
 
 
 class ModelAnswering:
@@ -76,6 +101,8 @@ class ModelAnswering:
         self._engine_thread = SideThread("engine")
         self._trainer = trainer_watch(settings)
         self._sampler = Sampler(metrics, self._trainer, time.monotonic())
+        self._culprits = Culprits()
+        self._failed_batches = 0
         self._throttle = Throttle()
         self._version: str | None = "not yet shown"
 
@@ -100,22 +127,35 @@ class ModelAnswering:
         self._trainer.stop()
         self._engine_thread.close()
 
-    def answer(self, arrived: Sequence[Arrived], delivery: Delivery, duties: Duties, overloaded: bool) -> bool:
-        """See :meth:`Answering.answer`."""
+    def answer(
+        self,
+        arrived: Sequence[Arrived],
+        delivery: Delivery,
+        duties: Duties,
+        overloaded: bool,
+        lost_partitions: Set[int],
+    ) -> bool:
+        """See :meth:`Answering.answer`. Raises :class:`MachineFailed` and :class:`ModelError`."""
         decoded = all_decoded(arrived, lambda: self._live(duties))
         self._metrics.observe("decode", *(one.decode_ms / 1000 for one in decoded))
-        frames = [one.frame for one in arrived]
-        bad = {row: one.picture for row, one in enumerate(decoded) if isinstance(one.picture, DecodeError)}
-        good = [row for row in range(len(frames)) if row not in bad]
-        under_overload = False
-        if good:
-            under_overload = self._infer(
-                [frames[row] for row in good], [decoded[row] for row in good], delivery, duties, overloaded
-            )
+        failures: dict[int, Unanswerable] = {}
+        pictures: dict[int, Decoded] = {}
+        for row, one in enumerate(decoded):
+            if isinstance(one.picture, DecodeError):
+                failures[row] = one.picture
+            else:
+                pictures[row] = one
+        inferred = self._infer([arrived[row].frame for row in pictures], [*pictures.values()], duties, overloaded)
         # Only now: while the engine ran, the duties may have committed, and these records belong to the next commit.
-        for row, error in bad.items():
-            self._send_dead_letter(frames[row], error, delivery)
-        return under_overload
+        if inferred is not None:
+            rows = list(pictures)
+            failures |= {rows[row]: failure for row, failure in inferred.outcome.failures.items()}
+            self._send_predictions(inferred, delivery, lost_partitions)
+        for row, failure in sorted(failures.items()):
+            frame = arrived[row].frame
+            if frame.partition not in lost_partitions:
+                self._send_dead_letter(frame, failure, delivery)
+        return inferred is not None and inferred.engine.budget == "overload"
 
     def _live(self, duties: Duties) -> float:
         """The duties, and life is shown: a picture's attempts end by themselves, so waiting for it is no standstill.
@@ -126,26 +166,53 @@ class ModelAnswering:
         return duties()
 
     def _infer(
-        self,
-        frames: Sequence[Frame],
-        decoded: Sequence[Decoded],
-        delivery: Delivery,
-        duties: Duties,
-        overloaded: bool,
-    ) -> bool:
+        self, frames: Sequence[Frame], decoded: Sequence[Decoded], duties: Duties, overloaded: bool
+    ) -> "_Inferred | None":
+        if not frames:
+            return None
         engine = self._guard.choose(self._heads.serving, overloaded)
         batch = MicroBatch.of(frames, decoded, self._sampler.audit_rate(engine))
-        with self._metrics.stage("inference") as inference:
-            answers = self._engine_thread.run(lambda: engine.run(batch.pictures, batch.audits), duties)
+        try:
+            with self._metrics.stage("inference") as inference:
+                outcome = self._engine_thread.run(
+                    lambda: self._culprits.run(engine, batch.pictures, batch.audits), duties
+                )
+        except ModelFails as error:
+            self._failed_batches += 1
+            if self._failed_batches < FAILED_BATCHES:
+                raise Aborted(str(error)) from error
+            raise ModelError(
+                f"{error}; it did so {FAILED_BATCHES} times, and nothing of these frames was committed. Look at the "
+                "model, its weights and its device; a worker that is started again takes the same frames"
+            ) from error
+        self._failed_batches = 0
+        if outcome.raised and not outcome.failures and self._throttle.passes(Reason.MODEL_FAILED):
+            log.warning(
+                "the model raised %s at %d frames, and at none of them in smaller batches; "
+                "does it take only so many at a time? Then lower worker.max_batch", outcome.raised, len(frames),
+            )  # fmt: skip
+        return _Inferred(batch, outcome, engine, inference.seconds * 1000)
+
+    def _send_predictions(self, inferred: "_Inferred", delivery: Delivery, lost_partitions: Set[int]) -> None:
+        """Of the frames that the model answered and that are still ours; and what they teach."""
+        answers, batch, engine = inferred.outcome.answers, inferred.batch, inferred.engine
+        if answers is None:
+            return
+        if inferred.outcome.failures:
+            batch = batch.only(inferred.outcome.answered(len(batch.frames)))
+        if lost_partitions:
+            ours = np.array([frame.partition not in lost_partitions for frame in batch.frames], np.bool_)
+            if not ours.any():
+                return
+            batch, answers = batch.only(ours), answers.only(ours)
         with self._metrics.stage("produce"):
             predicted_ms = time.time_ns() // 1_000_000
-            values = self._predictions.write(batch, answers, engine, inference.seconds * 1000, predicted_ms)
-            keys = (frame.key for frame in frames)
-            delivery.produce_all(self._topics.predictions, values, keys, map(prediction_headers, frames))
+            values = self._predictions.write(batch, answers, engine, inferred.inference_ms, predicted_ms)
+            keys = (frame.key for frame in batch.frames)
+            delivery.produce_all(self._topics.predictions, values, keys, map(prediction_headers, batch.frames))
             self._teach(batch, answers, engine, delivery)
-        self._metrics.observe_latency(engine.budget, (frame.timestamp_ms for frame in frames), predicted_ms)
+        self._metrics.observe_latency(engine.budget, (frame.timestamp_ms for frame in batch.frames), predicted_ms)
         self._count(batch, answers, engine)
-        return engine.budget == "overload"
 
     def _teach(self, batch: MicroBatch, answers: Answers, engine: Engine, delivery: Delivery) -> None:
         kept, share = self._sampler.keeps(batch, answers), self._sampler.share
@@ -153,14 +220,16 @@ class ModelAnswering:
             delivery.produce(self._topics.distillation, record, self._predictions.model.encode())
         self._sampler.waiting.for_room(delivery.waited_s())
 
-    def _send_dead_letter(self, frame: Frame, error: DecodeError, delivery: Delivery) -> None:
+    def _send_dead_letter(self, frame: Frame, error: Unanswerable, delivery: Delivery) -> None:
         if self._throttle.passes(error.reason):
             more = self._throttle.held_back[error.reason]
             log.warning(
                 "frame %s is a dead letter: %s: %s%s",
                 shown(frame.id), error.reason, error, f" ({more} more since the last line)" if more else "",
             )  # fmt: skip
-        value, key, headers = dead_letter_of(frame, error, self._topics.max_record_bytes)
+        value, key, headers = dead_letter_of(
+            frame, error, self._topics.max_record_bytes, self._topics.max_record_bytes + HEADROOM_BYTES
+        )
         delivery.produce(self._topics.dead_letters, value, key, headers)
         self._metrics.dead_letters.labels(error.reason.value).inc()
 

@@ -40,6 +40,17 @@ class MicroBatch:
         audits = draw_audits(frames[0].topic, partitions, offsets, audit_rate)
         return cls(frames, pictures, [one.decode_ms for one in decoded], audits, audit_rate)
 
+    def only(self, kept: npt.NDArray[np.bool_]) -> "MicroBatch":
+        """Some of its frames, ``kept`` bool ``[N]``."""
+        rows = np.flatnonzero(kept).tolist()
+        return MicroBatch(
+            [self.frames[row] for row in rows],
+            self.pictures[torch.from_numpy(kept)],
+            [self.decode_ms[row] for row in rows],
+            self.audits[kept],
+            self.audit_rate,
+        )
+
     def misses(self, answers: Answers) -> npt.NDArray[np.bool_]:
         """bool ``[M]``: which of the M frames that ran the full path did so because no exit was sure of them."""
         # Shadow mode runs all frames to the end, and teaches from those alone that it would have run in earnest.
@@ -145,6 +156,7 @@ class DistillationWriter:
         """The same as one record, for a trainer in this process; None where every frame left early."""
         misses = batch.misses(answers)
         taught = batch.audits[answers.full_rows] | (misses if kept is None else misses & kept)
+        taught &= np.isfinite(answers.logits).all(1)  # the trainer refuses a record with others as a whole
         rows = answers.full_rows[taught]
         if not len(rows):
             return None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg, decode_webp
 
+from early_exit.machine import MachineFailed, is_the_machines
 from early_exit.preprocessing import Preprocessing
 from schemas.dead_letter import Reason
 from schemas.frame import CONTENT_TYPES
@@ -20,6 +21,8 @@ from stream import headers
 
 # Pillow's own guard against large pictures knows one limit for the whole process; ours is checked before it is asked.
 PIL.Image.MAX_IMAGE_PIXELS = None
+
+_MORE_MEMORY = "give the worker more, or lower worker.max_frame_pixels or worker.decode_threads"
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,16 @@ class Limits:
         return cls(settings.max_frame_bytes, settings.max_frame_pixels)
 
 
-class DecodeError(ValueError):
-    """A frame without a picture: ``reason`` for machines, the message for people."""
+class Unanswerable(ValueError):
+    """Why a frame becomes a dead letter: ``reason`` for machines, the message for people."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class DecodeError(Unanswerable):
+    """A frame without a picture."""
 
 
 def decode_frame(value: bytes | None, content_type: str | None, preprocessing: Preprocessing, limits: Limits) -> Tensor:
@@ -48,7 +55,7 @@ def decode_frame(value: bytes | None, content_type: str | None, preprocessing: P
 
     JPEG, PNG, WebP or ``.npy`` (uint8, H x W or H x W x 3), told by the first bytes; a ``content_type`` of one of these
     must agree. Size in bytes and in pixels is checked before anything is decoded. Raises :class:`DecodeError`, and
-    nothing else, whatever the bytes are.
+    nothing else, whatever the bytes are; :class:`~early_exit.machine.MachineFailed` where there is no memory for it.
     """
     if not value:
         raise DecodeError(Reason.EMPTY, "the frame has no bytes")
@@ -67,6 +74,10 @@ def decode_frame(value: bytes | None, content_type: str | None, preprocessing: P
     except headers.Unsupported as error:
         raise DecodeError(Reason.UNKNOWN_FORMAT, str(error)) from error
     except Exception as error:  # decoders raise what they like, and none of it may stop the stream
+        if is_the_machines(error):
+            raise MachineFailed(
+                f"no memory to decode a frame of {len(value):,} bytes ({error}): {_MORE_MEMORY}"
+            ) from error
         said = str(error).partition("\n")[0] or type(error).__name__
         raise DecodeError(Reason.CORRUPT, f"{kind} that does not decode: {said}") from error
 

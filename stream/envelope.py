@@ -1,12 +1,12 @@
 """A frame's key and headers: how large they may be, what of them a dead letter keeps, and how they are shown."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from schemas import dead_letter
 from schemas.dead_letter import Reason
 from schemas.frame import RawHeaders
-from stream.decode import DecodeError
+from stream.decode import DecodeError, Unanswerable
 
 if TYPE_CHECKING:
     from stream.frames import Frame
@@ -17,6 +17,28 @@ _SHARE_OF_RECORD = 16
 
 #: Of an id, in logs and on screens.
 _SHOWN = 200
+
+#: Of a dead letter's message, in characters.
+_MESSAGE = 2_000
+
+#: What the record format (KIP-98, version 2) adds at most: lengths as varints, and the head of a batch.
+_PER_HEADER, _PER_RECORD = 10, 61 + 40
+
+Headers = Sequence[tuple[str, bytes | None]]
+
+
+class DeadLetter(NamedTuple):
+    """A record of the dead letters' topic."""
+
+    value: bytes | None
+    key: bytes | None
+    headers: Headers
+
+    @property
+    def size(self) -> int:
+        """What it takes of a topic's ``max.message.bytes`` at most, alone in its batch and not compressed."""
+        headers = sum(len(name.encode()) + len(value or b"") + _PER_HEADER for name, value in self.headers)
+        return len(self.value or b"") + len(self.key or b"") + headers + _PER_RECORD
 
 
 def envelope_limit(max_record_bytes: int) -> int:
@@ -43,19 +65,28 @@ def check_envelope(key: bytes | None, headers: RawHeaders, limit: int) -> None:
         raise DecodeError(Reason.TOO_LARGE_HEADERS, f"key and headers have {size:,} bytes, at most {limit:,} are taken")
 
 
-def dead_letter_of(
-    frame: "Frame", error: DecodeError, max_record_bytes: int
-) -> tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]:
-    """Value, key and headers of a frame's dead letter, which fit into a record of the dead-letter topic.
+def dead_letter_of(frame: "Frame", error: Unanswerable, max_record_bytes: int, topic_bytes: int) -> DeadLetter:
+    """A frame's dead letter, which fits into ``topic_bytes``: what the dead letters' topic takes in one record.
 
-    Compressed, a frame may have been read that is too large to be written: then the reason stays, and where it was.
+    What does not fit is left out, the value first, then the frame's own headers, then its key. The reason stays, and
+    where the frame was.
     """
-    told = dead_letter.headers(error.reason, str(error), frame.topic, frame.partition, frame.offset)
-    value = frame.value if len(frame.value or b"") <= max_record_bytes else None
+    told: Headers = dead_letter.headers(error.reason, str(error)[:_MESSAGE], frame.topic, frame.partition, frame.offset)
     if error.reason is Reason.TOO_LARGE_HEADERS:
+        own: Headers = []
         key = frame.key if len(frame.key or b"") <= envelope_limit(max_record_bytes) else None
-        return value, key, told
-    return value, frame.key, [*frame.raw_headers, *told]
+    else:
+        # A dead letter that was published again may have left its value out before; this one need not.
+        own, key = [header for header in frame.raw_headers if header[0] not in dead_letter.OF_A_VALUE], frame.key
+    whole = DeadLetter(frame.value, key, [*own, *told])
+    if whole.size <= topic_bytes:
+        return whole
+    if frame.value is not None:
+        told = [*told, *dead_letter.headers_without_value(frame.value)]
+    for smaller in (DeadLetter(None, key, [*own, *told]), DeadLetter(None, key, told)):
+        if smaller.size <= topic_bytes:
+            return smaller
+    return DeadLetter(None, None, told)
 
 
 def shown(text: str) -> str:

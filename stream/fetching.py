@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from early_exit.machine import MachineFailed
 from schemas.dead_letter import Reason
 from schemas.settings import References
 from stream.bare_errors import bare
@@ -109,7 +110,7 @@ class Fetcher:
         executor: Executor,
         wanted: Callable[[], bool],
     ) -> Result | DecodeError:
-        """Raises nothing: an error that is kept by the task that raised it is a circle (:mod:`stream.bare_errors`)."""
+        """Raises :class:`MachineFailed` alone: an error that its task keeps is a circle (:mod:`stream.bare_errors`)."""
         # Held until the picture is decoded, pauses included: nobody's attempts are used up by waiting for others.
         async with self._slots:
             if not wanted():
@@ -118,6 +119,8 @@ class Fetcher:
                 return await asyncio.wrap_future(executor.submit(then, await self._attempts(place, location)))
             except DecodeError as error:
                 return bare(error)
+            except MachineFailed:
+                raise
             except Exception as error:  # no thread to be had, say; a frame's trouble, never the stream's
                 return _failed(location, describe_failure(bare(error), place.prefix.options))
 

@@ -52,6 +52,9 @@ class FetchingPool(DecodePool):
             if fetched.cancelled():
                 chunk.cancel()
                 return
+            if (error := fetched.exception()) is not None:
+                chunk.set_exception(error)
+                return
             outcome = fetched.result()
             chunk.set_result([Decoded(outcome, 0.0)] if isinstance(outcome, DecodeError) else outcome)
 

@@ -8,6 +8,7 @@ import torch
 from confluent_kafka import KafkaError, KafkaException
 
 from early_exit.cuts import CutError, trace
+from early_exit.machine import MachineFailed
 from early_exit.memory import keep_freed_memory
 from early_exit.models import ModelError, load
 from early_exit.store import StoreError, open_store
@@ -33,7 +34,7 @@ def run(settings: Settings) -> int:
     with stop.on_signals():
         try:
             _run(settings, stop)
-        except (ModelError, CutError, StoreError, KafkaUnusable, UnusablePrefix, OSError) as error:
+        except (MachineFailed, ModelError, CutError, StoreError, KafkaUnusable, UnusablePrefix, OSError) as error:
             log.error("%s", error)
             return FAILED
         except KafkaException as error:

@@ -71,12 +71,15 @@ class Worker:
             settings, name, consumer, stop.patience_is_over, metrics, self._intake.time_left, clock, clients
         )
         self._needs_rewind = False
+        #: the micro-batch that is being answered
+        self._in_flight: list[Frame] = []
+        #: those that went while it was
         self._lost_partitions: set[int] = set()
         self._next_lag = 0.0
         self._overloaded = False
 
     def run(self) -> None:
-        """Works until it shall stop. Raises :class:`KafkaUnusable`, or whatever the engine raised; frames stay safe."""
+        """Works until it shall stop. Raises :class:`KafkaUnusable`, or whatever the answering raised; frames stay safe."""
         self._intake.subscribe()
         self._answering.start()
         try:
@@ -128,7 +131,6 @@ class Worker:
             since, frames = zip(*arrived, strict=True)
             self._metrics.observe("wait", *(now - began for began in since))
             self._answer(frames)
-            self._held.let_go(one.frame for one in frames)
         if self._delivery.due_in(self._clock.now()) == 0.0:
             self._commit()
         if arrived is not None:
@@ -167,8 +169,15 @@ class Worker:
 
     def _answer(self, arrived: Sequence[Arrived]) -> None:
         self._lost_partitions.clear()
-        self._overloaded = self._answering.answer(arrived, self._delivery, self._duties, self._lag.missed)
-        frames = [one.frame for one in arrived]
+        self._in_flight = [one.frame for one in arrived]
+        try:
+            self._overloaded = self._answering.answer(
+                arrived, self._delivery, self._duties, self._lag.missed, self._lost_partitions
+            )
+            frames = [frame for frame in self._in_flight if frame.partition not in self._lost_partitions]
+        finally:
+            self._held.let_go(self._in_flight)
+            self._in_flight = []
         counts = Counter(frame.partition for frame in frames)
         for partition, offset in {frame.partition: frame.offset for frame in frames}.items():
             self._delivery.answered(self._topics.frames, partition, offset, counts[partition])
@@ -184,8 +193,8 @@ class Worker:
             self._commit()
             due = None
         again = self._intake.keep_membership()
-        if self._lost_partitions or self._needs_rewind:
-            raise Aborted("partitions went to other workers while frames were being answered")
+        if self._needs_rewind:
+            raise Aborted("partitions were lost, or a commit failed, while frames were being answered")
         return again if due is None else min(again, due)
 
     def _commit(self) -> None:
@@ -213,4 +222,4 @@ class Worker:
     def _forget(self, partitions: set[int]) -> None:
         self._lost_partitions |= partitions
         self._batcher.drop(lambda one: one.frame.partition in partitions)
-        self._held.hold_only(one.frame for one in self._batcher)
+        self._held.hold_only([*self._in_flight, *(one.frame for one in self._batcher)])

@@ -1,15 +1,18 @@
 """The engine: who leaves gets the head's answer, who stays the model's, and audits see both."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from early_exit import cuts, models
 from early_exit.costs import TimeTable
 from early_exit.cuts import TracedModel
-from early_exit.engine import Engine
+from early_exit.engine import Answers, Engine
 from early_exit.heads import CacheHeads, build_head
 from early_exit.policy import cascade
 from schemas.manifest import Exit, HeadSpec, Manifest
@@ -187,3 +190,61 @@ def test_an_engine_says_which_budget_it_serves(traced: TracedModel) -> None:
     shadow = Engine(traced, heads(traced, {"first": 0.9}, overload=(0.5,)), "shadow").overloaded()
     assert shadow is not None
     assert shadow.max_disagreement is None  # nothing is answered by exits
+
+
+def marked(frames: Tensor, *rows: int) -> Tensor:
+    """The frames, these rows in a way that :class:`Spoilt` knows."""
+    frames[list(rows)] = 255
+    return frames
+
+
+class Spoilt(Engine):
+    """Of a model that makes NaN of white pictures."""
+
+    def _enter(self, frames: Tensor) -> Tensor:
+        x = super()._enter(frames)
+        x[(frames == 255).all((1, 2, 3))] = torch.nan
+        return x
+
+
+def test_a_frame_without_finite_logits_has_no_answer_and_spoils_no_others(traced: TracedModel) -> None:
+    frames = pictures(6, 0)
+    expected = Engine(traced).run(frames, none(6))
+    answers = Spoilt(traced).run(marked(frames.clone(), 2, 5), none(6))
+    assert answers.finite.tolist() == [True, True, False, True, True, False]
+    kept = answers.only(answers.finite)
+    assert kept.full_rows.tolist() == [0, 1, 2, 3]
+    np.testing.assert_allclose(kept.logits, expected.logits[[0, 1, 3, 4]], rtol=1e-4, atol=1e-5)
+
+
+def test_a_head_whose_logits_are_not_finite_lets_nobody_leave(traced: TracedModel) -> None:
+    engine = Engine(traced, heads(traced, {"first": 0.0}, overload=(0.0,)))
+
+    def spoil_first(module: nn.Module, inputs: object, logits: Tensor) -> Tensor:
+        logits[0], logits[1] = torch.nan, torch.inf
+        return logits
+
+    engine._heads[0].register_forward_hook(spoil_first)
+    answers = engine.run(pictures(4, 0), none(4))
+    assert answers.exits.tolist() == [-1, -1, 0, 0]
+    assert answers.live_exit.tolist() == [-1, -1]
+    assert answers.finite.all()
+    assert engine.score(pictures(4, 0))[0][:2].tolist() == [[-1.0], [-1.0]], "no threshold of a trainer lets them go"
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(n=st.integers(1, 12), seed=st.integers(0, 10**6), cut=st.integers(0, 12), kept=st.integers(0, 2**12 - 1))
+def test_answers_can_be_taken_apart_and_joined(traced: TracedModel, n: int, seed: int, cut: int, kept: int) -> None:
+    frames = pictures(n, seed)
+    engine = Engine(traced, heads(traced, {"first": 0.5, "second": 0.5}, overload=(0.4, 0.4)))
+    whole = engine.run(frames, none(n))
+    first = np.arange(n) < cut
+    parts = [whole.only(rows) for rows in (first, ~first) if rows.any()]
+    some = np.array([kept >> row & 1 for row in range(n)], np.bool_)
+    for field in fields(Answers):
+        assert (getattr(Answers.joined(parts), field.name) == getattr(whole, field.name)).all()
+    few = whole.only(some)
+    assert (few.labels == whole.labels[some]).all()
+    assert (few.exits[few.full_rows] == -1).all()
+    assert len(few.full_rows) == len(few.logits) == len(few.live_exit) == (few.exits == -1).sum()
+    assert (few.logits.argmax(1) == few.labels[few.full_rows]).all()

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from schemas.dead_letter import DeadLetterHeaders, Reason, headers
+from schemas.dead_letter import DeadLetterHeaders, Reason, headers, headers_without_value
 
 
 @pytest.mark.parametrize("reason", Reason)
@@ -35,3 +35,9 @@ def test_a_missing_header_is_named(missing: int) -> None:
 def test_headers_of_no_dead_letter_are_refused() -> None:
     with pytest.raises(msgspec.ValidationError):
         DeadLetterHeaders.read(None)
+
+
+def test_a_value_that_was_left_out_is_told_by_its_size_and_hash() -> None:
+    told = DeadLetterHeaders.read([*headers(Reason.CORRUPT, "", "frames", 0, 1), *headers_without_value(b"abc")])
+    assert (told.size, told.sha256) == ("3", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+    assert DeadLetterHeaders.read(headers(Reason.CORRUPT, "", "frames", 0, 1)).sha256 is None

@@ -1,0 +1,194 @@
+"""The loop while a micro-batch is being answered: partitions come and go, and the worker may be told to stop."""
+
+import threading
+from collections.abc import Callable, Sequence, Set
+from concurrent.futures import Future
+from typing import cast
+
+from schemas.settings import Kafka, Settings
+from stream.delivery import Delivery
+from stream.frames import Arrived, Decoded, Frame
+from stream.intake import Intake
+from stream.metrics import Metrics
+from stream.patience import SideThread
+from stream.stopping import Stop
+from stream.worker import Worker
+from tests.stream.builders import frame, picture
+
+SETTINGS = Settings.model_validate(
+    {
+        "kafka": Kafka(bootstrap_servers="localhost:1"),
+        "worker": {"delivery": "at_least_once", "max_batch": 8, "max_wait_ms": 0},
+    }
+)
+
+
+class ScriptedIntake:
+    """Gives these frames, and stops the worker after them; while they are answered, ``meanwhile`` happens."""
+
+    def __init__(self, stop: Stop, frames: Sequence[Frame]) -> None:
+        self._stop = stop
+        self._frames = list(frames)
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.is_done: Callable[[], bool] = lambda: False
+        self.rewinds = 0
+        self.closed = False
+
+    def subscribe(self) -> None:
+        """Nobody else is there."""
+
+    def fetch(self, count: int, timeout_s: float) -> list[Frame]:
+        given, self._frames = self._frames[:count], self._frames[count:]
+        if not given and self.is_done():
+            self._stop.set()
+        return given
+
+    def keep_membership(self) -> float:
+        happens, self.meanwhile = self.meanwhile, lambda: None
+        happens()
+        return 0.001
+
+    def rewind(self) -> bool:
+        self.rewinds += 1
+        return True
+
+    def lags(self) -> dict[int, int]:
+        return {}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Noted:
+    """A delivery that notes what is committed."""
+
+    def __init__(self) -> None:
+        self.open: dict[int, int] = {}
+        self.produced: list[tuple[int, int]] = []
+        self.committed: dict[int, int] = {}
+        self.closed = False
+
+    def answered(self, topic: str, partition: int, offset: int, frames: int = 1) -> None:
+        self.open[partition] = offset
+
+    def commit(self) -> bool:
+        self.committed |= self.open
+        self.open = {}
+        return True
+
+    def abort(self) -> None:
+        self.open = {}
+
+    def ensure_producer(self) -> None:
+        """It works."""
+
+    def due_in(self, now: float) -> float | None:
+        return None
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class SlowAnswering:
+    """Answers once the duties were done three times; never, where ``released`` is not set."""
+
+    def __init__(self, produced: list[tuple[int, int]]) -> None:
+        self._produced = produced
+        self.begun = False
+        self.released = threading.Event()
+        self.thread = SideThread("answers")
+        self.stopped = False
+
+    def start(self) -> None:
+        """Nothing."""
+
+    def submit(self, frames: Sequence[Frame]) -> list[Arrived]:
+        chunk: Future[list[Decoded]] = Future()
+        chunk.set_result([Decoded(picture("red"), 0.0)] * len(frames))
+        return [Arrived(one, chunk, index) for index, one in enumerate(frames)]
+
+    def answer(
+        self,
+        arrived: Sequence[Arrived],
+        delivery: Delivery,
+        duties: Callable[[], float],
+        overloaded: bool,
+        lost_partitions: Set[int],
+    ) -> bool:
+        self.begun = True
+        times = iter(range(3))
+
+        def counted() -> float:
+            if next(times, None) is None:
+                self.released.set()
+            return duties()
+
+        self.thread.run(self.released.wait, counted)
+        self._produced += [
+            (one.frame.partition, one.frame.offset) for one in arrived if one.frame.partition not in lost_partitions
+        ]
+        return False
+
+    def adjust(self, now: float) -> None:
+        """Nothing."""
+
+    def committed(self, seconds: float) -> None:
+        """Nothing."""
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+class Loop:
+    """A worker between an intake, an answering and a delivery that tell what it does."""
+
+    def __init__(self, *frames: Frame) -> None:
+        self.stop = Stop()
+        self.intake = ScriptedIntake(self.stop, frames)
+        self.delivery = Noted()
+        self.answering = SlowAnswering(self.delivery.produced)
+        self.worker = Worker(SETTINGS, "w-1", self.answering, Metrics(max_batch=8), self.stop)
+        self.intake.is_done = lambda: self.answering.begun
+        self.worker._intake.close()
+        self.worker._intake = cast(Intake, self.intake)
+        self.worker._delivery = cast(Delivery, self.delivery)
+
+    def run(self) -> None:
+        try:
+            self.worker.run()
+        finally:
+            self.answering.released.set()
+            self.answering.thread.close()
+
+
+def test_a_batch_whose_partitions_all_stay_goes_on_through_a_rebalance() -> None:
+    loop = Loop(*(frame(offset, partition) for offset in range(2) for partition in (0, 1)))
+    loop.intake.meanwhile = lambda: loop.worker.revoked({2, 3})
+    loop.run()
+    assert loop.delivery.committed == {0: 1, 1: 1}
+    assert loop.intake.rewinds == 0
+
+
+def test_of_a_batch_in_flight_only_frames_of_partitions_that_went_are_dropped() -> None:
+    loop = Loop(*(frame(offset, partition) for offset in range(2) for partition in (0, 1)))
+    loop.intake.meanwhile = lambda: loop.worker.revoked({1, 3})
+    loop.run()
+    assert loop.delivery.produced == [(0, 0), (0, 1)]
+    assert loop.delivery.committed == {0: 1}
+    assert loop.intake.rewinds == 0
+
+
+def test_a_batch_none_of_whose_partitions_stayed_commits_nothing() -> None:
+    loop = Loop(frame(0, 1), frame(1, 1))
+    loop.intake.meanwhile = lambda: loop.worker.revoked({1})
+    loop.run()
+    assert (loop.delivery.produced, loop.delivery.committed) == ([], {})
+
+
+def test_partitions_that_are_lost_take_the_whole_batch_with_them() -> None:
+    """What was open went with the transaction, frames of other partitions too: all of it is read again."""
+    loop = Loop(frame(0, 0), frame(0, 1))
+    loop.intake.meanwhile = lambda: loop.worker.lost({1})
+    loop.run()
+    assert (loop.delivery.produced, loop.delivery.committed) == ([], {})
+    assert loop.intake.rewinds == 1
