@@ -2,6 +2,7 @@
 
 import logging
 import signal
+from contextlib import ExitStack
 from functools import partial
 
 import torch
@@ -21,19 +22,26 @@ from stream.heads_watch import HeadWatch
 from stream.metrics import Metrics
 from stream.references import UnusablePrefix
 from stream.stopping import Stop
-from stream.worker import Worker, worker_name
+from stream.worker import Unfinished, Worker, worker_name
 
 log = logging.getLogger(__name__)
 
-OK, FAILED, INTERRUPTED = 0, 1, 130
+OK, FAILED, UNFINISHED, INTERRUPTED = 0, 1, 3, 130
 
 
 def run(settings: Settings) -> int:
-    """Runs a worker until SIGTERM (exit code 0) or Ctrl-C (130); 1 where it cannot go on, and the log says why."""
+    """Runs a worker until SIGTERM (exit code 0) or Ctrl-C (130); 1 where it cannot go on, and the log says why.
+
+    3 where it was stopped while a micro-batch took too long: a thread is still at work then, so the caller has to end
+    the process without waiting for threads.
+    """
     stop = Stop()
     with stop.on_signals():
         try:
             _run(settings, stop)
+        except Unfinished as error:
+            log.warning("%s (exit code %d)", error, UNFINISHED)
+            return UNFINISHED
         except (MachineFailed, ModelError, CutError, StoreError, KafkaUnusable, UnusablePrefix, OSError) as error:
             log.error("%s", error)
             return FAILED
@@ -73,14 +81,17 @@ def _run(settings: Settings, stop: Stop) -> None:
     if not wait_for_broker(settings, stop, needed):
         return
     pool = fetching_pool(settings, classifier.preprocessing, partial(metrics.observe, "fetch"))
-    try:
+    with ExitStack() as at_the_end:
+        at_the_end.callback(pool.close)
+        at_the_end.callback(heads.stop)
         heads.start(settings.store.poll_s)
         name = worker_name(settings.worker)
         worker = Worker(settings, name, ModelAnswering(settings, name, traced, heads, metrics, pool), metrics, stop)
         collect_seldom()
         log.info("working on %s at %s", topics.frames, settings.kafka.bootstrap_servers)
-        worker.run()
+        try:
+            worker.run()
+        except Unfinished:
+            at_the_end.pop_all()  # it may be a picture that takes so long
+            raise
         log.info("stopped")
-    finally:
-        heads.stop()
-        pool.close()

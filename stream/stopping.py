@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-#: How long a worker that shall stop waits for a broker that does not answer.
-_STOP_PATIENCE_S = 8.0
+#: How long a worker that shall stop waits for a broker that does not answer, and for its last micro-batch. Docker kills
+#: after 10 s.
+STOP_PATIENCE_S = 8.0
 
 
 class Stop:
@@ -22,8 +23,8 @@ class Stop:
         return self._since is not None
 
     def patience_is_over(self) -> bool:
-        """True once stopping has taken so long that a broker which is away is no longer waited for."""
-        return self._since is not None and time.monotonic() - self._since > _STOP_PATIENCE_S
+        """True once stopping has taken so long that nothing is waited for any more."""
+        return self._since is not None and time.monotonic() - self._since > STOP_PATIENCE_S
 
     def set(self, number: int = 0, _: FrameType | None = None) -> None:
         """As a signal handler."""

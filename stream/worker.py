@@ -21,7 +21,7 @@ from stream.intake import Intake
 from stream.metrics import Metrics
 from stream.overload import LagObjective
 from stream.patience import SYSTEM_CLOCK, Clock
-from stream.stopping import Stop
+from stream.stopping import STOP_PATIENCE_S, Stop
 from stream.transactions import Aborted, Delivery, delivery
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,10 @@ _LAG_EVERY_S = 0.5
 def worker_name(settings: WorkerSettings) -> str:
     """The worker's own name: its ``worker_id``, or one that no other process has."""
     return settings.worker_id or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+
+
+class Unfinished(RuntimeError):
+    """The worker stopped, and what it was answering takes too long: it goes on in a thread that nobody waits for."""
 
 
 class Worker:
@@ -79,9 +83,13 @@ class Worker:
         self._overloaded = False
 
     def run(self) -> None:
-        """Works until it shall stop. Raises :class:`KafkaUnusable`, or whatever the answering raised; frames stay safe."""
+        """Works until it shall stop.
+
+        Raises :class:`Unfinished`, :class:`KafkaUnusable`, or what the answering raised; frames stay safe.
+        """
         self._intake.subscribe()
         self._answering.start()
+        finished = True
         try:
             while not self._stop():
                 self._metrics.health.beat()
@@ -96,12 +104,16 @@ class Worker:
             self._commit()
         except Aborted as error:
             log.warning("stopping: the last frames were not delivered (%s) and will be read again", error)
+        except Unfinished:
+            finished = False
+            raise
         finally:
             try:
                 self._delivery.close()
             finally:
                 self._intake.close()
-                self._answering.stop()
+                if finished:
+                    self._answering.stop()
 
     def revoked(self, partitions: set[int]) -> None:
         """Part of a rebalance: what was answered is committed while the partitions are still ours."""
@@ -195,6 +207,11 @@ class Worker:
         again = self._intake.keep_membership()
         if self._needs_rewind:
             raise Aborted("partitions were lost, or a commit failed, while frames were being answered")
+        if self._stop.patience_is_over():
+            raise Unfinished(
+                f"stopped while {len(self._in_flight)} frames were still being answered, {STOP_PATIENCE_S:.0f} s after "
+                "the signal: they are not committed, and whoever takes over their partitions reads them again"
+            )
         return again if due is None else min(again, due)
 
     def _commit(self) -> None:

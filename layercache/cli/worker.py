@@ -1,5 +1,6 @@
 """``layercache worker``."""
 
+import os
 from enum import StrEnum
 from typing import Annotated
 
@@ -69,6 +70,9 @@ def command(
         },
     )
     common.end_on_sigterm()
-    from stream.service import run
+    from stream.service import UNFINISHED, run
 
-    raise typer.Exit(run(settings))
+    code = run(settings)
+    if code == UNFINISHED:
+        os._exit(code)  # Python's own end would wait for the thread that still answers
+    raise typer.Exit(code)

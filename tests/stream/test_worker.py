@@ -3,7 +3,9 @@
 import threading
 from collections.abc import Callable, Sequence, Set
 from concurrent.futures import Future
-from typing import cast
+from typing import Any, cast
+
+import pytest
 
 from schemas.settings import Kafka, Settings
 from stream.delivery import Delivery
@@ -12,7 +14,7 @@ from stream.intake import Intake
 from stream.metrics import Metrics
 from stream.patience import SideThread
 from stream.stopping import Stop
-from stream.worker import Worker
+from stream.worker import Unfinished, Worker
 from tests.stream.builders import frame, picture
 
 SETTINGS = Settings.model_validate(
@@ -192,3 +194,28 @@ def test_partitions_that_are_lost_take_the_whole_batch_with_them() -> None:
     loop.run()
     assert (loop.delivery.produced, loop.delivery.committed) == ([], {})
     assert loop.intake.rewinds == 1
+
+
+def test_a_worker_that_shall_stop_waits_for_a_slow_batch_no_longer_than_its_patience(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = Loop(frame(0, 0), frame(1, 0))
+    monkeypatch.setattr(loop.stop, "patience_is_over", loop.stop)
+    monkeypatch.setattr(loop.answering.thread, "run", stuck(loop))
+    with pytest.raises(Unfinished, match="stopped while 2 frames were still being answered"):
+        loop.run()
+    assert (loop.delivery.produced, loop.delivery.committed) == ([], {})
+    assert loop.delivery.closed
+    assert loop.intake.closed, "others get its partitions at once"
+    assert not loop.answering.stopped, "that would wait for the batch"
+
+
+def stuck(loop: Loop) -> Any:
+    """The duties are done for ever; the second time the worker has been told to stop."""
+
+    def run(call: object, duties: Callable[[], float]) -> None:
+        while True:
+            duties()
+            loop.stop.set()
+
+    return run
