@@ -23,6 +23,9 @@ FETCH_BACKOFF_MS = 2
 #: still: about half of the 20 s that it took to recover from lost connections. The Java clients' own default.
 RECONNECT_AT_MOST_MS = 1_000
 
+#: With librdkafka's 300,000 ms a partition that is added to a topic is not read for up to five minutes.
+METADATA_EVERY_MS = 10_000
+
 #: What librdkafka holds in memory for a consumer, beside what we have taken from it.
 CONSUMER_QUEUE_KB = 65_536
 
@@ -78,6 +81,7 @@ def consumer_config(settings: Settings, group_id: str, **overrides: Any) -> Conf
         "partition.assignment.strategy": "cooperative-sticky",
         "fetch.queue.backoff.ms": FETCH_BACKOFF_MS,
         "fetch.wait.max.ms": 100,
+        "topic.metadata.refresh.interval.ms": METADATA_EVERY_MS,
         "queued.max.messages.kbytes": CONSUMER_QUEUE_KB,
         "fetch.message.max.bytes": settings.topics.max_record_bytes + HEADROOM_BYTES,
         "receive.message.max.bytes": 100_000_000 + settings.topics.max_record_bytes,
@@ -178,11 +182,11 @@ class Troubles:
         return describe_error(self.latest) if self.latest else "no connection"
 
 
-def admin_client(settings: Settings, troubles: Troubles | None = None) -> AdminClient:
+def admin_client(settings: Settings, troubles: Troubles | None = None, clients: ClientFactory = CLIENTS) -> AdminClient:
     """A client to ask about topics and create them. Raises :class:`KafkaUnusable` for options that make none."""
     own: Config = {"log_level": 0} | ({"error_cb": troubles} if troubles else {})
     try:
-        return AdminClient(_common(settings) | own | settings.kafka.options)
+        return clients.admin(_common(settings) | own | settings.kafka.options)
     except KafkaException as error:
         raise KafkaUnusable(f"kafka.options, or -X: {error.args[0].str()}") from error
 

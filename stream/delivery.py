@@ -144,9 +144,12 @@ class Delivery(ABC):
             return 0.0
         return max(0.0, self._began + self._interval_s - now)
 
-    def commit(self) -> bool:
-        """Delivers what has been produced together with its offsets; False where there was nothing."""
-        offsets = [TopicPartition(topic, partition, offset) for (topic, partition), offset in self._offsets.items()]
+    def commit(self, metadata: str = "") -> bool:
+        """Delivers what has been produced together with its offsets; False where there was nothing.
+
+        The broker keeps ``metadata`` with the offsets.
+        """
+        offsets = [TopicPartition(*place, offset, metadata) for place, offset in self._offsets.items()]
         try:
             self._producer.poll(0)  # raises what has become fatal meanwhile
             if self._began is None:

@@ -1,25 +1,60 @@
-"""The worker's consumer: frames in, rebalances noticed, and back to where the last commit was."""
+"""The worker's consumer: frames in, rebalances noticed, and back to where the last commit was.
+
+What is decided stands in :mod:`stream.positions`; here are the calls.
+"""
 
 import logging
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 
-from stream.clients import REPLACED, KafkaUnusable, describe_error, is_hopeless, is_replaced, missing_topics
+from stream.clients import (
+    REPLACED,
+    Config,
+    KafkaUnusable,
+    describe_error,
+    is_hopeless,
+    is_replaced,
+    missing_topics,
+    poll_budget_s,
+)
+from stream.committed import Answer, CommittedOffsets, stamp
 from stream.frames import Frame, frames_of
 from stream.metrics import Metrics
 from stream.patience import SYSTEM_CLOCK, Clock, Stuck
+from stream.positions import Positions, Reason, Start
 from stream.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
-_CALL_S = 5.0
+#: What an intake needs of its consumer, whatever the user's options say. An offset that is out of range, since the log
+#: was cut short or begins again, goes to the log's beginning, where the intake notices it; the end would hide frames.
+#: The end of a log is told, since only so much is known of markers that nobody reads.
+READER: Config = {"auto.offset.reset": "earliest", "enable.partition.eof": True}
+
+#: The user's choice for partitions without a commit, as librdkafka spells it.
+_FROM_END, _FAILS = frozenset({"latest", "largest", "end"}), frozenset({"error", "none"})
+
 #: How often a worker that waits for something else looks what its group wants: rebalances wait no longer for it.
 _MEMBERSHIP_S = 1.0
 #: Frames that come by such looks and are kept; more are read again.
 _MAX_AHEAD = 16
+#: How long after a question the next one is put, and after how long the topic's id is asked for.
+_ASK_EVERY_S, _TOPIC_EVERY_S = 0.25, 2.0
+#: How long a fetch waits while some partition is unconfirmed, so that its answer is taken in soon.
+_UNCONFIRMED_S = 0.02
+#: How long one seek may take; it is tried again at the next fetch.
+_SEEK_S = 1.0
 
 
 class Owner(Protocol):
@@ -29,36 +64,68 @@ class Owner(Protocol):
         """These go to another worker: commit what was done, forget the rest."""
 
     def lost(self, partitions: set[int]) -> None:
-        """These have gone to another worker already: nothing done on them may be committed."""
+        """Nothing done on these since the last commit may be committed; go back to it by :meth:`Intake.rewind`."""
+
+
+@dataclass(frozen=True)
+class Habits:
+    """What the user's options mean to an intake."""
+
+    poll_budget_s: float = float("inf")
+    from_end: bool = False
+    """Where the group has committed nothing, read what comes from now on."""
+    fails_without_commit: bool = False
+    is_incremental: bool = True
+    """Partitions come and go one by one (KIP-429, KIP-848), not all at once."""
+
+    @classmethod
+    def of(cls, config: Config) -> "Habits":
+        """From a consumer's configuration.
+
+        >>> Habits.of({"auto.offset.reset": "latest", "partition.assignment.strategy": "range"})
+        Habits(poll_budget_s=150.0, from_end=True, fails_without_commit=False, is_incremental=False)
+        """
+        reset = config.get("auto.offset.reset", "latest")
+        is_new_protocol = config.get("group.protocol") == "consumer"
+        return cls(
+            poll_budget_s=poll_budget_s(config),
+            from_end=reset in _FROM_END,
+            fails_without_commit=reset in _FAILS,
+            is_incremental=is_new_protocol or "cooperative" in str(config.get("partition.assignment.strategy")),
+        )
 
 
 class Intake:
-    """Frames of one topic, as one member of a consumer group."""
+    """Frames of one topic, as one member of a consumer group.
+
+    ``consumer`` must be configured with :data:`READER`. What may be relied on is told by :class:`Positions`. No method
+    waits for a transaction to end, or for a broker that is away: :meth:`fetch` brings fewer frames meanwhile.
+    """
 
     def __init__(
         self,
         consumer: Consumer,
         topic: str,
         owner: Owner,
-        give_up: Callable[[], bool],
+        offsets: CommittedOffsets,
         metrics: Metrics,
-        poll_budget_s: float = float("inf"),
+        habits: Habits | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._consumer = consumer
-        self._metrics = metrics
-        self._clock = clock
         self._topic = topic
         self._owner = owner
-        self._give_up = give_up
-        self._poll_budget_s = poll_budget_s
+        self._offsets = offsets
+        self._metrics = metrics
+        self._habits = habits or Habits()
+        self._clock = clock
         self._polled = clock.now()
+        self._positions = Positions(from_end=self._habits.from_end)
+        #: partitions whose frames were left out: the client fetches no more of them until they are confirmed
+        self._paused: set[int] = set()
+        self._next_question = self._next_look = clock.now()
         #: read while something else was waited for, and not yet fetched
         self._ahead: list[Frame] = []
-        #: assigned partition -> the first offset that we read since it was assigned, None before
-        self._first: dict[int, int | None] = {}
-        #: the offset that comes next
-        self._next: dict[int, int] = {}
         self._throttle = Throttle(clock=clock.now)
 
     def subscribe(self) -> None:
@@ -78,102 +145,190 @@ class Intake:
         Serves rebalances like :meth:`fetch`. Without it a batch that takes longer than ``max.poll.interval.ms`` would
         lose its partitions, be read again, and never be done. Raises :class:`KafkaUnusable`.
         """
-        every_s = min(_MEMBERSHIP_S, self._poll_budget_s / 4)  # which leaves the most of the budget to a commit
+        every_s = min(_MEMBERSHIP_S, self._habits.poll_budget_s / 4)  # which leaves the most of the budget to a commit
         left = self._polled + every_s - self._clock.now()
         if left > 0:
             return left
         self._ahead += self._read(1, 0)
         if len(self._ahead) > _MAX_AHEAD:
             ahead, self._ahead = self._ahead, []
-            for frame in reversed(ahead):
-                self._seek(frame.partition, frame.offset)
+            self._positions.put_back({frame.partition: frame.offset for frame in reversed(ahead)})
         return every_s
 
     def time_left(self) -> float:
         """For how many seconds a call may block before the group must see this member again."""
-        return max(0.0, self._polled + self._poll_budget_s - self._clock.now())
+        return max(0.0, self._polled + self._habits.poll_budget_s - self._clock.now())
 
-    def _read(self, count: int, timeout_s: float) -> list[Frame]:
-        self._polled = self._clock.now()
-        messages = self._consumer.consume(count, timeout_s)
-        if any(map(Message.error, messages)):
-            for message in messages:
-                if (error := message.error()) is not None:
-                    self._complain(error)
-            messages = [message for message in messages if message.error() is None]
-        frames = self._ours(frames_of(self._topic, messages))
-        self._polled = self._clock.now()
-        return frames
+    def rewind(self) -> None:
+        """Goes back to the last commit: no frame comes before the broker has told where that is.
 
-    def _ours(self, frames: list[Frame]) -> list[Frame]:
-        """Those of partitions that are assigned, from the offset on that comes next there; remembers how far we are."""
-        begins = {frame.partition: frame.offset for frame in reversed(frames)}
-        if any(not self._is_ours(partition, offset) for partition, offset in begins.items()):
-            frames = [frame for frame in frames if self._is_ours(frame.partition, frame.offset)]
-            begins = {frame.partition: frame.offset for frame in reversed(frames)}
-        for partition, offset in begins.items():
-            if self._first[partition] is None:
-                self._first[partition] = offset
-        self._next.update((frame.partition, frame.offset + 1) for frame in frames)
-        return frames
-
-    def rewind(self) -> bool:
-        """Goes back to the committed offset of every partition, to where we began where there is none yet.
-
-        False where the broker does not tell them just now: nothing may be answered before it was asked again.
+        What was open must have been aborted, or its producer replaced: the broker tells no offset that may yet change.
         """
         self._ahead.clear()
-        if not self._first:
-            return True
-        partitions = [TopicPartition(self._topic, partition) for partition in self._first]
-        try:
-            # It exceeds its own timeout while a transaction over these offsets is open.
-            found = self._clock.call_with_timeout(2 * _CALL_S, partial(self._consumer.committed, partitions, _CALL_S))
-            for committed in found:
-                if committed.error is not None:  # then its offset says nothing
-                    raise KafkaException(committed.error)
-            for committed in found:
-                self._seek(committed.partition, committed.offset)
-            return True
-        except KafkaException as error:
-            if is_hopeless(error.args[0]) or self._give_up():
-                raise KafkaUnusable(f"cannot go back to the last commit: {error.args[0].str()}") from error
-            self._complain(error.args[0])
-        except Stuck as error:
-            if self._give_up():
-                raise KafkaUnusable("cannot go back to the last commit: the broker does not tell it") from error
-            log.warning("waiting for the broker to tell the last commit; a transaction over it may still be open")
-        self._read(1, 0.1)  # may bring a rebalance, after which other partitions are ours; frames are read again
-        return False
+        self._positions.doubt()
+        self._next_question = self._clock.now()
+
+    @property
+    def offset_metadata(self) -> str:
+        """What offsets should be committed with, so that they are never taken for those of another topic."""
+        return stamp(self._positions.topic_id)
 
     def lags(self) -> dict[int, int]:
-        """Partition to how many frames are still to be read there, as far as the last fetch told."""
-        lags = {}
-        for partition, position in self._next.items():
-            try:
-                low_high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
-            except KafkaException:
-                continue
-            if low_high is not None and low_high[1] >= 0:
-                lags[partition] = max(0, low_high[1] - position)
-        return lags
+        """Partition to how many frames are still to be read there, as far as the last fetch told.
+
+        Transaction markers count as long as records may follow them. Partitions whose beginning is not known yet are
+        left out.
+        """
+        ends = {}
+        for partition in self._positions:
+            low_end = self._watermarks(partition)
+            if low_end is not None and low_end[1] >= 0:
+                ends[partition] = low_end[1]
+        return self._positions.lags(ends)
 
     def close(self) -> None:
         """Leaves the group."""
+        self._offsets.close()
         self._consumer.close()
 
-    def _seek(self, partition: int, committed: int) -> None:
-        offset = committed
-        if offset < 0:
-            first = self._first[partition]
-            if first is None:  # nothing was read yet: where it would begin is where it begins
-                return
-            offset = first
-        self._consumer.seek(TopicPartition(self._topic, partition, offset))
-        self._next[partition] = offset
+    def _read(self, count: int, timeout_s: float) -> list[Frame]:
+        self._settle()
+        self._polled = self._clock.now()
+        unconfirmed = bool(self._positions.unconfirmed())
+        messages = self._consumer.consume(count, min(timeout_s, _UNCONFIRMED_S) if unconfirmed else timeout_s)
+        if any(map(Message.error, messages)):
+            for message in messages:
+                if (error := message.error()) is not None:
+                    self._notice(message, error)
+            messages = [message for message in messages if message.error() is None]
+        sieved = self._positions.sieve(frames_of(self._topic, messages))
+        for partition, expected, offset in sieved.gaps:
+            self._look_for_deleted(partition, expected, offset)
+        if sieved.left_out:
+            self._pause(sieved.left_out)
+        if sieved.begun_again:
+            self._begin_again(sieved.begun_again)
+        self._polled = self._clock.now()
+        if self._positions.unconfirmed():  # perhaps as of now
+            self._settle()
+        return list(sieved.passed)
 
-    def _is_ours(self, partition: int, offset: int) -> bool:
-        return partition in self._first and offset >= self._next.get(partition, OFFSET_BEGINNING)
+    # From doubt to certainty.
+
+    def _settle(self) -> None:
+        """Takes in what was told, sends the client where it must go, and asks for what is not known."""
+        for answer in self._offsets.answers():
+            self._take(answer)
+        self._seek()
+        now = self._clock.now()
+        number, partitions = self._positions.question()
+        if not self._offsets.is_busy and (now >= self._next_look or (partitions and now >= self._next_question)):
+            self._offsets.ask(number, partitions)
+            self._next_question, self._next_look = now + _ASK_EVERY_S, now + _TOPIC_EVERY_S
+        self._metrics.unconfirmed_partitions.set(len(self._positions.unconfirmed()))
+
+    def _take(self, answer: Answer) -> None:
+        if answer.error is not None:
+            self._complain_of_silence(answer.error)
+        if answer.topic_id is not None and self._positions.topic_id not in (None, answer.topic_id):
+            log.warning(
+                "the topic %s was deleted and made anew: what was read of the old one and not committed is forgotten, "
+                "and the new one is read from its beginning", self._topic,
+            )  # fmt: skip
+            self._positions.made_anew(answer.topic_id)
+            self._forget_open(set(self._positions))
+        for partition, told in answer.told.items():
+            if (start := self._positions.told(answer.number, partition, told)) is not None:
+                self._begin(start)
+
+    def _begin(self, start: Start) -> None:
+        told = start.told
+        if start.reason is Reason.NO_COMMIT and self._habits.fails_without_commit:
+            raise KafkaUnusable(
+                f"the group has committed no offset for partition {start.partition} of {self._topic}, and "
+                "auto.offset.reset is not to choose one: commit one (kafka-consumer-groups --reset-offsets), or set it "
+                "to earliest or latest"
+            )
+        where = start.offset if start.offset is not None else "its end" if self._habits.from_end else "its beginning"
+        is_usual = start.reason in (Reason.COMMITTED, Reason.NO_COMMIT)
+        if start.takes_over or not is_usual:
+            log.log(
+                logging.INFO if is_usual else logging.WARNING,
+                "partition %d: committed %s, the log has %d to %d; begins at %s: %s",
+                start.partition, "nothing" if told.committed is None else told.committed, told.low, told.end, where,
+                start.reason.value,
+            )  # fmt: skip
+        self._metrics.frames_deleted.inc(start.deleted)
+
+    def _seek(self) -> None:
+        """Sends the client where it must go, as far as it lets itself be sent; the rest at the next call."""
+        for partition, offset in self._positions.to_seek().items():
+            place = TopicPartition(self._topic, partition, offset)
+            try:
+                self._clock.call_with_timeout(_SEEK_S, lambda place=place: self._consumer.seek(place))  # type: ignore[misc]
+                if partition in self._paused:
+                    self._consumer.resume([place])
+                    self._paused.discard(partition)
+            except KafkaException as error:  # _STATE, most often: it has not begun there yet
+                if is_hopeless(error.args[0]):
+                    raise KafkaUnusable(f"cannot read {self._topic}: {describe_error(error.args[0])}") from error
+                if self._throttle.passes(("seek", error.args[0].code())):
+                    log.info("partition %d cannot go to offset %d yet: %s", partition, offset, error.args[0].str())
+            except Stuck:
+                return
+            else:
+                self._positions.sought(partition)
+
+    def _pause(self, partitions: Iterable[int]) -> None:
+        """Has the client fetch no more of what is left out."""
+        places = [
+            TopicPartition(self._topic, number)
+            for number in partitions
+            if number in self._positions and number not in self._paused
+        ]
+        if places:
+            self._consumer.pause(places)
+            self._paused |= _numbers(places)
+
+    def _begin_again(self, partitions: Iterable[int]) -> None:
+        numbers = {number for number in partitions if number in self._positions}
+        log.warning(
+            "the offsets of %s begin again on partitions %s, since the topic was made anew or the brokers have lost "
+            "records; asking where to go on", self._topic, sorted(numbers),
+        )  # fmt: skip
+        self._positions.begin_again(numbers)
+        self._forget_open(numbers)
+
+    def _forget_open(self, partitions: set[int]) -> None:
+        self._ahead = [frame for frame in self._ahead if frame.partition not in partitions]
+        self._owner.lost(partitions)
+
+    def _look_for_deleted(self, partition: int, expected: int, offset: int) -> None:
+        """Offsets are missing where markers are, and where frames were deleted before they were read."""
+        low_end = self._watermarks(partition)
+        deleted = min(offset, low_end[0]) - expected if low_end is not None else 0
+        if deleted > 0:
+            self._metrics.frames_deleted.inc(deleted)
+            log.warning(
+                "partition %d: offsets %d to %d were deleted before a worker came to them; reading goes on at %d. Let "
+                "the topic keep frames for longer (retention.ms, retention.bytes), or add workers",
+                partition, expected, expected + deleted - 1, offset,
+            )  # fmt: skip
+
+    def _watermarks(self, partition: int) -> tuple[int, int] | None:
+        """As the last fetch told them; negative where none has."""
+        try:
+            return self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
+        except KafkaException:
+            return None
+
+    # What the client says beside frames.
+
+    def _notice(self, message: Message, error: KafkaError) -> None:
+        if error.code() == KafkaError._PARTITION_EOF:
+            self._positions.reached_end(message.partition() or 0, message.offset() or 0)
+        else:
+            self._complain(error)
 
     def _complain(self, error: KafkaError) -> None:
         if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
@@ -185,28 +340,57 @@ class Intake:
         if self._throttle.passes(error.code()):
             log.warning("reading %s: %s; waiting", self._topic, error.str())
 
-    def _assigned(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        for partition in _numbers(partitions):
-            self._first[partition] = None
-            self._next.pop(partition, None)
-        log.info("assigned partitions %s; working on %s", sorted(_numbers(partitions)), sorted(self._first))
+    def _complain_of_silence(self, error: KafkaError) -> None:
+        """The broker did not tell what it was asked."""
+        _, partitions = self._positions.question()
+        if is_hopeless(error) and partitions:
+            raise KafkaUnusable(f"cannot ask where partitions {partitions} begin: {describe_error(error)}")
+        if partitions and self._throttle.passes("silence"):
+            log.warning(
+                "the broker does not tell yet where partitions %s begin (%s); a transaction over their offsets may "
+                "still be open, of a worker that was killed; waiting", partitions, error.str(),
+            )  # fmt: skip
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        numbers = _numbers(partitions)
+        # Told where to begin, the client does not ask for the committed offset itself: its question would hold up all
+        # other partitions while one's transaction is open, and be given up at the next rebalance.
+        begin = OFFSET_END if self._habits.from_end else OFFSET_BEGINNING
+        places = [TopicPartition(self._topic, number, begin) for number in sorted(numbers)]
+        if self._habits.is_incremental:
+            consumer.incremental_assign(places)
+        else:
+            consumer.assign(places)
+        self._positions.assigned(numbers)
+        self._next_question = self._clock.now()
+        self._count("assigned", numbers)
+        log.info("assigned partitions %s; working on %s", sorted(numbers), list(self._positions))
 
     def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         self._owner.revoked(_numbers(partitions))
         self._forget(partitions, "revoked")
 
     def _lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        self._metrics.lost_partitions.inc(len(partitions))
         self._owner.lost(_numbers(partitions))
         self._forget(partitions, "lost")
 
     def _forget(self, partitions: list[TopicPartition], how: str) -> None:
-        for partition in _numbers(partitions):
-            self._first.pop(partition, None)
-            self._next.pop(partition, None)
-        self._ahead = [frame for frame in self._ahead if frame.partition in self._first]
+        numbers = _numbers(partitions)
+        if paused := numbers & self._paused:  # or they would still be when they come back
+            self._consumer.resume([TopicPartition(self._topic, number) for number in paused])
+            self._paused -= paused
+        self._positions.taken(numbers)
+        self._ahead = [frame for frame in self._ahead if frame.partition in self._positions]
+        self._count(how, numbers)
         if partitions:
-            log.info("%s partitions %s; working on %s", how, sorted(_numbers(partitions)), sorted(self._first))
+            log.info("%s partitions %s; working on %s", how, sorted(numbers), list(self._positions))
+
+    def _count(self, how: str, partitions: set[int]) -> None:
+        if partitions:
+            self._metrics.rebalances.labels(how).inc()
+        self._metrics.partitions.set(len(self._positions))
 
 
-def _numbers(partitions: list[TopicPartition]) -> set[int]:
+def _numbers(partitions: Sequence[TopicPartition]) -> set[int]:
     return {partition.partition for partition in partitions}

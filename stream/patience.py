@@ -32,10 +32,8 @@ class Deadline:
         return max(0.0, self._end - self._clock())
 
 
-def call_with_timeout(
-    seconds: float, call: Callable[[], Result], give_up: Callable[[], bool] = lambda: False
-) -> Result:
-    """What ``call`` returns or raises; :class:`Stuck` once it has taken ``seconds``, or ``give_up`` says so."""
+def start_call(call: Callable[[], Result]) -> Future[Result]:
+    """What ``call`` returns or raises, once it does, in a thread of its own that the process does not wait for."""
     outcome: Future[Result] = Future()
 
     def run() -> None:
@@ -45,6 +43,14 @@ def call_with_timeout(
             outcome.set_exception(error)
 
     threading.Thread(target=run, name="kafka-call", daemon=True).start()
+    return outcome
+
+
+def call_with_timeout(
+    seconds: float, call: Callable[[], Result], give_up: Callable[[], bool] = lambda: False
+) -> Result:
+    """What ``call`` returns or raises; :class:`Stuck` once it has taken ``seconds``, or ``give_up`` says so."""
+    outcome = start_call(call)
     deadline = Deadline(seconds)
     while True:
         try:
@@ -70,6 +76,9 @@ class Clock(Protocol):
     ) -> Result:
         """See :func:`call_with_timeout`."""
 
+    def start_call(self, call: Callable[[], Result]) -> Future[Result]:
+        """See :func:`start_call`."""
+
 
 class SystemClock:
     """The machine's own time, and threads."""
@@ -77,6 +86,7 @@ class SystemClock:
     now = staticmethod(time.monotonic)
     sleep = staticmethod(time.sleep)
     call_with_timeout = staticmethod(call_with_timeout)
+    start_call = staticmethod(start_call)
 
 
 SYSTEM_CLOCK: Clock = SystemClock()

@@ -14,10 +14,11 @@ from schemas.settings import Settings
 from schemas.settings import Worker as WorkerSettings
 from stream.answering import Answering
 from stream.batching import MicroBatcher
-from stream.clients import CLIENTS, ClientFactory, long_running, poll_budget_s, worker_config
+from stream.clients import CLIENTS, ClientFactory, long_running, worker_config
+from stream.committed import AskedBeside
 from stream.frames import Arrived, Frame
 from stream.held import HeldBytes
-from stream.intake import Intake
+from stream.intake import READER, Habits, Intake
 from stream.metrics import Metrics
 from stream.overload import LagObjective
 from stream.patience import SYSTEM_CLOCK, Clock
@@ -67,10 +68,9 @@ class Worker:
         self._batcher = MicroBatcher[Arrived](worker.max_batch, worker.max_wait_ms / 1000)
         self._held = HeldBytes()
         config = worker_config(settings)
-        consumer = clients.consumer(long_running(config))
-        self._intake = Intake(
-            consumer, self._topics.frames, self, stop.patience_is_over, metrics, poll_budget_s(config), clock
-        )
+        consumer = clients.consumer(long_running(config | READER))
+        offsets = AskedBeside(settings, clock, clients)
+        self._intake = Intake(consumer, self._topics.frames, self, offsets, metrics, Habits.of(config), clock)
         self._delivery: Delivery = delivery(
             settings, name, consumer, stop.patience_is_over, metrics, self._intake.time_left, clock, clients
         )
@@ -217,7 +217,7 @@ class Worker:
     def _commit(self) -> None:
         with self._metrics.stage("commit") as commit:
             try:
-                committed = self._delivery.commit()
+                committed = self._delivery.commit(self._intake.offset_metadata)
                 if committed:
                     self._metrics.commits.labels("committed").inc()
             except Aborted:
@@ -234,7 +234,8 @@ class Worker:
         self._intake.keep_membership()
         # Before offsets are asked for: brokers do not tell them while a transaction over them is open.
         self._delivery.ensure_producer()
-        self._needs_rewind = not self._intake.rewind()
+        self._intake.rewind()
+        self._needs_rewind = False
 
     def _forget(self, partitions: set[int]) -> None:
         self._lost_partitions |= partitions

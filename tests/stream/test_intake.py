@@ -1,71 +1,366 @@
-"""Going back to the last commit, where the broker does not tell it at once."""
+"""The calls of an intake: what is asked of the broker and of the client, and that nothing of it blocks."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+import pytest
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from stream.intake import Intake
+from stream.clients import KafkaUnusable
+from stream.committed import Answer, stamp
+from stream.intake import Habits, Intake
 from stream.metrics import Metrics
+from stream.positions import Told
 
-AWAY, LOADING = KafkaError._TRANSPORT, KafkaError.COORDINATOR_LOAD_IN_PROGRESS
-
-
-class Offset:
-    """What a broker tells of a partition's committed offset."""
-
-    def __init__(self, partition: int, offset: int, error: KafkaError | None = None) -> None:
-        self.partition, self.offset, self.error = partition, offset, error
+OLD, NEW = "the-old-topic", "the-new-topic"
 
 
-class Told:
-    """A consumer of partitions 0 and 1 that is told ``answers``, one at each question; notes where it is sent."""
+class Client:
+    """A consumer that brings what a test gives it, and notes what it is told."""
 
-    def __init__(self, *answers: Sequence[Offset] | KafkaError) -> None:
-        self._answers = list(answers)
+    def __init__(self) -> None:
+        self.coming: list[Message] = []
+        self.assigned: list[tuple[int, int]] = []
         self.sought: list[tuple[int, int]] = []
+        self.paused: set[int] = set()
+        self.refusals: list[KafkaError] = []
+        self.watermarks = (0, 1_000)
 
-    def subscribe(self, topics: Sequence[str], on_assign: object, **_: object) -> None:
-        assert callable(on_assign)
-        on_assign(self, [TopicPartition(topics[0], number) for number in (0, 1)])
+    def subscribe(self, topics: Sequence[str], on_assign: object, on_revoke: object, on_lost: object) -> None:
+        self.callbacks = {"assigned": on_assign, "revoked": on_revoke, "lost": on_lost}
+
+    def rebalance(self, how: str, *partitions: int) -> None:
+        callback = cast(Callable[[object, list[TopicPartition]], None], self.callbacks[how])
+        callback(self, [TopicPartition("frames", number) for number in partitions])
+
+    def incremental_assign(self, partitions: Iterable[TopicPartition]) -> None:
+        self.assigned += [(one.partition, one.offset) for one in partitions]
+
+    def assign(self, partitions: Iterable[TopicPartition]) -> None:
+        self.assigned = [(one.partition, one.offset) for one in partitions]
 
     def consume(self, count: int, timeout: float) -> list[Message]:
-        return []
-
-    def committed(self, partitions: object, timeout: float) -> Sequence[Offset]:
-        answer = self._answers.pop(0)
-        if isinstance(answer, KafkaError):
-            raise KafkaException(answer)
-        return answer
+        taken, self.coming = self.coming[:count], self.coming[count:]
+        return taken
 
     def seek(self, to: TopicPartition) -> None:
+        if self.refusals:
+            raise KafkaException(self.refusals.pop())
         self.sought.append((to.partition, to.offset))
 
+    def pause(self, partitions: Iterable[TopicPartition]) -> None:
+        self.paused |= {one.partition for one in partitions}
 
-class Nobody:
-    def revoked(self, partitions: set[int]) -> None: ...
-    def lost(self, partitions: set[int]) -> None: ...
+    def resume(self, partitions: Iterable[TopicPartition]) -> None:
+        self.paused -= {one.partition for one in partitions}
 
-
-def joined(consumer: Told) -> Intake:
-    intake = Intake(cast(Consumer, consumer), "frames", Nobody(), lambda: False, Metrics(max_batch=32))
-    intake.subscribe()
-    return intake
-
-
-def test_a_broker_that_is_away_is_asked_again_in_another_round() -> None:
-    consumer = Told(KafkaError(AWAY), [Offset(0, 7), Offset(1, 9)])
-    intake = joined(consumer)
-    assert not intake.rewind()
-    assert consumer.sought == []
-    assert intake.rewind()
-    assert consumer.sought == [(0, 7), (1, 9)]
+    def get_watermark_offsets(self, partition: TopicPartition, cached: bool) -> tuple[int, int]:
+        assert cached  # anything else waits for the broker
+        return self.watermarks
 
 
-def test_an_offset_that_comes_with_an_error_is_none() -> None:
-    consumer = Told([Offset(0, 7), Offset(1, -1001, KafkaError(LOADING))], [Offset(0, 7), Offset(1, 9)])
-    intake = joined(consumer)
-    assert not intake.rewind()
-    assert consumer.sought == []  # partition 1 would have gone back to where it was first read
-    assert intake.rewind()
-    assert consumer.sought == [(0, 7), (1, 9)]
+class Broker:
+    """Notes what it is asked, and answers when a test lets it."""
+
+    def __init__(self) -> None:
+        self.is_busy = False
+        self.asked: list[tuple[int, Sequence[int]]] = []
+        self._answers: list[Answer] = []
+
+    def ask(self, number: int, partitions: Sequence[int]) -> None:
+        self.asked.append((number, partitions))
+        self.is_busy = True
+
+    def tell(self, topic_id: str | None = OLD, error: int | None = None, **told: object) -> None:
+        """Of each partition of the latest question the same."""
+        number, partitions = self.asked[-1]
+        what = Told(**{"low": 0, "end": 1_000, "committed": None, "topic_id": topic_id} | told)  # type: ignore[arg-type]
+        if error is None:
+            self._answers.append(Answer(number, topic_id, dict.fromkeys(partitions, what)))
+        else:
+            self._answers.append(Answer(number, error=KafkaError(error)))
+        self.is_busy = False
+
+    def answers(self) -> Iterable[Answer]:
+        answers, self._answers = self._answers, []
+        return answers
+
+    def close(self) -> None: ...
+
+
+class Clock:
+    """Time passes when a test says so; calls take none."""
+
+    def __init__(self) -> None:
+        self.at = 100.0
+
+    def now(self) -> float:
+        return self.at
+
+    def sleep(self, seconds: float) -> None:
+        self.at += seconds
+
+    def call_with_timeout(self, seconds: float, call: Callable[[], object], give_up: object = None) -> object:
+        return call()
+
+    def start_call(self, call: Callable[[], object]) -> object:
+        raise AssertionError("nothing is to be started here")
+
+
+class Member:
+    """An intake with its surroundings, and what its owner was told."""
+
+    def __init__(self, **habits: object) -> None:
+        self.client, self.broker, self.clock, self.metrics = Client(), Broker(), Clock(), Metrics(max_batch=8)
+        self.told: list[tuple[str, set[int]]] = []
+        self.intake = Intake(
+            cast(Consumer, self.client), "frames", self, self.broker, self.metrics,
+            Habits(**habits), self.clock,  # type: ignore[arg-type]
+        )  # fmt: skip
+        self.intake.subscribe()
+
+    def revoked(self, partitions: set[int]) -> None:
+        self.told.append(("revoked", partitions))
+
+    def lost(self, partitions: set[int]) -> None:
+        self.told.append(("lost", partitions))
+        self.intake.rewind()  # as the worker does a little later
+
+    def brings(self, *offsets: int, partition: int = 0) -> None:
+        self.client.coming += [Message("frames", partition, offset, value=b"", timestamp=(0, 0)) for offset in offsets]
+
+    def fetch(self) -> list[int]:
+        return [frame.offset for frame in self.intake.fetch(100, 0)]
+
+    def later(self) -> "Member":
+        self.clock.at += 1.0
+        return self
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, labels)
+
+
+def reading(committed: int | None = 5, **habits: object) -> Member:
+    """A member that reads partition 0 from ``committed`` on."""
+    member = Member(**habits)
+    member.client.rebalance("assigned", 0)
+    member.fetch()
+    member.broker.tell(committed=committed)
+    member.fetch()
+    assert member.metric("layercache_unconfirmed_partitions") == 0
+    return member
+
+
+def test_a_partition_is_assigned_where_no_question_of_the_clients_own_is_needed() -> None:
+    for habits, begin in (({}, OFFSET_BEGINNING), ({"from_end": True}, OFFSET_END)):
+        member = Member(**habits)
+        member.client.rebalance("assigned", 0, 1)
+        assert member.client.assigned == [(0, begin), (1, begin)]
+
+
+def test_with_an_eager_protocol_all_partitions_are_assigned_at_once() -> None:
+    member = Member(is_incremental=False)
+    member.client.rebalance("assigned", 0)
+    member.client.rebalance("assigned", 0, 1)
+    assert member.client.assigned == [(0, OFFSET_BEGINNING), (1, OFFSET_BEGINNING)]
+
+
+def test_frames_come_once_the_broker_has_told_where_to_begin() -> None:
+    member = Member()
+    member.client.rebalance("assigned", 0)
+    member.brings(0, 1)
+    assert member.fetch() == []
+    assert member.client.paused == {0}
+    assert member.metric("layercache_unconfirmed_partitions") == 1
+    member.broker.tell(committed=5)
+    member.brings(5, 6)
+    assert member.fetch() == [5, 6]
+    assert (member.client.sought, member.client.paused) == ([(0, 5)], set())
+
+
+def test_questions_are_spaced_and_put_one_at_a_time() -> None:
+    member = Member()
+    member.client.rebalance("assigned", 0)
+    for _ in range(5):
+        member.later().fetch()
+    assert len(member.broker.asked) == 1  # it was not answered yet
+    member.broker.tell(error=KafkaError._TIMED_OUT)
+    member.fetch()
+    assert len(member.broker.asked) == 2  # it is long ago
+    member.broker.tell(error=KafkaError._TIMED_OUT)
+    member.fetch()
+    assert len(member.broker.asked) == 2
+    member.later().fetch()
+    assert len(member.broker.asked) == 3
+
+
+def test_an_answer_to_what_was_asked_before_a_rebalance_is_thrown_away() -> None:
+    member = Member()
+    member.client.rebalance("assigned", 0)
+    member.fetch()
+    member.client.rebalance("lost", 0)
+    member.client.rebalance("assigned", 0)
+    member.broker.tell(committed=5)
+    member.fetch()
+    assert member.client.sought == []
+    member.broker.tell(committed=6)
+    member.fetch()
+    assert member.client.sought == [(0, 6)]
+
+
+def test_a_seek_that_is_refused_is_tried_again() -> None:
+    member = Member()
+    member.client.rebalance("assigned", 0)
+    member.fetch()
+    member.client.refusals = [KafkaError(KafkaError._STATE) for _ in range(3)]
+    member.broker.tell(committed=5)
+    member.brings(0)
+    assert member.fetch() == []
+    member.brings(1)
+    assert member.fetch() == []
+    member.brings(5)
+    assert member.fetch() == [5]
+    assert member.client.sought == [(0, 5)]
+
+
+def test_a_rewind_asks_and_seeks_without_waiting() -> None:
+    member = reading(committed=5)
+    member.brings(5, 6, 7)
+    assert member.fetch() == [5, 6, 7]
+    member.intake.rewind()
+    member.brings(8)
+    assert member.fetch() == []
+    member.broker.tell(committed=6)
+    member.brings(6, 7)
+    assert member.fetch() == [6, 7]
+    assert member.client.sought == [(0, 5), (0, 6)]
+
+
+def test_what_was_read_ahead_of_a_rewind_is_forgotten() -> None:
+    member = reading(committed=5)
+    member.brings(5)
+    member.later().intake.keep_membership()
+    member.intake.rewind()
+    assert member.fetch() == []
+
+
+def test_too_many_frames_read_ahead_are_read_again() -> None:
+    member = reading(committed=5)
+    for offset in range(5, 22):
+        member.brings(offset)
+        member.later().intake.keep_membership()
+    assert member.fetch() == []
+    assert member.client.sought == [(0, 5), (0, 5)]
+    member.brings(5, 6)
+    assert member.fetch() == [5, 6]
+
+
+def test_a_paused_partition_that_goes_away_is_not_paused_when_it_comes_back() -> None:
+    member = Member()
+    member.client.rebalance("assigned", 0)
+    member.brings(0)
+    member.fetch()
+    member.client.rebalance("revoked", 0)
+    assert member.client.paused == set()
+
+
+def test_each_partition_that_is_taken_over_has_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    reading(committed=5)
+    assert "partition 0: committed 5, the log has 0 to 1000; begins at 5" in caplog.text
+
+
+def test_frames_that_were_deleted_unanswered_are_told_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    member = Member()
+    member.client.rebalance("assigned", 0)
+    member.fetch()
+    member.broker.tell(committed=5, low=8)
+    member.fetch()
+    assert member.client.sought == [(0, 8)]
+    assert member.metric("layercache_frames_deleted_unanswered_total") == 3
+    assert "the frames before it were deleted unanswered" in caplog.text
+
+
+def test_frames_that_are_deleted_under_a_slow_worker_are_told_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    member = reading(committed=5)
+    member.brings(5, 6)
+    member.fetch()
+    member.client.watermarks = (20, 1_000)
+    member.brings(20)
+    assert member.fetch() == [20]
+    assert member.metric("layercache_frames_deleted_unanswered_total") == 13
+    assert "offsets 7 to 19 were deleted" in caplog.text
+
+
+def test_markers_between_frames_are_no_deleted_frames() -> None:
+    member = reading(committed=5)
+    member.brings(5, 6, 9)
+    assert member.fetch() == [5, 6, 9]
+    assert member.metric("layercache_frames_deleted_unanswered_total") == 0
+
+
+def test_a_topic_made_anew_is_read_from_its_beginning(caplog: pytest.LogCaptureFixture) -> None:
+    member = reading(committed=5)
+    assert member.intake.offset_metadata == stamp(OLD)
+    member.clock.at += 3.0
+    member.fetch()
+    member.broker.tell(topic_id=NEW)
+    member.fetch()
+    assert member.told == [("lost", {0})]
+    member.broker.tell(topic_id=NEW, committed=5, stamp=OLD)
+    member.brings(0)
+    assert member.fetch() == [0]
+    assert member.intake.offset_metadata == stamp(NEW)
+    assert "made anew" in caplog.text
+
+
+def test_offsets_that_begin_again_are_asked_for() -> None:
+    member = reading(committed=500)
+    member.brings(0)
+    assert member.fetch() == []
+    assert member.told == [("lost", {0})]
+    member.fetch()
+    member.broker.tell(topic_id=NEW, committed=500, stamp=OLD, end=1)
+    member.fetch()
+    member.broker.tell(topic_id=NEW, committed=500, stamp=OLD, end=1)
+    member.brings(0)
+    assert member.fetch() == [0]
+
+
+def test_without_a_commit_error_means_error() -> None:
+    member = Member(fails_without_commit=True)
+    member.client.rebalance("assigned", 0)
+    member.fetch()
+    member.broker.tell(committed=None)
+    with pytest.raises(KafkaUnusable, match="committed no offset for partition 0 of frames"):
+        member.fetch()
+
+
+def test_who_may_not_ask_is_told_what_right_is_missing() -> None:
+    member = Member()
+    member.client.rebalance("assigned", 0)
+    member.fetch()
+    member.broker.tell(error=KafkaError.GROUP_AUTHORIZATION_FAILED)
+    with pytest.raises(KafkaUnusable, match=r"partitions \[0\] begin.*docs/security.md"):
+        member.fetch()
+
+
+def test_lag_counts_partitions_that_were_not_read_and_no_markers_at_the_end() -> None:
+    member = reading(committed=5)
+    member.client.watermarks = (0, 9)
+    assert member.intake.lags() == {0: 4}
+    member.brings(5, 6, 7)
+    end = Message("frames", 0, 9, error=KafkaError(KafkaError._PARTITION_EOF))  # 8 is a marker
+    member.client.coming.append(end)
+    member.fetch()
+    assert member.intake.lags() == {0: 0}
+
+
+def test_rebalances_are_counted() -> None:
+    member = reading()
+    member.client.rebalance("lost", 0)
+    assert member.metric("layercache_rebalances_total", kind="assigned") == 1
+    assert member.metric("layercache_rebalances_total", kind="lost") == 1
+    assert member.metric("layercache_lost_partitions_total") == 1
+    assert member.metric("layercache_partitions") == 0

@@ -1,5 +1,7 @@
 """A real worker as a child process, frames for it, and readers of what it sends."""
 
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +19,8 @@ from schemas.prediction import Prediction, decoder
 from schemas.settings import Settings
 from tests.support.trainer_process import as_toml
 from tests.support.waiting import wait_until
+
+_WORKING_ON = re.compile(r"working on \[(.*?)\]")
 
 
 @dataclass
@@ -38,6 +42,11 @@ class WorkerProcess:
             raise AssertionError(f"{error}; the log:\n{self.log.read_text()}") from None
         assert self.said(text, times), f"ended with {self.process.returncode} before {text!r}:\n{self.log.read_text()}"
 
+    def has_partitions(self, at_least: int = 1) -> bool:
+        """True where the log's latest word is that it works on so many partitions at least."""
+        *_, last = ["", *_WORKING_ON.findall(self.log.read_text())]
+        return len(last.split(",")) >= at_least if last else False
+
     def metrics(self, path: str = "/metrics") -> str:
         """What Prometheus would read, or a probe; the settings must have a ``metrics_port``."""
         self.wait_for("metrics at ")
@@ -53,9 +62,12 @@ class WorkerProcess:
 
 
 @contextmanager
-def running_worker(settings: Settings, folder: Path, name: str = "worker") -> Iterator[WorkerProcess]:
-    """`layercache worker` with these settings; killed at the end if it still runs. Log: ``<folder>/<name>.log``."""
-    worker = start_worker(settings, folder, name)
+def running_worker(settings: Settings, folder: Path, name: str = "worker", **hooks: object) -> Iterator[WorkerProcess]:
+    """`layercache worker` with these settings; killed at the end if it still runs. Log: ``<folder>/<name>.log``.
+
+    ``hooks`` are what :mod:`tests.support.dying_worker` reads from its environment, in lower case.
+    """
+    worker = start_worker(settings, folder, name, **hooks)
     try:
         yield worker
     finally:
@@ -64,15 +76,17 @@ def running_worker(settings: Settings, folder: Path, name: str = "worker") -> It
         worker.process.wait(60)
 
 
-def start_worker(settings: Settings, folder: Path, name: str = "worker") -> WorkerProcess:
+def start_worker(settings: Settings, folder: Path, name: str = "worker", **hooks: object) -> WorkerProcess:
     """The same, for who looks after its end."""
     config, log = folder / f"{name}.toml", folder / f"{name}.log"
     config.write_text(as_toml(settings))
+    program = "tests.support.dying_worker" if hooks else "layercache"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", "-m", "layercache", "worker", "--config", str(config)],
+            [sys.executable, "-X", "faulthandler", "-m", program, "worker", "--config", str(config)],
             stdout=output,
             stderr=output,
+            env=os.environ | {hook.upper(): str(value) for hook, value in hooks.items()},
         )
     return WorkerProcess(process, log)
 

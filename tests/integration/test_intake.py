@@ -1,0 +1,184 @@
+"""Where partitions begin, by real clients on Apache Kafka: while a transaction is open over their committed offsets."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from schemas.settings import Kafka, Settings, Worker
+from stream.clients import long_running, worker_config
+from stream.committed import AskedBeside
+from stream.intake import READER, Habits, Intake
+from stream.metrics import Metrics
+from tests.conftest import Broker
+from tests.support.topics import create_topics, unique_topics
+from tests.support.waiting import wait_until
+
+PARTITIONS = 2
+#: By name: the worker's protocol and its consumer's options.
+PROTOCOLS = {
+    "cooperative": ("classic", {}),
+    "range": ("classic", {"partition.assignment.strategy": "range"}),
+    "kip-848": ("consumer", {}),
+}
+
+
+def settings_for(broker: Broker, protocol: str, **options: object) -> Settings:
+    topics = create_topics(broker.bootstrap_servers, unique_topics(PARTITIONS))
+    group_protocol, own = PROTOCOLS[protocol]
+    options = broker.kafka.consumer_options | own | {name.replace("_", "."): value for name, value in options.items()}
+    return Settings(
+        kafka=Kafka(bootstrap_servers=broker.bootstrap_servers, consumer_options=options),
+        topics=topics,
+        worker=Worker.model_validate({"group_id": topics.frames, "group_protocol": group_protocol}),
+    )
+
+
+class Member:
+    """An intake that joins its group, and what came to it: partition and offset."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.config = worker_config(settings)
+        self.consumer = Consumer(long_running(self.config | READER))
+        self.metrics = Metrics(max_batch=8)
+        self.came: list[tuple[int, int]] = []
+        offsets = AskedBeside(settings)
+        self.intake = Intake(self.consumer, settings.topics.frames, self, offsets, self.metrics, Habits.of(self.config))
+        self.intake.subscribe()
+
+    def revoked(self, partitions: set[int]) -> None: ...
+
+    def lost(self, partitions: set[int]) -> None:
+        self.intake.rewind()
+
+    def poll(self) -> None:
+        self.came += [(frame.partition, frame.offset) for frame in self.intake.fetch(50, 0.05)]
+
+    def partitions(self) -> int:
+        self.poll()
+        return len(self.consumer.assignment())
+
+    def unconfirmed(self) -> int:
+        self.poll()
+        return int(self.metrics.registry.get_sample_value("layercache_unconfirmed_partitions") or 0)
+
+    def first(self) -> dict[int, int]:
+        """By partition, the first offset that came."""
+        return dict(reversed(self.came))
+
+    def close(self) -> None:
+        self.intake.close()
+
+
+class BareMember(Member):
+    """The same without the intake: librdkafka chooses where to begin."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.came = []
+        self.consumer = Consumer(long_running(worker_config(settings)))
+        self.consumer.subscribe([settings.topics.frames])
+
+    def poll(self) -> None:
+        self.came += [(m.partition(), m.offset()) for m in self.consumer.consume(50, 0.05) if m.error() is None]  # type: ignore[misc]
+
+    def close(self) -> None:
+        self.consumer.close()
+
+
+def publish(settings: Settings, offsets: range) -> None:
+    producer = Producer({"bootstrap.servers": settings.kafka.bootstrap_servers})
+    for offset in offsets:
+        for partition in range(PARTITIONS):
+            producer.produce(settings.topics.frames, str(offset), partition=partition)
+    assert producer.flush(30) == 0
+
+
+def send_offsets(producer: Producer, settings: Settings, member: Member, offset: int) -> None:
+    """Begins a transaction, and sends in it the same offset for every partition."""
+    producer.begin_transaction()
+    places = [TopicPartition(settings.topics.frames, number, offset) for number in range(PARTITIONS)]
+    producer.send_offsets_to_transaction(places, member.consumer.consumer_group_metadata(), 30)
+
+
+@contextmanager
+def unstable_group(settings: Settings) -> Iterator[Producer]:
+    """Ten records a partition; 5 is committed, and 7 is sent in a transaction that stays open. No members."""
+    publish(settings, range(10))
+    owner = Member(settings)
+    servers, name = settings.kafka.bootstrap_servers, f"tx-{settings.topics.frames}"
+    producer = Producer({"bootstrap.servers": servers, "transactional.id": name, "transaction.timeout.ms": 120_000})
+    producer.init_transactions(30)
+    wait_until(lambda: owner.partitions() == PARTITIONS, "the owner has its partitions")
+    send_offsets(producer, settings, owner, 5)
+    producer.commit_transaction(30)
+    send_offsets(producer, settings, owner, 7)
+    owner.close()
+    yield producer
+
+
+def all_came(members: Sequence[Member]) -> set[tuple[int, int]]:
+    """What came to any of them, after another poll."""
+    for member in members:
+        member.poll()
+    return {place for member in members for place in member.came}
+
+
+def join_while_unstable(settings: Settings, kind: type[Member]) -> tuple[int, dict[int, int]]:
+    """A member takes over, and another joins before the transaction is aborted; then one more record comes.
+
+    Returns how many records came before the abort, and the first offset of each partition.
+    """
+    with unstable_group(settings) as producer:
+        members = [kind(settings)]
+        try:
+            wait_until(lambda: members[0].partitions() == PARTITIONS, "it takes over")
+            members.append(kind(settings))
+            wait_until(lambda: [one.partitions() for one in members] == [1, 1], "each has a partition")
+            for _ in range(20):  # two seconds: who does not know where to begin has begun
+                before = len(all_came(members))
+            producer.abort_transaction(30)
+            publish(settings, range(10, 11))
+            wait_until(lambda: {(0, 10), (1, 10)} <= all_came(members), "the last records")
+            return before, dict(sorted(all_came(members), reverse=True))
+        finally:
+            for one in members:
+                one.close()
+
+
+def test_a_partition_begins_where_the_group_has_committed_whoever_joins_meanwhile(apache_kafka: Broker) -> None:
+    """And not before the transaction over its offsets has ended. All protocols at once, since most of it is waiting."""
+    cases = [(protocol, reset) for protocol in PROTOCOLS for reset in ("earliest", "latest")]
+    groups = [settings_for(apache_kafka, protocol, auto_offset_reset=reset) for protocol, reset in cases]
+    with ThreadPoolExecutor(len(groups)) as pool:
+        found = dict(zip(cases, pool.map(lambda group: join_while_unstable(group, Member), groups), strict=True))
+    assert found == dict.fromkeys(cases, (0, {0: 5, 1: 5}))
+
+
+def test_librdkafka_by_itself_begins_elsewhere(apache_kafka: Broker) -> None:
+    """Fails once it does not: then look whether partitions need to be confirmed by us (docs/exactly-once.md)."""
+    before, first = join_while_unstable(settings_for(apache_kafka, "cooperative"), BareMember)
+    assert before > 0
+    assert min(first.values()) == 0
+
+
+def test_an_unstable_partition_holds_up_no_other(apache_kafka: Broker) -> None:
+    settings = settings_for(apache_kafka, "cooperative")
+    with unstable_group(settings) as producer:
+        producer.abort_transaction(30)
+        owner = Member(settings)
+        wait_until(lambda: owner.partitions() == PARTITIONS, "it is a member")
+        producer.begin_transaction()
+        place = TopicPartition(settings.topics.frames, 0, 7)
+        producer.send_offsets_to_transaction([place], owner.consumer.consumer_group_metadata(), 30)
+        owner.close()
+        heir = Member(settings)
+        try:
+            wait_until(lambda: heir.partitions() == PARTITIONS, "it takes over")
+            wait_until(lambda: heir.unconfirmed() == 1 and bool(heir.came), "the other partition is read", 10)
+            assert heir.first() == {1: 5}
+            producer.commit_transaction(30)
+            wait_until(lambda: heir.unconfirmed() == 0 and len(heir.first()) == 2, "both are", 10)
+            assert heir.first() == {0: 7, 1: 5}
+        finally:
+            heir.close()
