@@ -148,7 +148,7 @@ class Intake:
 
     def take(self, batch: DistillationBatch) -> Taken:
         """Deals a record's frames."""
-        position = position_hashes(batch.header.topic, batch.partition, batch.offset, _IDENTITY_SALT)
+        position = position_hashes(batch.header.origin, batch.partition, batch.offset, _IDENTITY_SALT)
         fresh = self.seen.new(position)
         self.repeated += int((~fresh).sum())
         block = blocks(batch, self._block_s)

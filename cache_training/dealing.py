@@ -30,7 +30,7 @@ def blocks(batch: DistillationBatch, block_s: float) -> npt.NDArray[np.uint64]:
 
     A frame without a key is a block of its own.
     """
-    own = position_hashes(batch.header.topic, batch.partition, batch.offset, _SALT)
+    own = position_hashes(batch.header.origin, batch.partition, batch.offset, _SALT)
     slot = (batch.timestamp_ms // max(1, int(block_s * 1000))).astype(np.uint64)
     shared = mixed(batch.key_hash.astype(np.uint64) ^ mixed(slot + _NEVER))
     return np.where(batch.key_hash == 0, own, shared)

@@ -44,6 +44,8 @@ class DistillationHeader(msgspec.Struct, frozen=True, kw_only=True):
     """Fingerprint of the model that answered."""
     topic: str
     """The topic that the frames came from."""
+    topic_id: str = ""
+    """Its id (KIP-516), which changes where it is deleted and made anew; empty where the worker does not know it."""
     worker: str
     heads_version: str | None
     audit_rate: float
@@ -54,6 +56,18 @@ class DistillationHeader(msgspec.Struct, frozen=True, kw_only=True):
     """The cuts of the live exits, in the order that ``live_exit`` counts."""
     segment_ms: Mapping[str, Mapping[int, float]] = {}
     """The worker's own times: segment or head name, to batch size, to milliseconds per micro-batch."""
+
+    @property
+    def origin(self) -> str:
+        """What partitions and offsets are counted in: another one for each topic, also of the same name.
+
+        >>> header = DistillationHeader(
+        ...     model="m", topic="frames", worker="w", heads_version=None, audit_rate=1.0, frame_ids=()
+        ... )
+        >>> header.origin, msgspec.structs.replace(header, topic_id="Qn3ZrYrQTIuKnk9Ax4ntsA").origin
+        ('frames', 'frames/Qn3ZrYrQTIuKnk9Ax4ntsA')
+        """
+        return f"{self.topic}/{self.topic_id}" if self.topic_id else self.topic
 
 
 @dataclass(frozen=True)

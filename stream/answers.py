@@ -164,6 +164,7 @@ class DistillationWriter:
         header = DistillationHeader(
             model=self._model,
             topic=frames[0].topic,
+            topic_id=frames[0].topic_id,
             worker=self._worker,
             heads_version=engine.version,
             audit_rate=batch.audit_rate,

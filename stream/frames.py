@@ -38,6 +38,8 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
     key: bytes | None
     value: bytes | None
     raw_headers: RawHeaders = ()
+    topic_id: str = ""
+    """Of the topic that it was read from; empty where that is not known."""
 
     @property
     def headers(self) -> FrameHeaders:
@@ -50,7 +52,7 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
         return last_text(self.raw_headers, CE_ID) or default_id(self.topic, self.partition, self.offset)
 
 
-def frames_of(topic: str, messages: Sequence[Message]) -> list[Frame]:
+def frames_of(topic: str, messages: Sequence[Message], topic_id: str = "") -> list[Frame]:
     """The frames of a topic's records, in order.
 
     By columns, since Python calls a function several times faster for a whole list than in a loop of its own.
@@ -65,6 +67,7 @@ def frames_of(topic: str, messages: Sequence[Message]) -> list[Frame]:
             map(Message.key, messages),
             map(Message.value, messages),
             all_headers(messages),
+            repeat(topic_id),
         )
     )
 

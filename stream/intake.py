@@ -201,7 +201,7 @@ class Intake:
                 if (error := message.error()) is not None:
                     self._notice(message, error)
             messages = [message for message in messages if message.error() is None]
-        sieved = self._positions.sieve(frames_of(self._topic, messages))
+        sieved = self._positions.sieve(frames_of(self._topic, messages, self._positions.topic_id or ""))
         for partition, expected, offset in sieved.gaps:
             self._look_for_deleted(partition, expected, offset)
         if sieved.left_out:

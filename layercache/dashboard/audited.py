@@ -88,7 +88,7 @@ class AuditTally:
         self._versions.move_to_end(key)
         while len(self._versions) > _VERSIONS:
             self._versions.popitem(last=False)
-        identity = position_hashes(batch.header.topic, batch.partition, batch.offset)
+        identity = position_hashes(batch.header.origin, batch.partition, batch.offset)
         rows = np.flatnonzero(batch.audit)
         rows = rows[found.seen.new(identity[rows])]
         if not len(rows):

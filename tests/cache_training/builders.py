@@ -29,12 +29,13 @@ def record(
     keys: npt.NDArray[np.int64] | None = None,
     timestamp_ms: npt.NDArray[np.int64] | None = None,
     overload_label: npt.NDArray[np.int32] | None = None,
+    topic_id: str = "",
 ) -> DistillationBatch:
     """A distillation record of partition 0."""
     n = len(inputs)
     header = DistillationHeader(
         model=model, topic="frames", worker="w", heads_version=version, audit_rate=1.0,
-        frame_ids=tuple(str(first_offset + i) for i in range(n)), exits=exits,
+        frame_ids=tuple(str(first_offset + i) for i in range(n)), exits=exits, topic_id=topic_id,
     )  # fmt: skip
     labels = logits.argmax(1).astype(np.int32)
     return DistillationBatch(

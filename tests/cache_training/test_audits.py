@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache_training import audits
-from cache_training.audits import Seen
+from cache_training.audits import Intake, Seen, Windows
+from tests.cache_training.builders import record
 
 NUMBERS = st.lists(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 40), max_size=12), max_size=40)
 
@@ -50,3 +51,15 @@ def test_a_number_that_comes_again_is_remembered_for_longer(monkeypatch: pytest.
     for start in range(100, 2_000, 50):
         seen.new(np.arange(start, start + 50, dtype=np.uint64))
         assert not seen.new(as_array([7])).any()
+
+
+def test_frames_of_a_topic_that_was_made_anew_are_others_at_the_same_positions() -> None:
+    """What was seen of the old topic, and what has certified, says nothing about them."""
+    intake = Intake(Windows(16, 1_000, 1_000, 0), block_s=10)
+    inputs, logits = np.zeros((50, 1, 2, 2), np.uint8), np.eye(50, 3, dtype=np.float32)
+    for topic_id, again in (("old", False), ("old", True), ("new", False), ("new", True)):
+        taken = intake.take(record(inputs, logits, topic_id=topic_id))
+        assert taken.audit.tolist() == [not again] * 50
+    assert (intake.audits, intake.repeated) == (100, 100)
+    blocks = {name: set(intake.take(record(inputs, logits, topic_id=name)).block.tolist()) for name in ("old", "new")}
+    assert not blocks["old"] & blocks["new"]

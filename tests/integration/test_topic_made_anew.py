@@ -1,0 +1,71 @@
+"""A topic that is deleted and made anew under a running worker: every frame of the new one is answered."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from schemas.settings import Settings, Store, Worker
+from tests.conftest import Broker
+from tests.support.pictures import coloured, encode
+from tests.support.tiny_model import TinyModel
+from tests.support.topics import create_topics, unique_topics
+from tests.support.waiting import wait_until
+from tests.support.worker_process import Picture, Reader, publish, reading, running_worker
+
+RED = encode(coloured("red"), "PNG")
+
+
+def make_anew(settings: Settings) -> None:
+    """Deletes the topic of frames, and creates it again as soon as the broker lets that be done."""
+    client = AdminClient({"bootstrap.servers": settings.kafka.bootstrap_servers})
+    topic = settings.topics.frames
+    client.delete_topics([topic], operation_timeout=30)[topic].result(30)
+
+    def created() -> bool:
+        try:
+            client.create_topics([NewTopic(topic, settings.topics.partitions, 1)])[topic].result(30)
+        except KafkaException:  # it is not gone yet
+            return False
+        return True
+
+    wait_until(created, "it is made anew", 30)
+
+
+def publish_numbered(settings: Settings, name: str, count: int) -> None:
+    pictures = [Picture(RED, id=f"{name}-{number}", key=f"camera-{number % 20}") for number in range(count)]
+    publish(settings, pictures)
+
+
+def answers(reader: Reader, name: str) -> Counter[str]:
+    """How many there are for each frame of that name."""
+    return Counter(one.id for one in reader.predictions() if one.id.startswith(name))
+
+
+@pytest.mark.parametrize("frames", [60, 400], ids=["ends before the old one", "ends behind the old one"])
+def test_a_topic_that_is_made_anew_is_read_from_its_beginning(
+    apache_kafka: Broker, tiny_model: TinyModel, tmp_path: Path, frames: int
+) -> None:
+    """Whether its end is before or behind the place where the worker stood in the old one."""
+    topics = create_topics(apache_kafka.bootstrap_servers, unique_topics())
+    settings = Settings(
+        kafka=apache_kafka.kafka, topics=topics, model=tiny_model.settings,
+        store=Store(url=f"file://{tmp_path}/heads"), worker=Worker(group_id=topics.frames, torch_threads=1),
+    )  # fmt: skip
+    with running_worker(settings, tmp_path) as worker, reading(settings, topics.predictions) as reader:
+        publish_numbered(settings, "old", 200)
+        reader.read_until(lambda: len(answers(reader, "old")) == 200, "answers of the old topic")
+        make_anew(settings)
+        publish_numbered(settings, "new", frames)
+        reader.read_until(lambda: len(answers(reader, "new")) == frames, "answers of the new topic", 60)
+        publish_numbered(settings, "later", 40)
+        reader.read_until(lambda: len(answers(reader, "later")) == 40, "later answers", 60)
+        reader.read(1.0)
+        assert worker.said("was deleted and made anew")
+        assert set(answers(reader, "old").values()) == set(answers(reader, "later").values()) == {1}
+        # Those behind the old one's end may be read before the worker looks at the topic's id, and then again.
+        assert set(answers(reader, "new").values()) <= ({1} if frames < 200 else {1, 2})
+        assert worker.stop() == 0
