@@ -18,7 +18,11 @@ _REQUEST_S = 10
 
 
 class Health:
-    """Whether the worker's loop goes round. ``clock`` counts seconds.
+    """Whether the worker's loop goes round, and whether it has its partitions. ``clock`` counts seconds.
+
+    ``partitions`` tells how many are assigned, and how many of them wait for their committed offsets. The worker is
+    *settled* once it has some and none waits, or ``settle_s`` after the wait began: a worker beyond the number of
+    partitions gets none, and one partition must not hold up a rollout for ever.
 
     >>> now = iter([0.0, 100.0, 130.0, 131.0, 131.5]).__next__
     >>> health = Health(stalled_after_s=30, clock=now)
@@ -30,19 +34,49 @@ class Health:
     0.0
     """
 
-    def __init__(self, stalled_after_s: float = 120.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        stalled_after_s: float = 120.0,
+        settle_s: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+        partitions: Callable[[], tuple[int, int]] = lambda: (0, 0),
+    ) -> None:
         self.stalled_after_s = stalled_after_s
+        self.settle_s = settle_s
         self._clock = clock
+        self._partitions = partitions
         self._beaten: float | None = None
+        self._waits_for: str | None = "partitions"
+        self._waits_since: float | None = None
 
     def beat(self) -> None:
         """The loop begins another round."""
         self._beaten = self._clock()
+        if self._waits_since is None:
+            self._waits_since = self._beaten
+        assigned, unconfirmed = self._partitions()
+        if unconfirmed:
+            if self._waits_for != "committed offsets":
+                self._waits_for, self._waits_since = "committed offsets", self._beaten
+        elif assigned or self._waits_for == "committed offsets":
+            self._waits_for = None
+
+    def unsettled(self) -> str | None:
+        """What the worker waits for, in words; None where it is settled."""
+        if self._waits_for is None or self._waits_since is None:
+            return None
+        seconds = self._clock() - self._waits_since
+        return f"waiting for {self._waits_for} for {seconds:.0f} s" if seconds <= self.settle_s else None
 
     @property
     def working(self) -> bool:
         """True from the first round on: the model is loaded, the broker answers, and the group is being joined."""
         return self._beaten is not None
+
+    @property
+    def settled(self) -> bool:
+        """True once the worker works and has its partitions, or has waited long enough for them."""
+        return self.working and self.unsettled() is None
 
     def stalled_s(self) -> float:
         """How long the round has taken, where that is longer than it may; else 0.0. A start is no round."""
@@ -53,7 +87,7 @@ class Health:
 
 
 def application(registry: CollectorRegistry, health: Health) -> "WSGIApplication":
-    """``/healthz``: 503 once the loop has stalled. ``/readyz``: 503 until it works, too. Else the metrics."""
+    """``/healthz``: 503 once the loop has stalled. ``/readyz``: 503 also until it is settled. Else the metrics."""
     metrics: WSGIApplication = make_wsgi_app(registry)
 
     def answer(environment: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
@@ -67,6 +101,8 @@ def application(registry: CollectorRegistry, health: Health) -> "WSGIApplication
             status, text = HTTPStatus.OK, "starting\n"
             if path == "/readyz":
                 status = HTTPStatus.SERVICE_UNAVAILABLE
+        elif path == "/readyz" and (waits := health.unsettled()):
+            status, text = HTTPStatus.SERVICE_UNAVAILABLE, f"{waits}\n"
         else:
             status, text = HTTPStatus.OK, "working\n"
         body = text.encode()

@@ -28,7 +28,7 @@ class Metrics:
 
     def __init__(self, max_batch: int) -> None:
         self.registry = registry = CollectorRegistry()
-        self.health = Health()
+        self.health = Health(partitions=lambda: (_value(self.partitions), _value(self.unconfirmed_partitions)))
         ProcessCollector(registry=registry)  # memory and processor time
         self.frames = Counter("layercache_frames", "Frames answered, by exit.", ["exit"], registry=registry)
         self.audits = Counter("layercache_audits", "Frames audited.", registry=registry)
@@ -245,6 +245,10 @@ def distinct(classes: Sequence[str]) -> tuple[str, ...]:
     """
     repeated = Tally(classes)
     return tuple(f"{name} ({index})" if repeated[name] > 1 else name for index, name in enumerate(classes))
+
+
+def _value(gauge: Gauge) -> int:
+    return int(next(iter(gauge.collect())).samples[0].value)
 
 
 def _powers_of_two(limit: int) -> tuple[float, ...]:
