@@ -11,6 +11,7 @@ from confluent_kafka.admin import AdminClient
 from schemas.dead_letter import HEADROOM_BYTES
 from schemas.settings import Settings
 from stream.delivery_options import refused_options
+from stream.kafka_log import LEVEL, KafkaLog
 from stream.throttle import Throttle
 
 log = logging.getLogger(__name__)
@@ -163,8 +164,8 @@ class ErrorLog:
 
 
 def long_running(config: Config) -> Config:
-    """``config`` with errors through our own log; librdkafka's repeats itself at every attempt to connect."""
-    return {"log_level": 2, "error_cb": ErrorLog()} | config
+    """``config`` with errors, and what else librdkafka says that people must see, through our own log."""
+    return {"log_level": LEVEL, "error_cb": ErrorLog(), "logger": KafkaLog(config)} | config
 
 
 class Troubles:

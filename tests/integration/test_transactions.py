@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from schemas.settings import Kafka, Settings, Store, Worker
-from stream.clients import KafkaUnusable, worker_config
+from stream.clients import KafkaUnusable, long_running, worker_config
 from stream.metrics import Metrics
 from stream.transactions import Aborted, delivery
 from tests.conftest import Broker
@@ -89,7 +89,7 @@ def members(settings: Settings) -> int:
 
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
 def test_who_was_thrown_out_of_the_group_cannot_commit(
-    apache_kafka: Broker, tiny_model: TinyModel, tmp_path: Path, protocol: str
+    apache_kafka: Broker, tiny_model: TinyModel, tmp_path: Path, protocol: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A worker that was away for longer than ``max.poll.interval.ms`` and goes on as if nothing had been."""
     settings = settings_for(apache_kafka, tiny_model, tmp_path, partitions=1, group_protocol=protocol)
@@ -97,7 +97,7 @@ def test_who_was_thrown_out_of_the_group_cannot_commit(
     config = worker_config(settings) | {"session.timeout.ms": 1_500, "max.poll.interval.ms": 1_500}
     if protocol == "consumer":
         del config["session.timeout.ms"]
-    consumer = Consumer(config)
+    consumer = Consumer(long_running(config))
     consumer.subscribe([settings.topics.frames])
     try:
         wait_until(lambda: bool(consumer.consume(1, 0.2)), "a frame")
@@ -108,6 +108,8 @@ def test_who_was_thrown_out_of_the_group_cannot_commit(
             works.commit()
         assert committed(settings) == 0
         works.close()
+        consumer.consume(1, 0)
+        assert "maximum poll interval (1500ms) exceeded" in caplog.text
     finally:
         consumer.close()
 
