@@ -24,8 +24,12 @@ FETCH_BACKOFF_MS = 2
 #: still: about half of the 20 s that it took to recover from lost connections. The Java clients' own default.
 RECONNECT_AT_MOST_MS = 1_000
 
-#: With librdkafka's 300,000 ms a partition that is added to a topic is not read for up to five minutes.
-METADATA_EVERY_MS = 10_000
+#: With librdkafka's 300,000 ms the frames of a new partition wait for up to five minutes until some worker notices it
+#: (260 s seen).
+METADATA_REFRESH_MS = 10_000
+
+#: Every client's ``client.id``; a worker's says more (:mod:`stream.members`).
+CLIENT_ID = "layercache"
 
 #: What librdkafka holds in memory for a consumer, beside what we have taken from it.
 CONSUMER_QUEUE_KB = 65_536
@@ -82,7 +86,6 @@ def consumer_config(settings: Settings, group_id: str, **overrides: Any) -> Conf
         "partition.assignment.strategy": "cooperative-sticky",
         "fetch.queue.backoff.ms": FETCH_BACKOFF_MS,
         "fetch.wait.max.ms": 100,
-        "topic.metadata.refresh.interval.ms": METADATA_EVERY_MS,
         "queued.max.messages.kbytes": CONSUMER_QUEUE_KB,
         "fetch.message.max.bytes": settings.topics.max_record_bytes + HEADROOM_BYTES,
         "receive.message.max.bytes": 100_000_000 + settings.topics.max_record_bytes,
@@ -284,8 +287,9 @@ _HOPELESS = {
 def _common(settings: Settings) -> Config:
     return {
         "bootstrap.servers": settings.kafka.bootstrap_servers,
-        "client.id": "layercache",
+        "client.id": CLIENT_ID,
         "reconnect.backoff.max.ms": RECONNECT_AT_MOST_MS,
+        "topic.metadata.refresh.interval.ms": METADATA_REFRESH_MS,
     }
 
 

@@ -19,6 +19,7 @@ from stream.clients import KafkaUnusable, refuse_void_options, wait_for_broker
 from stream.fetching_pool import fetching_pool
 from stream.garbage import collect_seldom
 from stream.heads_watch import HeadWatch
+from stream.members import GroupCheck, client_id, named_clients
 from stream.metrics import Metrics
 from stream.references import UnusablePrefix
 from stream.stopping import Stop
@@ -27,6 +28,10 @@ from stream.worker import Unfinished, Worker, worker_name
 log = logging.getLogger(__name__)
 
 OK, FAILED, UNFINISHED, INTERRUPTED = 0, 1, 3, 130
+
+#: So much later than a transaction's time-out, at most, a broker aborts it (every 10 s it looks) and a group has shared
+#: out its partitions anew.
+_BROKER_ABORTS_S = 20.0
 
 
 def run(settings: Settings) -> int:
@@ -64,6 +69,7 @@ def _run(settings: Settings, stop: Stop) -> None:
     metrics.show_promise(settings.promise)
     if settings.worker.metrics_port is not None:
         metrics.health.stalled_after_s = settings.worker.stalled_after_s
+        metrics.health.settle_s = settings.worker.transaction_timeout_ms / 1000 + _BROKER_ABORTS_S
         metrics.serve(settings.worker.metrics_port)
     classifier = load(settings.model)
     traced = trace(classifier)
@@ -81,13 +87,18 @@ def _run(settings: Settings, stop: Stop) -> None:
     if not wait_for_broker(settings, stop, needed):
         return
     pool = fetching_pool(settings, classifier.preprocessing, partial(metrics.observe, "fetch"))
+    group = GroupCheck(settings, classifier.fingerprint, lambda: metrics.health.settled)
     with ExitStack() as at_the_end:
         at_the_end.callback(pool.close)
         at_the_end.callback(heads.stop)
+        at_the_end.callback(group.stop)
         heads.start(settings.store.poll_s)
         name = worker_name(settings.worker)
-        worker = Worker(settings, name, ModelAnswering(settings, name, traced, heads, metrics, pool), metrics, stop)
+        answering = ModelAnswering(settings, name, traced, heads, metrics, pool)
+        clients = named_clients(client_id(classifier.fingerprint, name))
+        worker = Worker(settings, name, answering, metrics, stop, clients=clients)
         collect_seldom()
+        group.start()
         log.info("working on %s at %s", topics.frames, settings.kafka.bootstrap_servers)
         try:
             worker.run()

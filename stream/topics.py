@@ -15,7 +15,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from schemas.dead_letter import HEADROOM_BYTES
 from schemas.settings import Settings
-from stream.clients import KafkaUnusable, Troubles
+from stream.clients import CLIENT_ID, KafkaUnusable, Troubles
 from stream.reach import cluster, connect
 
 _REQUEST_S = 30.0
@@ -72,7 +72,7 @@ def create(
     ``waiting`` hears once what is waited for. Raises :class:`KafkaUnusable` where the topics cannot be created.
     """
     troubles = Troubles()
-    config = {"bootstrap.servers": settings.kafka.bootstrap_servers, "client.id": "layercache"}
+    config = {"bootstrap.servers": settings.kafka.bootstrap_servers, "client.id": CLIENT_ID}
     client = connect(AdminClient, config | settings.kafka.options, troubles)
     metadata = _enough_brokers(client, settings, troubles, wait_s, waiting)
     wanted = wanted_topics(settings)

@@ -9,7 +9,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 from layercache.dashboard.lag import partition_lags
 from layercache.doctor.checks import Area, Finding
 from schemas.settings import Settings
-from stream.clients import KafkaUnusable, Troubles, consumer_config, describe_error
+from stream.clients import KafkaUnusable, Troubles, admin_client, consumer_config, describe_error
+from stream.members import models_of
 from stream.patience import Deadline
 from stream.reach import connect
 from stream.trainer_watch import TopicOffsets
@@ -29,14 +30,16 @@ _SETTLING = frozenset(
     }
 )
 _PATIENCE_S, _PAUSE_S = 10.0, 0.5
+_REQUEST_S = 5.0
 #: How long ago the latest record was, as far as one asks.
 _AGES = ((60, "a minute"), (600, "ten minutes"), (3_600, "an hour"), (86_400, "a day"))
 
 
-def check(settings: Settings) -> Iterator[Finding]:
-    """By consumers that join nothing and commit nothing."""
+def check(settings: Settings, fingerprint: str | None = None) -> Iterator[Finding]:
+    """By clients that join nothing and commit nothing. ``fingerprint`` is that of the settings' model, where known."""
     topics = settings.topics
     yield from _guarded("workers", lambda: _workers(settings))
+    yield from _guarded("models", lambda: _models(settings, fingerprint))
     yield from _guarded("trainer", lambda: _trainer(settings))
     for topic in (topics.frames, topics.predictions):
         yield from _guarded("clock", partial(_clock, settings, topic))
@@ -88,6 +91,31 @@ def _workers(settings: Settings) -> Iterator[Finding]:
         f", at most {worst.lag:,} on partition {worst.partition}" if waiting else ""
     )
     yield AREA.ok("workers", found)
+
+
+def _models(settings: Settings, fingerprint: str | None) -> Iterator[Finding]:
+    """Which models the group's members run, as their ``client.id`` says."""
+    group = settings.worker.group_id
+    client = admin_client(settings)  # held: without its client an answer never comes
+    asked = client.describe_consumer_groups([group], request_timeout=_REQUEST_S)
+    names = [member.client_id for member in asked[group].result(2 * _REQUEST_S).members]
+    if not names:
+        yield AREA.ok("models", f"group {group} has no members just now")
+        return
+    models = models_of(names)
+    runs = f"workers in group {group}: {len(names)}, of model {', '.join(models) or 'unknown'}"
+    if len(models) > 1:
+        yield AREA.warning(
+            "models", f"{runs}: each frame is answered by one of these models, whichever has its partition",
+            "that is meant while a new model is rolled out; else give each model a worker.group_id of its own",
+        )  # fmt: skip
+    elif fingerprint is not None and models and not fingerprint.startswith(models[0]):
+        yield AREA.warning(
+            "models", f"{runs}; these settings name model {fingerprint[:12]}",
+            "are these the workers' settings? A worker started with them would join another model's group",
+        )  # fmt: skip
+    else:
+        yield AREA.ok("models", runs)
 
 
 def _trainer(settings: Settings) -> Iterator[Finding]:

@@ -44,4 +44,6 @@ def visit(settings: Settings, looking: Callable[[str], None] = lambda area: None
     looking("topics")
     yield from within(_TOPICS_S, topics.AREA, lambda: topics.check(settings, *reached[0]))
     looking("groups")
-    yield from within(_GROUPS_S, groups.AREA, lambda: groups.check(settings))
+    yield from within(
+        _GROUPS_S, groups.AREA, lambda: groups.check(settings, traced[0].classifier.fingerprint if traced else None)
+    )
