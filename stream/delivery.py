@@ -1,15 +1,22 @@
-"""What both kinds of delivery have in common: records and offsets are collected, and leave together or not at all."""
+"""What both kinds of delivery have in common: records and offsets are collected, and leave together or not at all.
+
+:mod:`stream.delivery_states` decides what comes after what; here are the calls.
+"""
 
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import NoReturn, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from schemas.settings import Settings
-from stream.clients import CLIENTS, REPLACED, ClientFactory, KafkaUnusable, is_hopeless, is_replaced
+from stream.clients import CLIENTS, ClientFactory, Config, KafkaUnusable
+from stream.delivery_errors import Failure, Undelivered, judge, text_of
+from stream.delivery_states import DeliveryStates, Effect, Event, State
 from stream.metrics import Metrics
+from stream.outlet import Outlet
 from stream.patience import SYSTEM_CLOCK, Clock, Deadline, Stuck
 from stream.throttle import Throttle
 
@@ -25,32 +32,6 @@ GRACE_S = 5.0
 
 #: How long a worker that starts waits for its producer.
 _START_S = 60.0
-
-#: Errors that pass; however many there are in a row, they do not say that the next commit fails too.
-_PASSING = frozenset(
-    {
-        KafkaError._TIMED_OUT,
-        KafkaError._TRANSPORT,
-        KafkaError._ALL_BROKERS_DOWN,
-        KafkaError._MSG_TIMED_OUT,
-        KafkaError._FENCED,
-        KafkaError._STATE,
-        KafkaError._PURGE_QUEUE,
-        KafkaError._PURGE_INFLIGHT,
-        KafkaError.ILLEGAL_GENERATION,
-        KafkaError.UNKNOWN_MEMBER_ID,
-        KafkaError.REBALANCE_IN_PROGRESS,
-        KafkaError.FENCED_MEMBER_EPOCH,
-        KafkaError.STALE_MEMBER_EPOCH,
-        KafkaError._ASSIGNMENT_LOST,
-        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-        KafkaError.COORDINATOR_NOT_AVAILABLE,
-        KafkaError.NOT_COORDINATOR,
-        KafkaError.CONCURRENT_TRANSACTIONS,
-        KafkaError.INVALID_PRODUCER_EPOCH,
-        KafkaError.INVALID_PRODUCER_ID_MAPPING,
-    }
-)
 
 #: Of the calls that are repeated, each.
 CALL_S = 2.0
@@ -94,38 +75,47 @@ class Delivery(ABC):
         self._patience_s = settings.worker.transaction_timeout_ms / 1000 + GRACE_S
         self._give_up = give_up
         self._time_left = time_left
+        self._states = DeliveryStates()
         self._offsets: dict[tuple[str, int], int] = {}
         self._frames = 0
+        self._opened = self._end_by = 0.0
+        self._metadata = ""
         self._waited_s = 0.0
-        self._began: float | None = None
-        self._broken: str | None = None
         self._aborts = 0
+        #: partition -> the member of the group that it was assigned to
+        self._members: dict[int, str] = {}
         self._throttle = Throttle(clock=clock.now)
-        self._producer = self._new_producer(Deadline(_START_S, clock.now))
+        #: left, and ended where no exception refers to them any more
+        self._left: list[Outlet] = []
+        self._outlet: Outlet
+        try:
+            self._need(Deadline(_START_S, clock.now))
+        except Aborted as error:
+            raise KafkaUnusable(str(error)) from error
 
     def produce(self, topic: str, value: bytes | None, key: bytes | None = None, headers: Headers = ()) -> None:
         """Hands a record to the producer, waiting for room in its queue if need be."""
         self._begin()
         try:
-            self._producer.produce(topic, value, key, headers=list(headers))
+            self._outlet.producer.produce(topic, value, key, headers=list(headers))
         except BufferError:
             self._wait_for_room(topic, value, key, headers)
         except KafkaException as error:
-            self._failed("producing", error)
+            self._fail("producing", error, topic)
 
     def produce_all(
         self, topic: str, values: Iterable[bytes], keys: Iterable[bytes | None], headers: Iterable[Headers]
     ) -> None:
         """Hands over a record for each value, its key and its headers, for less than as many :meth:`produce` cost."""
         self._begin()
-        produce = self._producer.produce
+        produce = self._outlet.producer.produce
         for value, key, raw in zip(values, keys, headers, strict=True):
             try:
                 produce(topic, value, key, headers=raw)  # type: ignore[arg-type]  # the stub asks for an invariant list
             except BufferError:
                 self._wait_for_room(topic, value, key, raw)
             except KafkaException as error:
-                self._failed("producing", error)
+                self._fail("producing", error, topic)
 
     def answered(self, topic: str, partition: int, offset: int, frames: int = 1) -> None:
         """Everything about this frame, and about those before it on its partition, has been produced.
@@ -137,133 +127,191 @@ class Delivery(ABC):
         self._frames += frames
 
     def due_in(self, now: float) -> float | None:
-        """Seconds until :meth:`commit` should come, by ``time.monotonic``; None while there is nothing to commit."""
-        if self._began is None:
+        """Seconds until :meth:`commit` should come, by the clock; None while there is nothing to commit."""
+        if self._states.state is not State.OPEN:
             return None
         if self._max_frames is not None and self._frames >= self._max_frames:
             return 0.0
-        return max(0.0, self._began + self._interval_s - now)
+        return max(0.0, self._opened + self._interval_s - now)
 
     def commit(self, metadata: str = "") -> bool:
         """Delivers what has been produced together with its offsets; False where there was nothing.
 
         The broker keeps ``metadata`` with the offsets.
         """
-        offsets = [TopicPartition(*place, offset, metadata) for place, offset in self._offsets.items()]
-        try:
-            self._producer.poll(0)  # raises what has become fatal meanwhile
-            if self._began is None:
-                return False
-            self._commit(offsets, self._deadline())
-        except KafkaException as error:
-            self._failed("committing", error)
-        except Stuck as error:
-            self._give_up_producer(f"committing: {error}")
-        self._clear()
-        self._aborts = 0
-        self._metrics.last_commit.set_to_current_time()
-        self._leave_unclean_producer()
-        return True
+        self._metadata = metadata
+        self.poll()
+        has_something = self._states.state is State.OPEN
+        self._on(Event.COMMIT)
+        if has_something:
+            self._aborts = 0
+            self._metrics.last_commit.set_to_current_time()
+        return has_something
 
     def abort(self) -> None:
         """Takes back what has been produced since the last commit, as far as that can be."""
-        if self._began is None:
-            return
-        self._clear()
-        try:
-            self._abort(self._deadline())
-        except (KafkaException, Stuck) as error:
-            self._break(f"aborting: {text_of(error)}", fenced=is_fenced(error))
-        else:
-            self._leave_unclean_producer()
+        self._on(Event.ABORT, Failure("partitions were lost, or are read again", "lost_partitions"))
+
+    def poll(self) -> None:
+        """Takes in what the producer has to tell, its log among it, before that piles up. Never waits."""
+        if self._states.state in (State.READY, State.OPEN):
+            try:
+                self._outlet.hear()
+            except KafkaException as error:
+                self._fail("committing", error)
 
     def waited_s(self) -> float:
         """For how many seconds records have waited for room in the producer's queue since this was last asked."""
         waited, self._waited_s = self._waited_s, 0.0
         return waited
 
+    def assigned(self, partitions: Iterable[int]) -> None:
+        """These partitions were assigned to the group's member that the consumer is now."""
+        self._members.update(dict.fromkeys(partitions, self._consumer.memberid() or ""))
+
     def ensure_producer(self) -> None:
-        """Makes sure that there is a producer that works; :class:`Aborted` where there cannot be one yet."""
-        if self._broken is not None:
-            self._replace()
+        """Makes sure that there is a producer that works; :class:`Aborted` where there cannot be one yet.
+
+        Call this when nothing is in flight any more: whatever is read from now on was read as the present member.
+        """
+        self.assigned(tuple(self._members))
+        self._need(self._deadline())
 
     def close(self) -> None:
-        """Aborts what is open."""
-        self.abort()
+        """Aborts what is open; nothing comes after it."""
+        self._on(Event.CLOSE)
 
     def _begin(self) -> None:
-        if self._began is not None:
-            return
-        self.ensure_producer()
-        try:
-            self._open()
-        except KafkaException as error:
-            self._break(text_of(error), fenced=is_fenced(error))
-            raise Aborted(text_of(error)) from error
-        self._began = self._clock.now()
+        if self._states.state is not State.OPEN:
+            self._need(self._deadline())
+            self._on(Event.BEGIN)
 
-    def _clear(self) -> None:
-        self._offsets.clear()
-        self._frames = 0
-        self._began = None
+    def _on(self, event: Event, failure: Failure | None = None) -> None:
+        """Takes in an event and carries out what follows; what comes of that are the next events."""
+        for effect in self._states.on(event):
+            match effect:
+                case Effect.MAKE:
+                    self._make()
+                case Effect.REGISTER:
+                    self._try("registering for transactions", self._register)
+                case Effect.BEGIN:
+                    self._try("beginning", self._open)
+                    self._opened = self._clock.now()
+                case Effect.HAND_IN:
+                    self._end_by = self._clock.now() + self._deadline().left()
+                    self._try("committing", self._hand_in)
+                case Effect.COMMIT:
+                    self._try("committing", self._commit)
+                case Effect.ABORT:
+                    self._try("aborting", self._abort)
+                case Effect.FORGET:
+                    self._offsets.clear()
+                    self._frames = 0
+                    if event not in (Event.DONE, Event.UNCLEAN):
+                        self._metrics.aborts.labels(failure.reason if failure else "closing").inc()
+                case Effect.RETIRE:
+                    self._retire(failure)
+                case Effect.LEAVE:
+                    self._leave(failure or Failure("closing", "closing"))
+                case Effect.LOSE:
+                    why = failure.why if failure else "the delivery was given up"
+                    raise KafkaUnusable(why) if failure and failure.ends_worker else Aborted(why)
+
+    def _try(self, doing: str, call: Callable[[], tuple[Event, Failure | None]]) -> None:
+        """Makes a call; what comes of it is the next event."""
+        try:
+            event, failure = call()
+        except KafkaException as error:
+            event, failure = self._judge(doing, error)
+        except Stuck as error:
+            event, failure = Event.BROKEN, Failure(f"{doing}: {error}", "stuck")
+            if self._states.state is State.PENDING:  # it may still succeed, and is asked again
+                event = Event.FAILED
+        self._on(event, failure)
+
+    def _judge(self, doing: str, error: KafkaException, topic: str = "") -> tuple[Event, Failure]:
+        """What comes of an error; ``topic`` is whose record librdkafka did not take."""
+        undelivered = self._outlet.cause() or (Undelivered(topic, error.args[0], here=True) if topic else None)
+        event, failure = judge(doing, error.args[0], self._states.state, undelivered, self._settings)
+        self._aborts += not failure.is_passing
+        if self._aborts >= MAX_ABORTS and not failure.ends_worker:
+            why = f"{self._aborts} commits in a row failed, the last while {failure.why}"
+            failure = replace(failure, why=why, ends_worker=True)
+        return event, failure
+
+    def _fail(self, doing: str, error: KafkaException, topic: str = "") -> NoReturn:
+        self._on(*self._judge(doing, error, topic))
+        raise AssertionError("a failure loses what is open")
+
+    def _need(self, deadline: Deadline) -> None:
+        """Has a producer by then."""
+        self._register_by = deadline
+        self._on(Event.NEED)
+
+    def _make(self) -> None:
+        # Here nobody handles an exception in whose frames the old ones are; their end waits for threads.
+        doomed, self._left = self._left, []
+        if doomed:
+            self._clock.start_call(doomed.clear)
+        try:
+            self._outlet = Outlet(self._clients.producer, self._config())
+        except KafkaException as error:
+            raise KafkaUnusable(f"kafka.options, kafka.producer_options, or -X: {text_of(error)}") from error
+
+    def _retire(self, failure: Failure | None) -> None:
+        if failure is not None:
+            self._metrics.replaced_producers.labels(failure.reason).inc()
+            if self._throttle.passes(failure.reason):
+                log.warning("the producer will be replaced: %s", failure.why)
+        self._left.append(self._outlet)
+
+    def _leave(self, failure: Failure) -> None:
+        self._check_sense(failure)
+        self._metrics.replaced_producers.labels(failure.reason).inc()
+        log.warning("the producer cannot go on (%s); starting another", failure.why)
+        self._left.append(self._outlet)
+
+    def _check_sense(self, failure: Failure) -> None:  # noqa: B027  # nothing to check in general
+        """Raises :class:`KafkaUnusable` where another producer in place of this one makes no sense."""
+
+    def _ended(self) -> tuple[Event, Failure | None]:
+        """What comes of an end that succeeded."""
+        unclean = self._outlet.unclean()
+        if unclean is None:
+            return Event.DONE, None
+        reason, why = unclean
+        return Event.UNCLEAN, Failure(why, reason)
+
+    def _is_still_its_member(self, member: str) -> bool:
+        """False where some frame was read as a member that the group has thrown out meanwhile.
+
+        A member that the group has thrown out may join again under another id without being told that its partitions
+        were lost (librdkafka, classic protocol). Others may have had them, and answered their frames.
+        """
+        return all(self._members.get(partition, member) == member for _, partition in self._offsets)
 
     def _deadline(self) -> Deadline:
         """One for all that a call does: the broker's patience with a transaction, or the group's with its member."""
         return Deadline(min(self._patience_s, self._time_left()), self._clock.now)
 
+    def _time_to_end(self) -> Deadline:
+        """What is left of the deadline that the commit under way began with."""
+        return Deadline(self._end_by - self._clock.now(), self._clock.now)
+
     def _wait_for_room(self, topic: str, value: bytes | None, key: bytes | None, headers: Headers) -> None:
         deadline, began = self._deadline(), self._clock.now()
+        producer = self._outlet.producer
         while deadline.left() and not self._give_up():
             try:
-                self._producer.poll(min(_ROOM_S, deadline.left()))
-                self._producer.produce(topic, value, key, headers=list(headers))
+                producer.poll(min(_ROOM_S, deadline.left()))
+                producer.produce(topic, value, key, headers=list(headers))
                 self._waited_s += self._clock.now() - began
                 return
             except BufferError:
                 continue
             except KafkaException as error:
-                self._failed("producing", error)
-        self._give_up_producer("producing: its queue stays full")
-
-    def _failed(self, doing: str, error: KafkaException) -> NoReturn:
-        """Aborts after an error that waiting did not cure."""
-        cause: KafkaError = error.args[0]
-        if is_replaced(cause):
-            raise KafkaUnusable(f"{doing}: {REPLACED} ({cause.str()})") from error
-        self._aborts += cause.code() not in _PASSING
-        if self._aborts >= MAX_ABORTS:
-            raise KafkaUnusable(f"{self._aborts} commits in a row failed, the last while {doing}: {cause.str()}")
-        if cause.fatal():
-            self._clear()
-            self._break(f"{doing}: {cause.str()}", fenced=is_fenced(error))
-        else:
-            self.abort()
-        raise Aborted(f"{doing}: {cause.str()}") from error
-
-    def _give_up_producer(self, why: str) -> NoReturn:
-        """Ends what is open by leaving the producer: a call of it may hang for good."""
-        self._clear()
-        self._break(why)
-        raise Aborted(why)
-
-    def _break(self, why: str, fenced: bool = False) -> None:
-        """The producer cannot go on: :meth:`ensure_producer` makes another, once the consumer has been polled again.
-
-        Raises :class:`KafkaUnusable` where another makes no sense.
-        """
-        self._check_sense(why, fenced)
-        log.warning("the producer cannot go on (%s); starting another", why)
-        self._metrics.replaced_producers.labels("fenced" if fenced else "broken").inc()
-        self._broken = why
-
-    def _replace(self) -> None:
-        try:
-            self._producer = self._new_producer(self._deadline())
-        except (KafkaException, Stuck) as error:
-            if isinstance(error, KafkaException) and is_hopeless(error.args[0]):
-                raise KafkaUnusable(text_of(error)) from error
-            raise Aborted(f"no new producer: {text_of(error)}") from error
-        self._broken = None
+                self._fail("producing", error, topic)
+        self._on(Event.BROKEN, Failure("producing: its queue stays full", "stuck"))
 
     def _persist(self, call: Callable[[float], Result], doing: str, deadline: Deadline) -> Result:
         """Repeats ``call`` (which takes a timeout in seconds) while its errors are such as pass, until the deadline."""
@@ -283,29 +331,24 @@ class Delivery(ABC):
         raise Stuck(f"no success in time: {last}")
 
     @abstractmethod
-    def _new_producer(self, deadline: Deadline) -> Producer: ...
+    def _config(self) -> Config:
+        """Of the producer."""
 
     @abstractmethod
-    def _open(self) -> None: ...
+    def _register(self) -> tuple[Event, Failure | None]:
+        """And the following: what comes of the effect of that name."""
 
     @abstractmethod
-    def _commit(self, offsets: list[TopicPartition], deadline: Deadline) -> None: ...
+    def _open(self) -> tuple[Event, Failure | None]: ...
 
     @abstractmethod
-    def _abort(self, deadline: Deadline) -> None: ...
+    def _hand_in(self) -> tuple[Event, Failure | None]: ...
 
-    def _leave_unclean_producer(self) -> None:  # noqa: B027  # without transactions nothing can be late
-        """Has the producer replaced where requests of the transaction that ended may still be under way."""
+    @abstractmethod
+    def _commit(self) -> tuple[Event, Failure | None]: ...
 
-    def _check_sense(self, why: str, fenced: bool) -> None:  # noqa: B027  # nothing to check in general
-        """Raises :class:`KafkaUnusable` where another producer in place of this one makes no sense."""
+    @abstractmethod
+    def _abort(self) -> tuple[Event, Failure | None]: ...
 
-
-def text_of(error: Exception) -> str:
-    """What to tell people."""
-    return str(error.args[0].str()) if isinstance(error, KafkaException) else str(error)
-
-
-def is_fenced(error: Exception) -> bool:
-    """True where another producer has taken over the transactional.id."""
-    return isinstance(error, KafkaException) and error.args[0].code() == KafkaError._FENCED
+    def _offsets_to_commit(self) -> list[TopicPartition]:
+        return [TopicPartition(*place, offset, self._metadata) for place, offset in self._offsets.items()]

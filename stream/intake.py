@@ -60,6 +60,9 @@ _SEEK_S = 1.0
 class Owner(Protocol):
     """Who works on the frames, and must know when some are no longer its own. Called within :meth:`Intake.fetch`."""
 
+    def assigned(self, partitions: set[int]) -> None:
+        """These come to this worker."""
+
     def revoked(self, partitions: set[int]) -> None:
         """These go to another worker: commit what was done, forget the rest."""
 
@@ -364,6 +367,7 @@ class Intake:
         self._positions.assigned(numbers)
         self._next_question = self._clock.now()
         self._count("assigned", numbers)
+        self._owner.assigned(numbers)
         log.info("assigned partitions %s; working on %s", sorted(numbers), list(self._positions))
 
     def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:

@@ -115,6 +115,10 @@ class Worker:
                 if finished:
                     self._answering.stop()
 
+    def assigned(self, partitions: set[int]) -> None:
+        """These are ours from now on, as the member of the group that we are now."""
+        self._delivery.assigned(partitions)
+
     def revoked(self, partitions: set[int]) -> None:
         """Part of a rebalance: what was answered is committed while the partitions are still ours."""
         try:
@@ -150,6 +154,7 @@ class Worker:
 
     def _fetch(self) -> None:
         """Waits for what the next micro-batch lacks, then takes what else is there, as far as there is room."""
+        self._delivery.poll()
         now = self._clock.now()
         due, commit = self._batcher.due_in(now), self._delivery.due_in(now)
         patience = _IDLE_S if commit is None else min(_IDLE_S, commit)

@@ -47,6 +47,8 @@ class Member:
         self.intake = Intake(self.consumer, settings.topics.frames, self, offsets, self.metrics, Habits.of(self.config))
         self.intake.subscribe()
 
+    def assigned(self, partitions: set[int]) -> None: ...
+
     def revoked(self, partitions: set[int]) -> None: ...
 
     def lost(self, partitions: set[int]) -> None:

@@ -96,7 +96,7 @@ def test_late_commits_answer_no_frame_twice(apache_kafka: Broker, tiny_model: Ti
         for _ in range(3):
             going.let_arrive_late(going.proxy.hold(ends(commit=True), reset=True))
         going.answered_once()
-        assert going.worker.said("its producer will be replaced")
+        assert going.worker.said("the producer will be replaced")
 
 
 def test_a_late_abort_of_a_worker_that_was_away_loses_no_frame(

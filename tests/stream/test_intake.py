@@ -120,6 +120,8 @@ class Member:
         )  # fmt: skip
         self.intake.subscribe()
 
+    def assigned(self, partitions: set[int]) -> None: ...
+
     def revoked(self, partitions: set[int]) -> None:
         self.told.append(("revoked", partitions))
 

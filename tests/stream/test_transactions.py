@@ -1,0 +1,306 @@
+"""Transactions with a producer that answers from memory: when it is used again, when not, and who is told."""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, cast
+
+import pytest
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+
+from schemas.settings import Settings, Worker
+from stream.clients import ClientFactory, Config, KafkaUnusable
+from stream.metrics import Metrics
+from stream.transactions import Aborted, ExactlyOnce
+
+FENCED = KafkaError(KafkaError._FENCED, "fenced by a newer instance", fatal=True)
+
+
+class Message:
+    def topic(self) -> str:
+        return "predictions"
+
+
+class FakeProducer:
+    """Does what it is asked to; tells its requests as librdkafka's log does, where ``speaks``."""
+
+    speaks = True
+
+    def __init__(self, config: Config, cluster: "FakeCluster") -> None:
+        self.config = config
+        self.cluster = cluster
+        self.records: list[bytes | None] = []
+        self.fails: dict[str, KafkaError] = {}
+        self.repeats: set[str] = set()
+
+    def _requests(self, *names: str) -> None:
+        for name in names:
+            if not self.speaks:
+                return
+            for _ in range(1 + (name in self.repeats)):
+                self._say("SEND", f"TxnCoordinator/1: Sent {name}Request (v1, 43 bytes @ 0, CorrId 5)")
+            self._say("RECV", f"TxnCoordinator/1: Received {name}Response (v1, 6 bytes, CorrId 5, rtt 0.04ms)")
+
+    def _say(self, facility: str, text: str) -> None:
+        self.config["logger"].log(logging.DEBUG, "%s [%s] %s", facility, "p", text)
+
+    def _call(self, name: str) -> None:
+        self.cluster.calls.append(name)
+        if name in self.fails:
+            raise KafkaException(self.fails[name])
+
+    def init_transactions(self, _: float) -> None:
+        self._call("init")
+        self.repeats |= self.cluster.next_repeats
+        self.cluster.next_repeats = set()
+        self._requests("InitProducerId")
+
+    def begin_transaction(self) -> None:
+        self._call("begin")
+
+    def produce(self, topic: str, value: bytes | None, key: bytes | None, headers: object) -> None:
+        self._call("produce")
+        self.records.append(value)
+
+    def send_offsets_to_transaction(self, offsets: list[TopicPartition], group: bytes, _: float) -> None:
+        self._call("offsets")
+        self._requests("AddOffsetsToTxn", "TxnOffsetCommit")
+
+    def commit_transaction(self, _: float) -> None:
+        self._call("commit")
+        self._requests("AddPartitionsToTxn", "EndTxn")
+
+    def abort_transaction(self, _: float) -> None:
+        self._call("abort")
+        self._requests("EndTxn")
+
+    def poll(self, _: float) -> int:
+        self._call("poll") if "poll" in self.fails else None
+        return 0
+
+    def __len__(self) -> int:
+        return 0
+
+    def refuse(self, code: int) -> None:
+        """The report of a record that the topic refused."""
+        self.config["on_delivery"](KafkaError(code), Message())
+
+
+class FakeCluster:
+    """Makes the producers, and remembers them."""
+
+    def __init__(self) -> None:
+        self.producers: list[FakeProducer] = []
+        self.calls: list[str] = []
+        self.next_repeats: set[str] = set()
+        self.speaks = True
+
+    def producer(self, config: Config) -> Producer:
+        self.producers.append(FakeProducer(config, self))
+        self.producers[-1].speaks = self.speaks
+        return cast(Producer, self.producers[-1])
+
+
+class Member:
+    """A consumer that is a member of its group."""
+
+    def __init__(self) -> None:
+        self.member = "worker-1"
+
+    def memberid(self) -> str:
+        return self.member
+
+    def consumer_group_metadata(self) -> bytes:
+        return b"group " + self.member.encode()
+
+
+class Now:
+    """A clock whose time stands still, and that makes calls at once."""
+
+    def __init__(self) -> None:
+        self.on_the_side: list[Callable[[], Any]] = []
+
+    def now(self) -> float:
+        return 100.0
+
+    def sleep(self, seconds: float) -> None:
+        raise AssertionError("nothing here waits")
+
+    def call_with_timeout(self, seconds: float, call: Callable[[], Any], give_up: object = None) -> Any:
+        return call()
+
+    def start_call(self, call: Callable[[], Any]) -> Future[Any]:
+        self.on_the_side.append(call)
+        return Future()
+
+
+class Bench:
+    """A delivery with all that it talks to."""
+
+    def __init__(self, **worker: object) -> None:
+        self.cluster, self.member, self.clock = FakeCluster(), Member(), Now()
+        self.metrics = Metrics(max_batch=32)
+        self.settings = Settings(worker=Worker.model_validate(worker))
+        self.works = self.delivery()
+
+    def delivery(self) -> ExactlyOnce:
+        return ExactlyOnce(
+            self.settings, "one", cast(Consumer, self.member), lambda: False, lambda: 60.0, self.metrics, self.clock,
+            ClientFactory(producer=self.cluster.producer),
+        )  # fmt: skip
+
+    @property
+    def producer(self) -> FakeProducer:
+        """The latest."""
+        return self.cluster.producers[-1]
+
+    def answer(self, offset: int, partition: int = 0) -> None:
+        self.works.produce("predictions", b"%d" % offset)
+        self.works.answered("frames", partition, offset)
+
+    def count(self, metric: str, reason: str) -> float:
+        return self.metrics.registry.get_sample_value(f"layercache_{metric}_total", {"reason": reason}) or 0.0
+
+
+def test_a_producer_whose_requests_were_all_answered_goes_on() -> None:
+    bench = Bench()
+    for offset in range(3):
+        bench.answer(offset)
+        assert bench.works.commit()
+    assert len(bench.cluster.producers) == 1
+
+
+@pytest.mark.parametrize("request_", ["EndTxn", "TxnOffsetCommit", "AddOffsetsToTxn", "AddPartitionsToTxn"])
+def test_a_commit_of_which_a_request_was_repeated_counts_and_is_its_producers_last(request_: str) -> None:
+    bench = Bench()
+    bench.answer(0)
+    bench.producer.repeats = {request_}
+    assert bench.works.commit()
+    assert len(bench.cluster.producers) == 1, "a commit waits for no new producer"
+    bench.answer(1)
+    assert len(bench.cluster.producers) == 2
+    assert bench.works.commit()
+    assert bench.count("replaced_producers", "unanswered_request") == 1
+
+
+def test_an_abort_that_was_repeated_is_its_producers_last() -> None:
+    bench = Bench()
+    bench.answer(0)
+    bench.producer.repeats = {"EndTxn"}
+    bench.works.abort()
+    bench.answer(0)
+    assert bench.cluster.calls == ["init", "begin", "produce", "abort", "init", "begin", "produce"]
+
+
+def test_where_nothing_is_heard_no_producer_is_used_twice() -> None:
+    """As after an update of librdkafka that words its log otherwise."""
+    bench = Bench()
+    bench.cluster.speaks = bench.producer.speaks = False
+    bench.producer.config["logger"]._received.clear()
+    for offset in range(3):
+        bench.answer(offset)
+        assert bench.works.commit()
+    assert len(bench.cluster.producers) == 3
+    assert bench.count("replaced_producers", "unheard") == 3
+
+
+def test_an_old_producer_ends_on_a_side_thread() -> None:
+    bench = Bench()
+    bench.answer(0)
+    bench.producer.repeats = {"EndTxn"}
+    bench.works.commit()
+    assert not bench.clock.on_the_side
+    bench.answer(1)
+    (end,) = bench.clock.on_the_side
+    assert [outlet.producer for outlet in end.__self__] == [bench.cluster.producers[0]]  # type: ignore[attr-defined]
+    end()
+    assert end.__self__ == []  # type: ignore[attr-defined]
+
+
+def test_a_member_that_joined_again_commits_nothing_that_it_read_before() -> None:
+    """Thrown out and joined again under another id, without being told that partitions were lost."""
+    bench = Bench()
+    bench.works.assigned([0, 1])
+    bench.answer(0)
+    bench.member.member = "worker-2"
+    with pytest.raises(Aborted, match="thrown this worker out"):
+        bench.works.commit()
+    assert "offsets" not in bench.cluster.calls
+    assert bench.count("aborts", "thrown_out") == 1
+
+
+def test_the_old_member_is_remembered_by_partition() -> None:
+    """Another assignment meanwhile says nothing about the partitions that stayed."""
+    bench = Bench()
+    bench.works.assigned([0])
+    bench.member.member = "worker-2"
+    bench.works.assigned([1])
+    bench.answer(5, partition=1)
+    assert bench.works.commit()
+    bench.answer(0, partition=0)
+    with pytest.raises(Aborted, match="thrown this worker out"):
+        bench.works.commit()
+
+
+def test_what_is_read_after_going_back_belongs_to_the_present_member() -> None:
+    bench = Bench()
+    bench.works.assigned([0])
+    bench.member.member = "worker-2"
+    bench.works.ensure_producer()
+    bench.answer(0)
+    assert bench.works.commit()
+
+
+def test_a_topic_that_refuses_a_record_ends_the_worker_by_name() -> None:
+    bench = Bench()
+    bench.answer(0)
+    bench.producer.refuse(KafkaError.INVALID_RECORD)
+    bench.producer.fails["produce"] = KafkaError(KafkaError._STATE, "Local: Erroneous state")
+    with pytest.raises(KafkaUnusable, match=r"topic predictions refuses a record.*cleanup\.policy"):
+        bench.answer(1)
+    bench.works.close()
+
+
+def test_a_named_worker_that_is_fenced_ends() -> None:
+    bench = Bench(worker_id="w-0")
+    bench.answer(0)
+    bench.producer.fails["commit"] = FENCED
+    with pytest.raises(KafkaUnusable, match="each running worker needs a worker_id of its own"):
+        bench.works.commit()
+
+
+def test_a_named_worker_goes_on_once_where_its_own_registration_may_have_fenced_it() -> None:
+    """It had no answer and was repeated; the first copy may have arrived late."""
+    bench = Bench(worker_id="w-0")
+    bench.cluster.next_repeats = {"InitProducerId"}
+    bench.works = bench.delivery()
+    bench.answer(0)
+    bench.producer.fails["commit"] = FENCED
+    with pytest.raises(Aborted, match="fenced"):
+        bench.works.commit()
+    bench.answer(0)
+    bench.producer.fails["commit"] = FENCED
+    with pytest.raises(KafkaUnusable, match="each running worker"):
+        bench.works.commit()
+
+
+def test_ten_failures_that_do_not_pass_end_the_worker() -> None:
+    bench = Bench()
+    for _ in range(9):
+        bench.answer(0)
+        bench.producer.fails["commit"] = KafkaError(KafkaError.INVALID_TXN_STATE, "invalid")
+        with pytest.raises(Aborted, match="committing: invalid"):
+            bench.works.commit()
+        del bench.producer.fails["commit"]
+    bench.answer(0)
+    bench.producer.fails["commit"] = KafkaError(KafkaError.INVALID_TXN_STATE, "invalid")
+    with pytest.raises(KafkaUnusable, match="10 commits in a row failed"):
+        bench.works.commit()
+
+
+def test_a_commit_resets_that_count_and_tells_when_it_was() -> None:
+    bench = Bench()
+    bench.answer(0)
+    assert bench.works.commit()
+    assert bench.metrics.registry.get_sample_value("layercache_last_commit_timestamp_seconds")
+    assert not bench.works.commit(), "there is nothing"
