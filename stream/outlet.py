@@ -58,7 +58,7 @@ class Outlet:
         return not len(self.producer) and not self.reports.failed
 
     def unclean(self) -> tuple[str, str] | None:
-        """Why this producer must not be used again though its call succeeded, in a word and for people; else None."""
+        """Why this producer must not be used again though its call succeeded: a word, and a sentence. None: it may."""
         if self.watch is None:
             return None
         try:
