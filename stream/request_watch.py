@@ -11,35 +11,33 @@ late copy of them does nothing (KIP-98).
 Only librdkafka's log, with ``debug=protocol``, tells of every request.
 """
 
-import logging
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
-
-log = logging.getLogger(__name__)
+from typing import Any, Protocol
 
 #: What a late copy of would do something, by librdkafka's names.
 TRANSACTIONAL = frozenset({"InitProducerId", "AddPartitionsToTxn", "AddOffsetsToTxn", "TxnOffsetCommit", "EndTxn"})
-
-#: Python's levels of logging by syslog's, as confluent-kafka hands them over.
-_LEVELS = (50, 50, 50, 40, 30, 20, 20, 10)
 
 _SENT = re.compile(r": Sent (\w+)Request \(v")
 _RECEIVED = re.compile(r": Received (\w+)Response \(v")
 
 
+class _Logger(Protocol):
+    def log(self, level: int, form: str, facility: str, client: str, text: str, /) -> None: ...
+
+
 class RequestWatch:
-    """The ``logger`` of one transactional producer: counts its requests, and passes on what people asked to see.
+    """The ``logger`` of one transactional producer: counts its requests, and passes every line on.
 
     ``log`` may be called by any thread: whichever polls the producer.
 
     >>> watch = RequestWatch()
-    >>> options = watch.options({"bootstrap.servers": "localhost:9092", "log_level": 2})
+    >>> options = watch.options({"bootstrap.servers": "localhost:9092"})
     >>> options["debug"], options["logger"] is watch
     ('protocol', True)
     >>> line = "TxnCoordinator/1: Sent EndTxnRequest (v1, 43 bytes @ 0, CorrId 5)"
-    >>> watch.log(logging.DEBUG, "%s [%s] %s", "SEND", "producer-1", line)
+    >>> watch.log(10, "%s [%s] %s", "SEND", "producer-1", line)
     >>> watch.unanswered()
     ('EndTxn',)
     """
@@ -47,15 +45,12 @@ class RequestWatch:
     def __init__(self) -> None:
         self._sent: Counter[str] = Counter()
         self._received: Counter[str] = Counter()
-        self._shown_from = _LEVELS[2]
+        self._next: _Logger | None = None
 
     def options(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """``config`` with what makes librdkafka tell of its requests here.
-
-        What it has told by the user's own ``debug`` and ``log_level`` goes into our log.
-        """
+        """``config`` with what makes librdkafka tell of its requests here; its own ``logger`` hears every line, too."""
         users = str(config.get("debug", ""))
-        self._shown_from = logging.DEBUG if users else _LEVELS[int(config.get("log_level", 6))]
+        self._next = config.get("logger")
         return {**config, "debug": f"{users},protocol" if users else "protocol", "logger": self}
 
     def log(self, level: int, form: str, facility: str, client: str, text: str) -> None:
@@ -65,8 +60,8 @@ class RequestWatch:
                 self._sent[found[1]] += 1
         elif facility == "RECV" and (found := _RECEIVED.search(text)):
             self._received[found[1]] += 1
-        if level >= self._shown_from:
-            log.log(max(level, logging.INFO), form, facility, client, text)
+        if self._next is not None:
+            self._next.log(level, form, facility, client, text)
 
     def hears(self) -> bool:
         """True once a registration has been heard of, which comes before everything else.

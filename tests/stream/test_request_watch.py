@@ -4,6 +4,7 @@ import logging
 
 import pytest
 
+from stream.clients import long_running
 from stream.request_watch import RequestWatch
 
 PEER = "[thrd:TxnCoordinator]: TxnCoordinator/1: "
@@ -63,20 +64,21 @@ def test_nothing_is_known_from_words_that_nobody_knows() -> None:
     assert watch.hears()
 
 
-@pytest.mark.parametrize(
-    ("config", "debug", "shown"),
-    [
-        ({"log_level": 2}, "protocol", ["alert"]),
-        ({}, "protocol", ["alert", "warning", "notice"]),
-        ({"debug": "broker", "log_level": 2}, "broker,protocol", ["alert", "warning", "notice", "debug"]),
-    ],
-)
+@pytest.mark.parametrize(("users", "debug"), [({}, "protocol"), ({"debug": "broker"}, "broker,protocol")])
 def test_people_see_what_they_asked_to_see(
-    config: dict[str, object], debug: str, shown: list[str], caplog: pytest.LogCaptureFixture
+    users: dict[str, object], debug: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     watch = RequestWatch()
-    assert watch.options(config)["debug"] == debug
-    for level, text in ((50, "alert"), (30, "warning"), (20, "notice"), (10, "debug")):
-        watch.log(level, "%s [%s] %s", "FAIL", "layercache#producer-1", text)
-    assert [record.getMessage().split()[-1] for record in caplog.records] == shown
+    assert watch.options(long_running(users))["debug"] == debug
+    warning = (logging.WARNING, "REQTMOUT", "a request timed out")
+    others = [(logging.ERROR, "FAIL", "cannot connect"), (logging.DEBUG, "SEND", "Sent EndTxnRequest (v1, 43 bytes)")]
+    for level, facility, text in (warning, *others):
+        watch.log(level, "%s [%s] %s", facility, "layercache#producer-1", text)
+    if users:
+        assert [one.getMessage().split("] ")[-1] for one in caplog.records] == [
+            warning[2],
+            *(text for *_, text in others),
+        ]
+    else:
+        assert caplog.messages == ["Kafka: a request timed out"]
