@@ -11,7 +11,7 @@ import numpy as np
 from early_exit.cuts import TracedModel
 from early_exit.engine import Answers, Engine
 from early_exit.models import ModelError
-from schemas.dead_letter import HEADROOM_BYTES, Reason
+from schemas.dead_letter import Reason
 from schemas.prediction import FULL
 from schemas.settings import Settings
 from stream.answers import DistillationWriter, MicroBatch, PredictionWriter, prediction_headers
@@ -24,6 +24,7 @@ from stream.frames import Arrived, Decoded, DecodePool, Frame, all_decoded
 from stream.heads_watch import ExitGuard, HeadWatch, flops_shares
 from stream.metrics import Metrics, distinct
 from stream.patience import SideThread
+from stream.record_limits import LetterLimit
 from stream.sampling import Sampler
 from stream.throttle import Throttle
 from stream.trainer_watch import trainer_watch
@@ -85,14 +86,23 @@ class ModelAnswering:
     """Answers by the model and its exits, and teaches the trainer."""
 
     def __init__(
-        self, settings: Settings, worker: str, traced: TracedModel, heads: HeadWatch, metrics: Metrics, pool: DecodePool
+        self,
+        settings: Settings,
+        worker: str,
+        traced: TracedModel,
+        heads: HeadWatch,
+        metrics: Metrics,
+        pool: DecodePool,
+        letter_limit: LetterLimit | None = None,
     ) -> None:
+        """Without a ``letter_limit`` only a refusal tells how large dead letters may be."""
         topics, classifier = settings.topics, traced.classifier
         self._topics = topics
         self._heads = heads
         self._guard = ExitGuard(settings.promise.confidence, settings.promise.block_s)
         self._metrics = metrics
         self._pool = pool
+        self._letter_limit = letter_limit or LetterLimit(settings, ask=lambda: None)
         self._classes = distinct(classifier.classes)
         self._predictions = PredictionWriter(classifier.classes, classifier.fingerprint, settings.worker.top_k, worker)
         self._distillation = DistillationWriter(
@@ -227,10 +237,11 @@ class ModelAnswering:
                 "frame %s is a dead letter: %s: %s%s",
                 shown(frame.id), error.reason, error, f" ({more} more since the last line)" if more else "",
             )  # fmt: skip
-        value, key, headers = dead_letter_of(
-            frame, error, self._topics.max_record_bytes, self._topics.max_record_bytes + HEADROOM_BYTES
-        )
-        delivery.produce(self._topics.dead_letters, value, key, headers)
+        topic = self._topics.dead_letters
+        if (refused := delivery.too_large(topic)) is not None:
+            self._letter_limit.refused(refused)
+        value, key, headers = dead_letter_of(frame, error, self._topics.max_record_bytes, self._letter_limit.bytes)
+        delivery.produce(topic, value, key, headers)
         self._metrics.dead_letters.labels(error.reason.value).inc()
 
     def _count(self, batch: MicroBatch, answers: Answers, engine: Engine) -> None:

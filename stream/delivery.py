@@ -81,6 +81,7 @@ class Delivery(ABC):
         self._opened = self._end_by = 0.0
         self._metadata = ""
         self._waited_s = 0.0
+        self._too_large: dict[str, int] = {}
         self._aborts = 0
         #: partition -> the member of the group that it was assigned to
         self._members: dict[int, str] = {}
@@ -159,6 +160,10 @@ class Delivery(ABC):
                 self._outlet.hear()
             except KafkaException as error:
                 self._fail("committing", error)
+
+    def too_large(self, topic: str) -> int | None:
+        """Bytes of the largest value that a broker has refused as too large for ``topic`` since this was last asked."""
+        return self._too_large.pop(topic, None)
 
     def waited_s(self) -> float:
         """For how many seconds records have waited for room in the producer's queue since this was last asked."""
@@ -254,7 +259,7 @@ class Delivery(ABC):
         if doomed:
             self._clock.start_call(doomed.clear)
         try:
-            self._outlet = Outlet(self._clients.producer, self._config())
+            self._outlet = Outlet(self._clients.producer, self._config(), self._too_large)
         except KafkaException as error:
             raise KafkaUnusable(f"kafka.options, kafka.producer_options, or -X: {text_of(error)}") from error
 

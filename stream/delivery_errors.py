@@ -122,6 +122,8 @@ def refusal(undelivered: Undelivered, settings: Settings) -> str | None:
             f"a record for topic {topic} is larger than message.max.bytes of the worker's producer: raise it in "
             "kafka.producer_options, and the topic's max.message.bytes with it"
         )
+    if code in _TOO_LARGE and topic == settings.topics.dead_letters:
+        return None  # the worker leaves the frame's value out (:class:`stream.record_limits.LetterLimit`)
     if code in _TOO_LARGE:
         return _refused(undelivered, "it is larger than max.message.bytes", servers, _wanted(topic, settings))
     if code == KafkaError.INVALID_RECORD:

@@ -17,7 +17,8 @@ class Reports:
     whatever moment, and its end waits for threads.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, too_large: dict[str, int]) -> None:
+        self._too_large = too_large
         self.failed = 0
         self.latest: KafkaError | None = None
         self.cause: Undelivered | None = None
@@ -29,15 +30,21 @@ class Reports:
         self.failed += 1
         self.latest = error
         undelivered = Undelivered(message.topic() or "", error)
+        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            size = max(len(message.value() or b""), self._too_large.get(undelivered.topic, 0))
+            self._too_large[undelivered.topic] = size
         if self.cause is None and undelivered.is_cause:
             self.cause = undelivered
 
 
 class Outlet:
-    """Makes a producer from ``config``; one with a ``transactional.id`` is watched for requests without an answer."""
+    """Makes a producer from ``config``; one with a ``transactional.id`` is watched for requests without an answer.
 
-    def __init__(self, make: Callable[[Config], Producer], config: Config) -> None:
-        self.reports = Reports()
+    ``too_large`` is filled with the bytes of the largest value that was refused as too large, by topic.
+    """
+
+    def __init__(self, make: Callable[[Config], Producer], config: Config, too_large: dict[str, int]) -> None:
+        self.reports = Reports(too_large)
         self.watch = RequestWatch() if "transactional.id" in config else None
         options = long_running(config | {"delivery.report.only.error": True, "on_delivery": self.reports})
         self.producer = make(self.watch.options(options) if self.watch else options)

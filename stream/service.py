@@ -21,6 +21,7 @@ from stream.garbage import collect_seldom
 from stream.heads_watch import HeadWatch
 from stream.members import GroupCheck, client_id, named_clients
 from stream.metrics import Metrics
+from stream.record_limits import LetterLimit, asked, with_fitting_batches
 from stream.references import UnusablePrefix
 from stream.stopping import Stop
 from stream.worker import Unfinished, Worker, worker_name
@@ -94,9 +95,12 @@ def _run(settings: Settings, stop: Stop) -> None:
         at_the_end.callback(group.stop)
         heads.start(settings.store.poll_s)
         name = worker_name(settings.worker)
-        answering = ModelAnswering(settings, name, traced, heads, metrics, pool)
+        letters = topics.dead_letters
+        limit = LetterLimit(settings, ask=lambda: asked(settings, [letters]).get(letters))
+        answering = ModelAnswering(settings, name, traced, heads, metrics, pool, limit)
+        written = asked(settings, (topics.predictions, topics.distillation, letters))
         clients = named_clients(client_id(classifier.fingerprint, name))
-        worker = Worker(settings, name, answering, metrics, stop, clients=clients)
+        worker = Worker(with_fitting_batches(settings, written), name, answering, metrics, stop, clients=clients)
         collect_seldom()
         group.start()
         log.info("working on %s at %s", topics.frames, settings.kafka.bootstrap_servers)

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 import msgspec
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._metadata import ClusterMetadata
-from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 from schemas.dead_letter import HEADROOM_BYTES
 from schemas.settings import Settings
 from stream.clients import CLIENT_ID, KafkaUnusable, Troubles
 from stream.reach import cluster, connect
+from stream.record_limits import size_limits
 
 _REQUEST_S = 30.0
 _PROBE_S = 0.2
@@ -81,7 +80,7 @@ def create(
     there = [topic for topic in wanted if topic.name not in created]
     if missing:
         metadata = _with_topics(client, [topic.name for topic in missing], settings, troubles)
-    limits = _size_limits(client, [topic.name for topic in there])
+    limits = size_limits(client, [topic.name for topic in there], _REQUEST_S)
     return [
         Outcome(name=topic.name, created=True, partitions=topic.partitions)
         if topic.name in created
@@ -167,19 +166,6 @@ def _with_topics(client: AdminClient, names: list[str], settings: Settings, trou
         if time.monotonic() > deadline:
             raise KafkaUnusable(f"the broker says that it created {', '.join(names)}, and does not show them")
         time.sleep(_PROBE_S)
-
-
-def _size_limits(client: AdminClient, names: list[str]) -> dict[str, int]:
-    """``max.message.bytes`` of topics; of none where the broker does not say."""
-    limits: dict[str, int] = {}
-    for name in names:
-        resource = ConfigResource(ResourceType.TOPIC, name)
-        (future,) = client.describe_configs([resource], request_timeout=_REQUEST_S).values()
-        try:
-            limits[name] = int(future.result()["max.message.bytes"].value)
-        except (KafkaException, KeyError, TypeError, ValueError):
-            continue  # not every broker answers this, and not every user may ask
-    return limits
 
 
 def _existing(topic: Wanted, partitions: int, size_limit: int | None) -> Outcome:

@@ -4,7 +4,9 @@ import random
 
 import pytest
 from confluent_kafka import Consumer
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin._resource import ResourceType
 
 from schemas.settings import Settings, Worker
 from stream.clients import KafkaUnusable, worker_config
@@ -22,7 +24,7 @@ def settings_with(broker: Broker, kind: str, **config: str) -> Settings:
         ConfigEntry(name.replace("_", "."), value, incremental_operation=AlterConfigOpType.SET)
         for name, value in config.items()
     ]
-    resource = ConfigResource(ConfigResource.Type.TOPIC, topics.predictions, incremental_configs=entries)
+    resource = ConfigResource(ResourceType.TOPIC, topics.predictions, incremental_configs=entries)
     client = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
     client.incremental_alter_configs([resource])[resource].result(30)
     worker = Worker.model_validate({"group_id": topics.frames, "delivery": kind})

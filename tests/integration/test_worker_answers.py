@@ -116,8 +116,11 @@ def test_bad_frames_become_dead_letters_and_the_stream_goes_on(worker_settings: 
             reader.read_count(len(good))
             assert {prediction.id for prediction in reader.predictions()} == {picture.id for picture in good}
         assert worker.stop() == 0
-    # In test_worker_references, and in test_envelope.
-    elsewhere = {Reason.REFERENCE_REFUSED, Reason.REFERENCE_FAILED, Reason.TOO_LARGE_HEADERS}
+    # In test_worker_references, in test_envelope, and in test_poison.
+    elsewhere = {
+        Reason.REFERENCE_REFUSED, Reason.REFERENCE_FAILED, Reason.TOO_LARGE_HEADERS,
+        Reason.MODEL_FAILED, Reason.NOT_FINITE, Reason.CRASHED_WORKER,
+    }  # fmt: skip
     assert {picture.id for picture in bad} == {reason.value for reason in Reason} - elsewhere
 
 

@@ -22,6 +22,7 @@ from stream.delivery import Aborted, Delivery
 from stream.frames import DecodePool, Frame
 from stream.heads_watch import Serving
 from stream.metrics import Metrics
+from stream.record_limits import LetterLimit
 from tests.stream.builders import frame, picture
 
 Headers = Sequence[tuple[str, bytes | None]]
@@ -31,7 +32,7 @@ POISON, NAN = 250, 251
 
 
 def decoded(one: Frame) -> Tensor:
-    match one.value:
+    match (one.value or b"").rstrip():
         case b"broken":
             raise DecodeError(Reason.CORRUPT, "its end is missing")
         case b"no memory":
@@ -64,8 +65,9 @@ class Fragile(Engine):
 class Collected:
     """A delivery that keeps what it is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, too_large: int | None = None) -> None:
         self.records: list[tuple[str, bytes | None, Headers]] = []
+        self._too_large = too_large
 
     def produce(self, topic: str, value: bytes | None, key: bytes | None = None, headers: Headers = ()) -> None:
         self.records.append((topic, value, headers))
@@ -78,6 +80,9 @@ class Collected:
 
     def waited_s(self) -> float:
         return 0.0
+
+    def too_large(self, topic: str) -> int | None:
+        return self._too_large if topic == "frames.dlq" else None
 
     def predicted(self) -> list[int]:
         """Offsets, as they came."""
@@ -105,14 +110,17 @@ def engine(traced: TracedModel) -> Fragile:
 def answering(traced: TracedModel, engine: Fragile) -> Iterator[ModelAnswering]:
     pool = DecodePool(1, decoded)
     heads = cast(Any, SimpleNamespace(serving=Serving(engine, engine, 0.01)))
-    answering = ModelAnswering(Settings(), "w-1", traced, heads, Metrics(max_batch=32), pool)
+    limit = LetterLimit(Settings(), ask=lambda: 50_000)
+    answering = ModelAnswering(Settings(), "w-1", traced, heads, Metrics(max_batch=32), pool, limit)
     yield answering
     answering.stop()
     pool.close()
 
 
-def answer(answering: ModelAnswering, frames: Sequence[Frame], lost: Set[int] = frozenset()) -> Collected:
-    delivery = Collected()
+def answer(
+    answering: ModelAnswering, frames: Sequence[Frame], lost: Set[int] = frozenset(), too_large: int | None = None
+) -> Collected:
+    delivery = Collected(too_large)
     answering.answer(answering.submit(frames), cast(Delivery, delivery), lambda: 60.0, False, lost)
     return delivery
 
@@ -173,3 +181,14 @@ def test_where_memory_or_a_device_fails_the_worker_ends_and_no_frame_is_blamed(
     engine.broken = None
     with pytest.raises(MachineFailed, match="no memory to decode"):
         answer(answering, frames(b"", b"no memory"))
+
+
+def test_a_dead_letter_that_its_topic_does_not_take_goes_without_its_value(answering: ModelAnswering) -> None:
+    def values(size: int, too_large: int | None = None) -> list[bytes | None]:
+        broken = frame(7, value=b"broken".ljust(size))
+        return [value for _, value, _ in answer(answering, [broken], too_large=too_large).records]
+
+    assert values(49_000) == [b"broken".ljust(49_000)]
+    assert values(50_000) == [None]
+    assert values(49_000, too_large=49_000) == [None], "the broker refused as large a one, whatever it said before"
+    assert values(20_000) == [b"broken".ljust(20_000)]
