@@ -28,6 +28,8 @@ SETTINGS = Settings.model_validate(
 class ScriptedIntake:
     """Gives these frames, and stops the worker after them; while they are answered, ``meanwhile`` happens."""
 
+    offset_metadata = ""
+
     def __init__(self, stop: Stop, frames: Sequence[Frame]) -> None:
         self._stop = stop
         self._frames = list(frames)
@@ -73,7 +75,11 @@ class Noted:
     def answered(self, topic: str, partition: int, offset: int, frames: int = 1) -> None:
         self.open[partition] = offset
 
-    def commit(self) -> bool:
+    def assigned(self, partitions: set[int]) -> None: ...
+
+    def poll(self) -> None: ...
+
+    def commit(self, metadata: str = "") -> bool:
         self.committed |= self.open
         self.open = {}
         return True
