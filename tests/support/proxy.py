@@ -110,7 +110,8 @@ class Proxy:
             finally:
                 server_out.transport.abort()
                 self._open.discard(server_out)
-        except OSError:  # the broker is away, or the connection is: either way it ends for both
+        # The broker is away, or the connection is, or the proxy ends: either way it ends for both.
+        except (OSError, asyncio.CancelledError):
             pass
         finally:
             client_out.transport.abort()
