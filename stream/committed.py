@@ -34,7 +34,7 @@ class Answer:
 
     number: int
     topic_id: str | None = None
-    """Of the topic as it is now; None where the broker gives topics none, or did not answer."""
+    """Of the topic as it is now, with its cluster's; None where the broker gives topics none, or did not answer."""
     told: Mapping[int, Told] = field(default_factory=dict)
     error: KafkaError | None = None
     """Why nothing was told, where waiting will not help, or what has been in the way."""
@@ -60,19 +60,26 @@ class CommittedOffsets(Protocol):
 def stamp(topic_id: str | None) -> str:
     """The metadata to commit offsets with: for which topic they are, as an offset alone does not say.
 
-    >>> stamp("Qn3ZrYrQTIuKnk9Ax4ntsA")
-    'topic-id=Qn3ZrYrQTIuKnk9Ax4ntsA'
+    >>> stamp("a-cluster/Qn3ZrYrQTIuKnk9Ax4ntsA")
+    'topic-id=a-cluster/Qn3ZrYrQTIuKnk9Ax4ntsA'
     """
     return f"{_STAMP}{topic_id}" if topic_id else ""
 
 
-def topic_of(metadata: str | None) -> str | None:
-    """The topic id that :func:`stamp` made the metadata of; None for any other.
+def topic_of(metadata: str | None, topic_id: str | None) -> str | None:
+    """The topic id that :func:`stamp` made the metadata of; None where it says nothing about topics like ``topic_id``.
 
-    >>> topic_of(stamp("Qn3ZrYrQTIuKnk9Ax4ntsA")), topic_of("reset by hand"), topic_of(None)
-    ('Qn3ZrYrQTIuKnk9Ax4ntsA', None, None)
+    So it is with what was committed in another cluster and copied to this one: its topic has another id here.
+
+    >>> here = "a-cluster/Qn3ZrYrQTIuKnk9Ax4ntsA"
+    >>> topic_of(stamp("a-cluster/the-old-topic"), here), topic_of(stamp("another/the-old-topic"), here)
+    ('a-cluster/the-old-topic', None)
+    >>> topic_of("reset by hand", here), topic_of(None, here)
+    (None, None)
     """
-    return (metadata or "").removeprefix(_STAMP) or None if (metadata or "").startswith(_STAMP) else None
+    said = metadata.removeprefix(_STAMP) if metadata and metadata.startswith(_STAMP) else None
+    cluster = (topic_id or "").partition("/")[0]
+    return said if said and said.partition("/")[0] == cluster else None
 
 
 class AskedBeside:
@@ -92,6 +99,7 @@ class AskedBeside:
         self._clock = clock
         self._asking: Future[None] | None = None
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._cluster_id: str | None = None
         self._alone_s = _ALONE_S
         #: partition -> how often it was asked alone in vain: others come first
         self._in_vain: dict[int, int] = {}
@@ -162,7 +170,7 @@ class AskedBeside:
                 errors.append(KafkaError(KafkaError._TIMED_OUT))
                 continue
             committed = one.offset if one.offset >= 0 else None
-            told[one.partition] = Told(committed, *low_end, topic_id, topic_of(one.metadata))
+            told[one.partition] = Told(committed, *low_end, topic_id, topic_of(one.metadata, topic_id))
         if not told:
             raise KafkaException(errors[-1])
         return told
@@ -171,4 +179,8 @@ class AskedBeside:
         described = self._admin.describe_topics(TopicCollection([self._topic]), request_timeout=_REQUEST_S)
         found = described[self._topic].result().topic_id
         is_any = found.get_most_significant_bits() or found.get_least_significant_bits()
-        return str(found) if is_any else None
+        if not is_any:
+            return None
+        if self._cluster_id is None:
+            self._cluster_id = self._admin.list_topics(self._topic, timeout=_REQUEST_S).cluster_id
+        return f"{self._cluster_id}/{found}"

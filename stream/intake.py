@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from confluent_kafka import (
-    OFFSET_BEGINNING,
     OFFSET_END,
     Consumer,
     KafkaError,
@@ -233,6 +232,8 @@ class Intake:
     def _take(self, answer: Answer) -> None:
         if answer.error is not None:
             self._complain_of_silence(answer.error)
+        if answer.topic_id in self._positions.former_ids:
+            return
         if answer.topic_id is not None and self._positions.topic_id not in (None, answer.topic_id):
             log.warning(
                 "the topic %s was deleted and made anew: what was read of the old one and not committed is forgotten, "
@@ -252,14 +253,13 @@ class Intake:
                 "auto.offset.reset is not to choose one: commit one (kafka-consumer-groups --reset-offsets), or set it "
                 "to earliest or latest"
             )
-        where = start.offset if start.offset is not None else "its end" if self._habits.from_end else "its beginning"
         is_usual = start.reason in (Reason.COMMITTED, Reason.NO_COMMIT)
         if start.takes_over or not is_usual:
             log.log(
                 logging.INFO if is_usual else logging.WARNING,
                 "partition %d: committed %s, the log has %d to %d; begins at %s: %s",
-                start.partition, "nothing" if told.committed is None else told.committed, told.low, told.end, where,
-                start.reason.value,
+                start.partition, "nothing" if told.committed is None else told.committed, told.low, told.end,
+                "its end" if start.offset is None else start.offset, start.reason.value,
             )  # fmt: skip
         self._metrics.frames_deleted.inc(start.deleted)
 
@@ -357,9 +357,9 @@ class Intake:
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         numbers = _numbers(partitions)
         # Told where to begin, the client does not ask for the committed offset itself: its question would hold up all
-        # other partitions while one's transaction is open, and be given up at the next rebalance.
-        begin = OFFSET_END if self._habits.from_end else OFFSET_BEGINNING
-        places = [TopicPartition(self._topic, number, begin) for number in sorted(numbers)]
+        # other partitions while one's transaction is open, and be given up at the next rebalance. At the end, since
+        # old frames would be fetched to be left out.
+        places = [TopicPartition(self._topic, number, OFFSET_END) for number in sorted(numbers)]
         if self._habits.is_incremental:
             consumer.incremental_assign(places)
         else:

@@ -86,7 +86,7 @@ class Start:
     partition: int
     reason: Reason
     offset: int | None
-    """None where the client stays: it stands where it was assigned to, and has brought nothing yet."""
+    """None where the client stays at the log's end, where it was assigned, and has brought nothing yet."""
     told: Told
     takes_over: bool
     """True at the first start since it was assigned."""
@@ -135,8 +135,8 @@ class Positions:
     the last doubt; what is passed first after a doubt is the frame at the offset that the group had committed at a
     moment after that doubt (else at the :class:`Start` that says why not). One partition never waits for another.
 
-    Where the group has committed nothing, a partition begins where it was assigned to, the log's beginning or (with
-    ``from_end``) its end; the client must be told so at its assignment, and not left to its own guess.
+    Where the group has committed nothing, a partition begins at the log's first frame or, with ``from_end``, with what
+    comes from its assignment on. The client must be assigned at the log's end, and not left to its own guess.
 
     >>> positions = Positions()
     >>> positions.assigned([0])
@@ -157,7 +157,8 @@ class Positions:
     """Of the topic that is read, once it is known."""
     _partitions: dict[int, _Partition] = field(default_factory=dict)
     _number: int = 0
-    _is_anew: bool = False
+    former_ids: set[str] = field(default_factory=set)
+    """Of topics of the same name that are gone. Brokers that lag behind may still tell them for a while."""
 
     def __contains__(self, partition: int) -> bool:
         return partition in self._partitions
@@ -197,7 +198,9 @@ class Positions:
 
     def made_anew(self, topic_id: str) -> None:
         """The topic is another one of the same name: only what is committed for it counts from now on."""
-        self.topic_id, self._is_anew = topic_id, True
+        if self.topic_id is not None:
+            self.former_ids.add(self.topic_id)
+        self.topic_id = topic_id
         self.begin_again(self)
 
     def told(self, number: int, partition: int, told: Told) -> Start | None:
@@ -211,7 +214,7 @@ class Positions:
         self.topic_id = told.topic_id or self.topic_id
         self._happens(partition, Event.TOLD)
         one.next, one.end = -1 if offset is None else offset, told.end
-        one.behind = offset if offset is not None else told.end if self.from_end else told.low
+        one.behind = told.end if offset is None else offset
         start = Start(partition, reason, offset, told, one.is_new)
         one.is_new = False
         if offset is None:
@@ -296,9 +299,10 @@ class Positions:
 
     def _start(self, one: _Partition, told: Told) -> tuple[Reason | None, int | None]:
         committed = told.committed
+        is_anew = bool(self.former_ids)
         if committed is None:
-            return Reason.NO_COMMIT, told.low if self._is_anew else one.first
-        is_of_this_topic = told.stamp == told.topic_id if told.stamp and told.topic_id else not self._is_anew
+            return Reason.NO_COMMIT, one.first if self.from_end and not is_anew else told.low
+        is_of_this_topic = told.stamp == told.topic_id if told.stamp and told.topic_id else not is_anew
         if not is_of_this_topic or (committed > told.end and told.topic_id is None):
             return Reason.ANEW, told.low
         if committed < told.low:

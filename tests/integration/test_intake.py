@@ -4,7 +4,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions
 
 from schemas.settings import Kafka, Settings, Worker
 from stream.clients import long_running, worker_config
@@ -16,23 +19,31 @@ from tests.support.topics import create_topics, unique_topics
 from tests.support.waiting import wait_until
 
 PARTITIONS = 2
-#: By name: the worker's protocol and its consumer's options.
-PROTOCOLS = {
-    "cooperative": ("classic", {}),
-    "range": ("classic", {"partition.assignment.strategy": "range"}),
-    "kip-848": ("consumer", {}),
+#: By name: the worker's settings and its consumer's options.
+PROTOCOLS: dict[str, tuple[dict[str, object], dict[str, str | int | float | bool]]] = {
+    "cooperative": ({}, {}),
+    "range": ({}, {"partition.assignment.strategy": "range"}),
+    "kip-848": ({"group_protocol": "consumer"}, {}),
+    "static": ({"static_membership": True}, {}),
+    "static kip-848": ({"static_membership": True, "group_protocol": "consumer"}, {}),
 }
 
 
-def settings_for(broker: Broker, protocol: str, **options: object) -> Settings:
+def settings_for(broker: Broker, protocol: str, options: dict[str, str | int | float | bool] | None = None) -> Settings:
     topics = create_topics(broker.bootstrap_servers, unique_topics(PARTITIONS))
-    group_protocol, own = PROTOCOLS[protocol]
-    options = broker.kafka.consumer_options | own | {name.replace("_", "."): value for name, value in options.items()}
+    worker, own = PROTOCOLS[protocol]
+    options = broker.kafka.consumer_options | own | (options or {})
+    given = {"group_id": topics.frames, "worker_id": "owner"} | worker
     return Settings(
         kafka=Kafka(bootstrap_servers=broker.bootstrap_servers, consumer_options=options),
         topics=topics,
-        worker=Worker.model_validate({"group_id": topics.frames, "group_protocol": group_protocol}),
+        worker=Worker.model_validate(given),
     )
+
+
+def named(settings: Settings, name: str) -> Settings:
+    """The same for another worker of the group."""
+    return settings.model_copy(update={"worker": settings.worker.model_copy(update={"worker_id": name})})
 
 
 class Member:
@@ -63,7 +74,10 @@ class Member:
 
     def unconfirmed(self) -> int:
         self.poll()
-        return int(self.metrics.registry.get_sample_value("layercache_unconfirmed_partitions") or 0)
+        return int(self.metric("layercache_unconfirmed_partitions"))
+
+    def metric(self, name: str) -> float:
+        return self.metrics.registry.get_sample_value(name) or 0.0
 
     def first(self) -> dict[int, int]:
         """By partition, the first offset that came."""
@@ -132,10 +146,10 @@ def join_while_unstable(settings: Settings, kind: type[Member]) -> tuple[int, di
     Returns how many records came before the abort, and the first offset of each partition.
     """
     with unstable_group(settings) as producer:
-        members = [kind(settings)]
+        members = [kind(named(settings, "heir"))]
         try:
             wait_until(lambda: members[0].partitions() == PARTITIONS, "it takes over")
-            members.append(kind(settings))
+            members.append(kind(named(settings, "third")))
             wait_until(lambda: [one.partitions() for one in members] == [1, 1], "each has a partition")
             for _ in range(20):  # two seconds: who does not know where to begin has begun
                 before = len(all_came(members))
@@ -151,7 +165,7 @@ def join_while_unstable(settings: Settings, kind: type[Member]) -> tuple[int, di
 def test_a_partition_begins_where_the_group_has_committed_whoever_joins_meanwhile(apache_kafka: Broker) -> None:
     """And not before the transaction over its offsets has ended. All protocols at once, since most of it is waiting."""
     cases = [(protocol, reset) for protocol in PROTOCOLS for reset in ("earliest", "latest")]
-    groups = [settings_for(apache_kafka, protocol, auto_offset_reset=reset) for protocol, reset in cases]
+    groups = [settings_for(apache_kafka, protocol, {"auto.offset.reset": reset}) for protocol, reset in cases]
     with ThreadPoolExecutor(len(groups)) as pool:
         found = dict(zip(cases, pool.map(lambda group: join_while_unstable(group, Member), groups), strict=True))
     assert found == dict.fromkeys(cases, (0, {0: 5, 1: 5}))
@@ -174,7 +188,7 @@ def test_an_unstable_partition_holds_up_no_other(apache_kafka: Broker) -> None:
         place = TopicPartition(settings.topics.frames, 0, 7)
         producer.send_offsets_to_transaction([place], owner.consumer.consumer_group_metadata(), 30)
         owner.close()
-        heir = Member(settings)
+        heir = Member(named(settings, "heir"))
         try:
             wait_until(lambda: heir.partitions() == PARTITIONS, "it takes over")
             wait_until(lambda: heir.unconfirmed() == 1 and bool(heir.came), "the other partition is read", 10)
@@ -184,3 +198,56 @@ def test_an_unstable_partition_holds_up_no_other(apache_kafka: Broker) -> None:
             assert heir.first() == {0: 7, 1: 5}
         finally:
             heir.close()
+
+
+def test_frames_that_retention_deleted_unanswered_are_counted(apache_kafka: Broker) -> None:
+    """Whatever ``auto.offset.reset`` says, reading goes on with the first one that is left."""
+    settings = settings_for(apache_kafka, "cooperative", {"auto.offset.reset": "latest"})
+    with unstable_group(settings) as producer:
+        producer.abort_transaction(30)  # 5 is committed
+    admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap_servers})
+    for deleted in admin.delete_records([TopicPartition(settings.topics.frames, 1, 8)]).values():
+        deleted.result(30)
+    heir = Member(named(settings, "heir"))
+    try:
+        wait_until(lambda: {(0, 9), (1, 9)} <= all_came([heir]), "the last records")
+        assert heir.first() == {0: 5, 1: 8}
+        assert heir.metric("layercache_frames_deleted_unanswered_total") == 3
+    finally:
+        heir.close()
+
+
+def test_lag_is_none_at_the_end_of_what_a_transactional_publisher_wrote(apache_kafka: Broker) -> None:
+    """There lies the marker of its last transaction, which no reader ever gets."""
+    settings = settings_for(apache_kafka, "cooperative")
+    servers, name = settings.kafka.bootstrap_servers, f"publisher-of-{settings.topics.frames}"
+    publisher = Producer({"bootstrap.servers": servers, "transactional.id": name})
+    publisher.init_transactions(30)
+    publisher.begin_transaction()
+    for number in range(4):
+        publisher.produce(settings.topics.frames, str(number), partition=0)
+    publisher.commit_transaction(30)
+    member = Member(settings)
+    try:
+        wait_until(lambda: (0, 3) in all_came([member]), "the last record")
+        wait_until(lambda: bool(all_came([member])) and member.intake.lags() == {0: 0, 1: 0}, "no lag", 10)
+    finally:
+        member.close()
+
+
+@pytest.mark.slow
+def test_a_partition_that_is_added_is_read_soon(apache_kafka: Broker) -> None:
+    """With librdkafka's own settings it took up to five minutes."""
+    settings = settings_for(apache_kafka, "cooperative")
+    member = Member(settings)
+    try:
+        wait_until(lambda: member.partitions() == PARTITIONS, "it has all partitions")
+        admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap_servers})
+        grown = NewPartitions(settings.topics.frames, PARTITIONS + 1)
+        admin.create_partitions([grown])[settings.topics.frames].result(30)
+        producer = Producer({"bootstrap.servers": settings.kafka.bootstrap_servers})
+        producer.produce(settings.topics.frames, "new", partition=PARTITIONS)
+        assert producer.flush(30) == 0
+        wait_until(lambda: (PARTITIONS, 0) in all_came([member]), "the new partition's record", 30)
+    finally:
+        member.close()

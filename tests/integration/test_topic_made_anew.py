@@ -45,6 +45,7 @@ def answers(reader: Reader, name: str) -> Counter[str]:
     return Counter(one.id for one in reader.predictions() if one.id.startswith(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frames", [60, 400], ids=["ends before the old one", "ends behind the old one"])
 def test_a_topic_that_is_made_anew_is_read_from_its_beginning(
     apache_kafka: Broker, tiny_model: TinyModel, tmp_path: Path, frames: int

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from stream.clients import KafkaUnusable
 from stream.committed import Answer, stamp
@@ -155,17 +155,16 @@ def reading(committed: int | None = 5, **habits: object) -> Member:
 
 
 def test_a_partition_is_assigned_where_no_question_of_the_clients_own_is_needed() -> None:
-    for habits, begin in (({}, OFFSET_BEGINNING), ({"from_end": True}, OFFSET_END)):
-        member = Member(**habits)
-        member.client.rebalance("assigned", 0, 1)
-        assert member.client.assigned == [(0, begin), (1, begin)]
+    member = Member()
+    member.client.rebalance("assigned", 0, 1)
+    assert member.client.assigned == [(0, OFFSET_END), (1, OFFSET_END)]
 
 
 def test_with_an_eager_protocol_all_partitions_are_assigned_at_once() -> None:
     member = Member(is_incremental=False)
     member.client.rebalance("assigned", 0)
     member.client.rebalance("assigned", 0, 1)
-    assert member.client.assigned == [(0, OFFSET_BEGINNING), (1, OFFSET_BEGINNING)]
+    assert member.client.assigned == [(0, OFFSET_END), (1, OFFSET_END)]
 
 
 def test_frames_come_once_the_broker_has_told_where_to_begin() -> None:
@@ -315,6 +314,17 @@ def test_a_topic_made_anew_is_read_from_its_beginning(caplog: pytest.LogCaptureF
     assert member.fetch() == [0]
     assert member.intake.offset_metadata == stamp(NEW)
     assert "made anew" in caplog.text
+
+
+def test_a_broker_that_still_tells_of_the_old_topic_is_not_believed() -> None:
+    member = reading(committed=5)
+    for topic_id in (NEW, OLD):
+        member.clock.at += 3.0
+        member.fetch()
+        member.broker.tell(topic_id=topic_id, committed=5, stamp=topic_id)
+        member.fetch()
+    assert member.told == [("lost", {0})]
+    assert member.intake.offset_metadata == stamp(NEW)
 
 
 def test_offsets_that_begin_again_are_asked_for() -> None:

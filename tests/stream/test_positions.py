@@ -31,7 +31,7 @@ def reading_from(committed: int, *partitions: int) -> Positions:
     positions = Positions()
     positions.assigned(partitions or [0])
     for partition in partitions or [0]:
-        answered(positions, partition, committed=committed)
+        answered(positions, partition, committed=committed, topic_id=OLD)
         positions.sought(partition)
     return positions
 
@@ -114,8 +114,16 @@ def test_without_a_commit_it_begins_with_the_first_frame_that_was_left_out() -> 
     assert positions.to_seek() == {0: 70}
 
 
-def test_without_a_commit_a_rewind_goes_back_to_the_first_frame_that_came() -> None:
+def test_without_a_commit_it_begins_with_the_first_frame_that_is_there() -> None:
     positions = Positions()
+    positions.assigned([0])
+    positions.sieve(frames(70))  # the client was assigned at the end
+    answered(positions, low=3)
+    assert positions.to_seek() == {0: 3}
+
+
+def test_without_a_commit_a_rewind_goes_back_to_the_first_frame_that_came() -> None:
+    positions = Positions(from_end=True)
     positions.assigned([0])
     answered(positions)
     positions.sieve(frames(3, 4))
@@ -195,7 +203,7 @@ def test_offsets_that_begin_again_are_reported_and_none_of_them_passes() -> None
     assert [(one.partition, one.offset) for one in sieved.passed] == [(1, 5)]
     positions.begin_again([0])
     answered(positions, committed=None)
-    assert (positions.to_seek(), positions.unconfirmed()) == ({}, [])
+    assert positions.to_seek() == {0: 0}
 
 
 def test_missing_offsets_are_reported() -> None:
@@ -300,17 +308,14 @@ class Group:
         self.positions.doubt()
 
     def rebalance(self) -> None:
-        """The partition goes away, is perhaps read on by another, and comes back; the client guesses where to begin."""
+        """The partition goes away, is perhaps read on by another, and comes back; the client stands at its end."""
         self.open = []
         self.positions.taken([0])
         if self.committed is not None and self.chance.random() < 0.5 and self.committed < self.end:
             self.answered.append(self.committed)
             self.committed += 1
         self.positions.assigned([0])
-        if self.committed is None:
-            self.at = self.end if self.positions.from_end else 0
-        else:
-            self.at = self.chance.choice((0, self.end, self.committed))
+        self.at = self.end
 
     def put_back(self) -> None:
         if self.open and not self.positions.unconfirmed():
