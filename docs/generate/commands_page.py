@@ -9,9 +9,10 @@ from layercache.cli.main import app
 
 _HEAD = """# Commands
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 a worker stopped in a micro-batch, 130 Ctrl-C. Options win over the environment, and that over the
-settings file: [settings](settings.md). `layercache --install-completion` teaches your shell (bash, zsh, fish,
-PowerShell) to complete commands and options; `--show-completion` prints what that would install.
+Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 a worker stopped in a micro-batch, 130 Ctrl-C. Options win
+over the environment, and that over the settings file: [settings](settings.md). `layercache --install-completion`
+teaches your shell (bash, zsh, fish, PowerShell) to complete commands and options; `--show-completion` prints what that
+would install.
 
 """
 

@@ -33,7 +33,8 @@ _TITLES = {
 _WHERE = {
     "frame-headers": "Topic `frames`; all are optional. The value is the picture as it is.",
     "prediction": "Topic `predictions`; the value, as JSON.",
-    "dead-letter-headers": "Topic `frames.dlq`; beside the frame's own. The value is the frame's, untouched, or left out where it would not fit the topic.",
+    "dead-letter-headers": "Topic `frames.dlq`; beside the frame's own. The value is the frame's, untouched; it is "
+    "left out where it would not fit the topic.",
     "distillation-header": "Topic `distillation`; JSON in the metadata of a safetensors record.",
     "manifest": "Store, `<model>/<version>/manifest.json`.",
     "pin": "Store, `<model>/PIN`.",
