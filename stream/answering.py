@@ -62,6 +62,9 @@ class Answering(Protocol):
         ``overloaded`` says whether the worker is too far behind. What the duties raise ends it.
         """
 
+    def refuse(self, frame: Frame, why: Unanswerable, delivery: Delivery) -> None:
+        """Produces a dead letter for a frame, which it does not touch."""
+
     def adjust(self, now: float) -> None:
         """Another turn of the loop; cheap."""
 
@@ -164,7 +167,7 @@ class ModelAnswering:
         for row, failure in sorted(failures.items()):
             frame = arrived[row].frame
             if frame.partition not in lost_partitions:
-                self._send_dead_letter(frame, failure, delivery)
+                self.refuse(frame, failure, delivery)
         return inferred is not None and inferred.engine.budget == "overload"
 
     def _live(self, duties: Duties) -> float:
@@ -230,19 +233,20 @@ class ModelAnswering:
             delivery.produce(self._topics.distillation, record, self._predictions.model.encode())
         self._sampler.waiting.for_room(delivery.waited_s())
 
-    def _send_dead_letter(self, frame: Frame, error: Unanswerable, delivery: Delivery) -> None:
-        if self._throttle.passes(error.reason):
-            more = self._throttle.held_back[error.reason]
+    def refuse(self, frame: Frame, why: Unanswerable, delivery: Delivery) -> None:
+        """See :meth:`Answering.refuse`."""
+        if self._throttle.passes(why.reason):
+            more = self._throttle.held_back[why.reason]
             log.warning(
                 "frame %s is a dead letter: %s: %s%s",
-                shown(frame.id), error.reason, error, f" ({more} more since the last line)" if more else "",
+                shown(frame.id), why.reason, why, f" ({more} more since the last line)" if more else "",
             )  # fmt: skip
         topic = self._topics.dead_letters
         if (refused := delivery.too_large(topic)) is not None:
             self._letter_limit.refused(refused)
-        value, key, headers = dead_letter_of(frame, error, self._topics.max_record_bytes, self._letter_limit.bytes)
+        value, key, headers = dead_letter_of(frame, why, self._topics.max_record_bytes, self._letter_limit.bytes)
         delivery.produce(topic, value, key, headers)
-        self._metrics.dead_letters.labels(error.reason.value).inc()
+        self._metrics.dead_letters.labels(why.reason.value).inc()
 
     def _count(self, batch: MicroBatch, answers: Answers, engine: Engine) -> None:
         metrics = self._metrics

@@ -25,7 +25,7 @@ _TOGETHER_S = 1.0
 #: How long one may take, at first and at most; it doubles from time to time, for brokers that are far away.
 _ALONE_S, _ALONE_AT_MOST_S = 0.25, 2.0
 _REQUEST_S = 2.0
-_STAMP = "topic-id="
+_STAMP, _BEGAN = "topic-id=", "began="
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,18 @@ class CommittedOffsets(Protocol):
         """Asks no more."""
 
 
-def stamp(topic_id: str | None) -> str:
-    """The metadata to commit offsets with: for which topic they are, as an offset alone does not say.
+def stamp(topic_id: str | None, began: int = 0) -> str:
+    """The metadata to commit offsets with: for which topic they are, as an offset alone does not say, and a note.
 
-    >>> stamp("a-cluster/Qn3ZrYrQTIuKnk9Ax4ntsA")
-    'topic-id=a-cluster/Qn3ZrYrQTIuKnk9Ax4ntsA'
+    The note is how many workers began at the offset in a row (:mod:`stream.caution`).
+
+    >>> stamp("a-cluster/Qn3ZrYrQTIuKnk9Ax4ntsA"), stamp(None)
+    ('topic-id=a-cluster/Qn3ZrYrQTIuKnk9Ax4ntsA', '')
+    >>> stamp("a-cluster/Qn3ZrYrQTIuKnk9Ax4ntsA", began=2)
+    'topic-id=a-cluster/Qn3ZrYrQTIuKnk9Ax4ntsA began=2'
     """
-    return f"{_STAMP}{topic_id}" if topic_id else ""
+    parts = [f"{_STAMP}{topic_id}"] if topic_id else []
+    return " ".join([*parts, f"{_BEGAN}{began}"] if began else parts)
 
 
 def topic_of(metadata: str | None, topic_id: str | None) -> str | None:
@@ -72,14 +77,29 @@ def topic_of(metadata: str | None, topic_id: str | None) -> str | None:
     So it is with what was committed in another cluster and copied to this one: its topic has another id here.
 
     >>> here = "a-cluster/Qn3ZrYrQTIuKnk9Ax4ntsA"
-    >>> topic_of(stamp("a-cluster/the-old-topic"), here), topic_of(stamp("another/the-old-topic"), here)
+    >>> topic_of(stamp("a-cluster/the-old-topic", began=1), here), topic_of(stamp("another/the-old-topic"), here)
     ('a-cluster/the-old-topic', None)
     >>> topic_of("reset by hand", here), topic_of(None, here)
     (None, None)
     """
-    said = metadata.removeprefix(_STAMP) if metadata and metadata.startswith(_STAMP) else None
+    said = _part(metadata, _STAMP)
     cluster = (topic_id or "").partition("/")[0]
     return said if said and said.partition("/")[0] == cluster else None
+
+
+def began_of(metadata: str | None) -> int:
+    """The note that :func:`stamp` put into the metadata; 0 for any other.
+
+    >>> began_of(stamp("Qn3ZrYrQTIuKnk9Ax4ntsA", began=2)), began_of(stamp(None)), began_of("began=never")
+    (2, 0, 0)
+    """
+    found = _part(metadata, _BEGAN)
+    return int(found) if found and found.isdecimal() else 0
+
+
+def _part(metadata: str | None, name: str) -> str | None:
+    found = [part.removeprefix(name) for part in (metadata or "").split() if part.startswith(name)]
+    return found[0] or None if found else None
 
 
 class AskedBeside:
@@ -170,7 +190,9 @@ class AskedBeside:
                 errors.append(KafkaError(KafkaError._TIMED_OUT))
                 continue
             committed = one.offset if one.offset >= 0 else None
-            told[one.partition] = Told(committed, *low_end, topic_id, topic_of(one.metadata, topic_id))
+            told[one.partition] = Told(
+                committed, *low_end, topic_id, topic_of(one.metadata, topic_id), began_of(one.metadata)
+            )
         if not told:
             raise KafkaException(errors[-1])
         return told

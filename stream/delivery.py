@@ -79,7 +79,7 @@ class Delivery(ABC):
         self._offsets: dict[tuple[str, int], int] = {}
         self._frames = 0
         self._opened = self._end_by = 0.0
-        self._metadata = ""
+        self._metadata: Callable[[int], str] = lambda partition: ""
         self._waited_s = 0.0
         self._too_large: dict[str, int] = {}
         self._aborts = 0
@@ -127,6 +127,10 @@ class Delivery(ABC):
         self._offsets[topic, partition] = offset + 1
         self._frames += frames
 
+    def open_offsets(self) -> dict[int, int]:
+        """By partition, the offsets that the next commit has: of one topic."""
+        return {partition: offset for (_, partition), offset in self._offsets.items()}
+
     def due_in(self, now: float) -> float | None:
         """Seconds until :meth:`commit` should come, by the clock; None while there is nothing to commit."""
         if self._states.state is not State.OPEN:
@@ -135,10 +139,10 @@ class Delivery(ABC):
             return 0.0
         return max(0.0, self._opened + self._interval_s - now)
 
-    def commit(self, metadata: str = "") -> bool:
+    def commit(self, metadata: Callable[[int], str] = lambda partition: "") -> bool:
         """Delivers what has been produced together with its offsets; False where there was nothing.
 
-        The broker keeps ``metadata`` with the offsets.
+        With each partition's offset the broker keeps what ``metadata`` says.
         """
         self._metadata = metadata
         self.poll()
@@ -356,4 +360,4 @@ class Delivery(ABC):
     def _abort(self) -> tuple[Event, Failure | None]: ...
 
     def _offsets_to_commit(self) -> list[TopicPartition]:
-        return [TopicPartition(*place, offset, self._metadata) for place, offset in self._offsets.items()]
+        return [TopicPartition(*place, offset, self._metadata(place[1])) for place, offset in self._offsets.items()]

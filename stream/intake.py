@@ -62,6 +62,12 @@ class Owner(Protocol):
     def assigned(self, partitions: set[int]) -> None:
         """These come to this worker."""
 
+    def begins(self, partition: int, offset: int, began: int, takes_over: bool) -> None:
+        """Its frames come now, from ``offset`` on; ``began`` as :class:`stream.positions.Told` has it.
+
+        ``takes_over`` is False where this member has it already, and only went back to the last commit.
+        """
+
     def revoked(self, partitions: set[int]) -> None:
         """These go to another worker: commit what was done, forget the rest."""
 
@@ -170,10 +176,9 @@ class Intake:
         self._positions.doubt()
         self._next_question = self._clock.now()
 
-    @property
-    def offset_metadata(self) -> str:
-        """What offsets should be committed with, so that they are never taken for those of another topic."""
-        return stamp(self._positions.topic_id)
+    def offset_metadata(self, began: int = 0) -> str:
+        """What an offset should be committed with, so that it is never taken for another topic's; ``began``: a note."""
+        return stamp(self._positions.topic_id, began)
 
     def lags(self) -> dict[int, int]:
         """Partition to how many frames are still to be read there, as far as the last fetch told.
@@ -262,6 +267,8 @@ class Intake:
                 "its end" if start.offset is None else start.offset, start.reason.value,
             )  # fmt: skip
         self._metrics.frames_deleted.inc(start.deleted)
+        began = told.began if start.reason is Reason.COMMITTED else 0
+        self._owner.begins(start.partition, start.offset or 0, began, start.takes_over)
 
     def _seek(self) -> None:
         """Sends the client where it must go, as far as it lets itself be sent; the rest at the next call."""

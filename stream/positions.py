@@ -67,6 +67,8 @@ class Told:
     """Of the topic as it is now (KIP-516); None where the broker gives topics none."""
     stamp: str | None = None
     """Of the topic for which the offset was committed; None where the commit does not say."""
+    began: int = 0
+    """How many workers in a row have begun there and committed nothing since (:mod:`stream.caution`)."""
 
 
 class Reason(Enum):

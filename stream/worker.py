@@ -7,15 +7,18 @@ import logging
 import math
 import socket
 import uuid
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 
+from schemas.dead_letter import Reason
 from schemas.settings import Settings
 from schemas.settings import Worker as WorkerSettings
 from stream.answering import Answering
 from stream.batching import MicroBatcher
-from stream.clients import CLIENTS, ClientFactory, long_running, worker_config
+from stream.caution import Caution
+from stream.clients import CLIENTS, ClientFactory, KafkaUnusable, long_running, worker_config
 from stream.committed import AskedBeside
+from stream.decode import Unanswerable
 from stream.frames import Arrived, Frame
 from stream.held import HeldBytes
 from stream.intake import READER, Habits, Intake
@@ -33,6 +36,12 @@ LOOKAHEAD = 3
 #: How soon an idle worker notices that it shall stop.
 _IDLE_S = 0.1
 _LAG_EVERY_S = 0.5
+
+_CRASHED = Unanswerable(
+    Reason.CRASHED_WORKER,
+    "three workers in a row ended before this frame was answered, the last two while they worked on nothing else: see "
+    "their exit codes and the kernel's log (139 or 134: a crash, 137: killed, perhaps for memory)",
+)
 
 
 def worker_name(settings: WorkerSettings) -> str:
@@ -67,6 +76,9 @@ class Worker:
         self._room = LOOKAHEAD * worker.max_batch
         self._batcher = MicroBatcher[Arrived](worker.max_batch, worker.max_wait_ms / 1000)
         self._held = HeldBytes()
+        self._caution = Caution(span=(LOOKAHEAD + 1) * worker.max_batch)
+        #: frames to take one at a time
+        self._alone: deque[Frame] = deque()
         config = worker_config(settings)
         consumer = clients.consumer(long_running(config | READER))
         offsets = AskedBeside(settings, clock, clients)
@@ -109,6 +121,7 @@ class Worker:
             raise
         finally:
             try:
+                self._take_back_notes()
                 self._delivery.close()
             finally:
                 self._intake.close()
@@ -119,9 +132,18 @@ class Worker:
         """These are ours from now on, as the member of the group that we are now."""
         self._delivery.assigned(partitions)
 
+    def begins(self, partition: int, offset: int, began: int, takes_over: bool) -> None:
+        """Where frames of the partition may have ended workers, they are taken one at a time."""
+        if self._caution.begins(partition, offset, began, takes_over) and takes_over:
+            log.warning(
+                "partition %d: of %d worker(s) in a row none has committed anything after offset %d; taking its frames "
+                "one at a time for now, in case that one of them ends processes", partition, began, offset,
+            )  # fmt: skip
+
     def revoked(self, partitions: set[int]) -> None:
         """Part of a rebalance: what was answered is committed while the partitions are still ours."""
         try:
+            self._note(self._caution.take_back(partitions))
             self._commit()
         except Aborted as error:
             log.warning("while handing over partitions: %s", error)
@@ -139,6 +161,8 @@ class Worker:
         self._fetch()
         if self._needs_rewind:
             return
+        if self._alone:
+            self._answer_alone(self._alone.popleft())
         now = self._clock.now()
         self._answering.adjust(now)
         full = self._held.is_full or not self._batcher.missing
@@ -157,12 +181,12 @@ class Worker:
         self._delivery.poll()
         now = self._clock.now()
         due, commit = self._batcher.due_in(now), self._delivery.due_in(now)
-        patience = _IDLE_S if commit is None else min(_IDLE_S, commit)
+        patience = 0.0 if self._alone else _IDLE_S if commit is None else min(_IDLE_S, commit)
         if due is None:  # a single frame ends the wait: its own wait begins with its arrival
             self._take_in(self._intake.fetch(1, patience))
         elif due > 0 and not self._held.is_full:
             self._take_in(self._intake.fetch(self._held.room(self._batcher.missing), min(due, patience)))
-        room = self._held.room(self._room - len(self._batcher))
+        room = self._held.room(self._room - len(self._batcher) - len(self._alone))
         if room > 0 and len(self._batcher):
             self._take_in(self._intake.fetch(room, 0))
         if now >= self._next_lag:
@@ -179,10 +203,48 @@ class Worker:
             log.info("%s: %.1f s of work wait", "too far behind" if missed else "no longer behind", self._lag.seconds)
 
     def _take_in(self, frames: Sequence[Frame]) -> None:
+        if not frames:
+            return
+        self._held.take_in(frames)
+        together, alone = self._caution.split(frames)
+        self._alone += alone
+        self._submit(together)
+
+    def _submit(self, frames: Sequence[Frame]) -> None:
         if frames:
             now = self._clock.now()
-            self._held.take_in(frames)
+            self._begin(frames)
             self._batcher.add(self._answering.submit(frames), now)
+
+    def _begin(self, frames: Sequence[Frame]) -> None:
+        """Says so on the broker, where that has not been said yet: these frames may end this process."""
+        if notes := self._caution.begin(frames):
+            self._note(notes)
+            self._commit()
+
+    def _note(self, offsets: Mapping[int, int]) -> None:
+        """Has the next commit say anew what is committed of these partitions, if it says nothing else of them."""
+        for partition, offset in offsets.items():
+            if partition not in self._delivery.open_offsets():
+                self._delivery.answered(self._topics.frames, partition, offset - 1, 0)
+
+    def _answer_alone(self, frame: Frame) -> None:
+        """A frame that may end this process: nothing else is at work, and all else is committed before."""
+        if self._delivery.open_offsets():
+            self._commit()
+        self._begin([frame])
+        if self._caution.gives_up(frame):
+            self._answering.refuse(frame, _CRASHED, self._delivery)
+            self._held.let_go([frame])
+            self._delivery.answered(self._topics.frames, frame.partition, frame.offset)
+        else:
+            self._answer(self._answering.submit([frame]))
+        self._caution.passed(frame)
+        self._commit()
+        if not self._caution.is_alone(frame.partition):
+            rest = [one for one in self._alone if one.partition == frame.partition]
+            self._alone = deque(one for one in self._alone if one.partition != frame.partition)
+            self._submit(rest)
 
     def _answer(self, arrived: Sequence[Arrived]) -> None:
         self._lost_partitions.clear()
@@ -222,18 +284,38 @@ class Worker:
     def _commit(self) -> None:
         with self._metrics.stage("commit") as commit:
             try:
-                committed = self._delivery.commit(self._intake.offset_metadata)
+                offsets = self._delivery.open_offsets()
+                committed = self._delivery.commit(self._metadata)
                 if committed:
                     self._metrics.commits.labels("committed").inc()
-            except Aborted:
-                self._metrics.commits.labels("aborted").inc()
+                    self._caution.committed(offsets)
+            except (Aborted, KafkaUnusable) as error:
+                self._caution.uncertain()
+                if isinstance(error, Aborted):
+                    self._metrics.commits.labels("aborted").inc()
                 raise
         if committed:
             self._answering.committed(commit.seconds)
 
+    def _metadata(self, partition: int) -> str:
+        return self._intake.offset_metadata(self._caution.note(partition))
+
+    def _take_back_notes(self) -> None:
+        """This process did not die of a frame: the next worker need not suspect any."""
+        notes = self._caution.take_back()
+        if not notes:
+            return
+        try:
+            self._delivery.abort()
+            self._note(notes)
+            self._commit()
+        except (Aborted, KafkaUnusable) as error:
+            log.info("a note stays with the offsets of partitions %s: %s", sorted(notes), error)
+
     def _rewind(self) -> None:
         """Back to the last commit: what was in flight will be read again."""
         self._batcher.drop(lambda _: True)
+        self._alone.clear()
         self._held.hold_only(())
         self._delivery.abort()
         self._intake.keep_membership()
@@ -244,5 +326,7 @@ class Worker:
 
     def _forget(self, partitions: set[int]) -> None:
         self._lost_partitions |= partitions
+        self._caution.gone(partitions)
         self._batcher.drop(lambda one: one.frame.partition in partitions)
-        self._held.hold_only([*self._in_flight, *(one.frame for one in self._batcher)])
+        self._alone = deque(one for one in self._alone if one.partition not in partitions)
+        self._held.hold_only([*self._in_flight, *self._alone, *(one.frame for one in self._batcher)])

@@ -60,6 +60,9 @@ class Member:
 
     def assigned(self, partitions: set[int]) -> None: ...
 
+    def begins(self, partition: int, offset: int, began: int, takes_over: bool) -> None:
+        """What workers do about it, :mod:`stream.caution` says."""
+
     def revoked(self, partitions: set[int]) -> None: ...
 
     def lost(self, partitions: set[int]) -> None:

@@ -1,6 +1,7 @@
 """No frame stops the frames behind it, whatever is in it; a model that fails at everything stops the worker."""
 
 import hashlib
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,14 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
-from schemas.dead_letter import DeadLetterHeaders
+from schemas.dead_letter import DeadLetterHeaders, Reason
 from schemas.settings import Settings
 from tests.support import fragile_model
-from tests.support.fragile_model import BLACK, WHITE
+from tests.support.fragile_model import BLACK, GREY, WHITE
 from tests.support.odd_headers import NotUtf8, publish_with_headers
 from tests.support.pictures import coloured, encode
-from tests.support.worker_process import Picture, publish, reading, running_worker
+from tests.support.waiting import wait_until
+from tests.support.worker_process import Picture, Reader, WorkerProcess, publish, reading, running_worker
 
 pytestmark = pytest.mark.one_broker
 
@@ -141,3 +143,36 @@ def test_a_worker_that_is_stopped_in_a_slow_batch_ends_in_time_and_others_read_i
     with running_worker(settings, tmp_path, "heir") as worker, reading(settings, settings.topics.predictions) as reader:
         reader.read_count(1)
         assert worker.stop() == 0
+
+
+def ended_or_told(worker: WorkerProcess, letters: Reader) -> bool:
+    letters.read()
+    return bool(letters.messages) or worker.process.poll() is not None
+
+
+@pytest.mark.faults
+def test_a_frame_that_ends_processes_is_given_up_after_four_and_all_others_are_answered(
+    settings: Settings, tmp_path: Path
+) -> None:
+    publish(settings, [good("0"), good("1")])
+    with running_worker(settings, tmp_path) as worker, reading(settings, settings.topics.predictions) as reader:
+        reader.read_count(2)
+        wait_until(lambda: sum(max(0, one) for one in committed(settings)) == 2, "both are committed")
+        publish(settings, [good("2"), Picture(encode(GREY, "PNG"), id="deadly", key="camera"), good("3")])
+        assert worker.process.wait(60) == -signal.SIGSEGV
+    ended = 1
+    with reading(settings, settings.topics.dead_letters) as letters:
+        while not letters.messages:
+            with running_worker(settings, tmp_path, f"heir-{ended}") as worker:
+                wait_until(lambda: ended_or_told(worker, letters), "an end")
+                if worker.process.poll() is not None:
+                    assert worker.process.returncode == -signal.SIGSEGV
+                    ended += 1
+                else:
+                    with reading(settings, settings.topics.predictions) as reader:
+                        reader.read_count(4)
+                        assert [one.id for one in reader.predictions()] == ["0", "1", "2", "3"]
+                    assert worker.stop() == 0
+        told = DeadLetterHeaders.read(letters.messages[0].headers())  # type: ignore[arg-type]
+        assert (told.reason, letters.messages[0].value()) == (Reason.CRASHED_WORKER, encode(GREY, "PNG"))
+    assert ended <= 4

@@ -122,6 +122,9 @@ class Member:
 
     def assigned(self, partitions: set[int]) -> None: ...
 
+    def begins(self, partition: int, offset: int, began: int, takes_over: bool) -> None:
+        """What workers do about it, :mod:`stream.caution` says."""
+
     def revoked(self, partitions: set[int]) -> None:
         self.told.append(("revoked", partitions))
 
@@ -303,7 +306,7 @@ def test_markers_between_frames_are_no_deleted_frames() -> None:
 
 def test_a_topic_made_anew_is_read_from_its_beginning(caplog: pytest.LogCaptureFixture) -> None:
     member = reading(committed=5)
-    assert member.intake.offset_metadata == stamp(OLD)
+    assert member.intake.offset_metadata() == stamp(OLD)
     member.clock.at += 3.0
     member.fetch()
     member.broker.tell(topic_id=NEW)
@@ -312,7 +315,7 @@ def test_a_topic_made_anew_is_read_from_its_beginning(caplog: pytest.LogCaptureF
     member.broker.tell(topic_id=NEW, committed=5, stamp=OLD)
     member.brings(0)
     assert member.fetch() == [0]
-    assert member.intake.offset_metadata == stamp(NEW)
+    assert member.intake.offset_metadata() == stamp(NEW)
     assert "made anew" in caplog.text
 
 

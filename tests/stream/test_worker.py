@@ -8,7 +8,8 @@ from typing import Any, cast
 import pytest
 
 from schemas.settings import Kafka, Settings
-from stream.delivery import Delivery
+from stream.decode import Unanswerable
+from stream.delivery import Aborted, Delivery
 from stream.frames import Arrived, Decoded, Frame
 from stream.intake import Intake
 from stream.metrics import Metrics
@@ -27,8 +28,6 @@ SETTINGS = Settings.model_validate(
 
 class ScriptedIntake:
     """Gives these frames, and stops the worker after them; while they are answered, ``meanwhile`` happens."""
-
-    offset_metadata = ""
 
     def __init__(self, stop: Stop, frames: Sequence[Frame]) -> None:
         self._stop = stop
@@ -52,12 +51,14 @@ class ScriptedIntake:
         happens()
         return 0.001
 
-    def rewind(self) -> bool:
+    def rewind(self) -> None:
         self.rewinds += 1
-        return True
 
     def lags(self) -> dict[int, int]:
         return {}
+
+    def offset_metadata(self, began: int = 0) -> str:
+        return str(began)
 
     def close(self) -> None:
         self.closed = True
@@ -70,6 +71,9 @@ class Noted:
         self.open: dict[int, int] = {}
         self.produced: list[tuple[int, int]] = []
         self.committed: dict[int, int] = {}
+        #: for each commit, by partition: the offset and its note
+        self.commits: list[dict[int, tuple[int, int]]] = []
+        self.fails = False
         self.closed = False
 
     def answered(self, topic: str, partition: int, offset: int, frames: int = 1) -> None:
@@ -77,15 +81,22 @@ class Noted:
 
     def assigned(self, partitions: set[int]) -> None: ...
 
-    def poll(self) -> None: ...
+    def open_offsets(self) -> dict[int, int]:
+        return {partition: offset + 1 for partition, offset in self.open.items()}
 
-    def commit(self, metadata: str = "") -> bool:
+    def commit(self, metadata: Callable[[int], str]) -> bool:
+        if self.fails:
+            raise Aborted("the broker is away")
+        self.commits += [{partition: (offset + 1, int(metadata(partition))) for partition, offset in self.open.items()}]
         self.committed |= self.open
         self.open = {}
         return True
 
     def abort(self) -> None:
         self.open = {}
+
+    def poll(self) -> None:
+        """It has nothing to tell."""
 
     def ensure_producer(self) -> None:
         """It works."""
@@ -103,6 +114,9 @@ class SlowAnswering:
     def __init__(self, produced: list[tuple[int, int]]) -> None:
         self._produced = produced
         self.begun = False
+        #: how many frames were decoded or answered at a time
+        self.sizes: list[int] = []
+        self.refused: list[tuple[int, int]] = []
         self.released = threading.Event()
         self.thread = SideThread("answers")
         self.stopped = False
@@ -111,6 +125,7 @@ class SlowAnswering:
         """Nothing."""
 
     def submit(self, frames: Sequence[Frame]) -> list[Arrived]:
+        self.sizes.append(len(frames))
         chunk: Future[list[Decoded]] = Future()
         chunk.set_result([Decoded(picture("red"), 0.0)] * len(frames))
         return [Arrived(one, chunk, index) for index, one in enumerate(frames)]
@@ -136,6 +151,9 @@ class SlowAnswering:
             (one.frame.partition, one.frame.offset) for one in arrived if one.frame.partition not in lost_partitions
         ]
         return False
+
+    def refuse(self, frame: Frame, why: Unanswerable, delivery: Delivery) -> None:
+        self.refused.append((frame.partition, frame.offset))
 
     def adjust(self, now: float) -> None:
         """Nothing."""
@@ -225,3 +243,68 @@ def stuck(loop: Loop) -> Any:
             loop.stop.set()
 
     return run
+
+
+def test_the_first_frames_of_a_partition_are_noted_before_they_are_touched_and_the_next_commit_takes_it_back() -> None:
+    loop = Loop(frame(5, 0), frame(6, 0))
+    loop.worker.begins(0, 5, 0, takes_over=True)
+    noted: list[Any] = []
+    submit = loop.answering.submit
+    loop.answering.submit = lambda frames: noted.append(loop.delivery.commits[-1]) or submit(frames)  # type: ignore
+    loop.run()
+    assert noted[0] == {0: (5, 1)}
+    assert loop.delivery.commits[-1] == {0: (7, 0)}
+
+
+def test_where_a_worker_ended_frames_are_taken_one_at_a_time_each_committed_and_none_overtakes() -> None:
+    suspects, others = ([frame(offset, partition) for offset in range(40)] for partition in (0, 1))
+    loop = Loop(*(one for pair in zip(suspects, others, strict=True) for one in pair))
+    loop.intake.is_done = lambda: len(loop.delivery.produced) == 80
+    loop.worker.begins(0, 0, 1, takes_over=True)
+    loop.run()
+    assert [offset for partition, offset in loop.delivery.produced if partition == 0] == list(range(40))
+    assert [offset for partition, offset in loop.delivery.produced if partition == 1] == list(range(40))
+    told = [commit[0] for commit in loop.delivery.commits if 0 in commit]
+    assert told[0] == (0, 2)
+    assert told[1:32] == [(offset, 2) for offset in range(1, 32)], "four micro-batches of eight, one by one"
+    assert told[32] == (32, 0)
+
+
+def test_a_frame_at_which_worker_after_worker_ended_is_refused_untouched() -> None:
+    loop = Loop(frame(5, 0), frame(6, 0))
+    loop.worker.begins(0, 5, 3, takes_over=True)
+    loop.run()
+    assert loop.answering.refused == [(0, 5)]
+    assert loop.delivery.produced == [(0, 6)]
+    assert loop.answering.sizes == [1]
+    assert loop.delivery.commits[:2] == [{0: (5, 4)}, {0: (6, 2)}]
+    assert loop.delivery.commits[-1] == {0: (7, 0)}, "a worker that ends well leaves no note"
+
+
+@pytest.mark.parametrize("is_uncertain", [False, True])
+def test_a_worker_that_fails_takes_its_note_back_unless_a_commit_is_uncertain(is_uncertain: bool) -> None:
+    """An offset that may have been passed already must not be committed again."""
+    loop = Loop(frame(5, 0))
+    loop.worker.begins(0, 5, 0, takes_over=True)
+
+    def answer(*_: object) -> bool:
+        if is_uncertain:
+            loop.delivery.fails = True
+            with pytest.raises(Aborted):
+                loop.worker._commit()
+            loop.delivery.fails = False
+        raise MemoryError
+
+    loop.answering.answer = answer  # type: ignore[method-assign, assignment]
+    with pytest.raises(MemoryError):
+        loop.run()
+    assert loop.delivery.commits == [{0: (5, 1)}] + ([] if is_uncertain else [{0: (5, 0)}])
+
+
+def test_who_hands_a_partition_over_takes_its_note_back() -> None:
+    loop = Loop(frame(5, 0), frame(9, 1))
+    for partition, offset in ((0, 5), (1, 9)):
+        loop.worker.begins(partition, offset, 0, takes_over=True)
+    loop.intake.meanwhile = lambda: loop.worker.revoked({1})
+    loop.run()
+    assert loop.delivery.commits[:3] == [{0: (5, 1)}, {1: (9, 1)}, {1: (9, 0)}]

@@ -8,12 +8,15 @@ from tests.support import tiny_model
 from tests.support.pictures import Pixels
 from tests.support.tiny_model import TinyModel
 
-#: It raises at pictures that are white, and makes NaN of black ones.
+#: It raises at pictures that are white, makes NaN of black ones, and ends the process at grey ones.
 WHITE: Pixels = np.full((16, 16, 3), 255, np.uint8)
 BLACK: Pixels = np.zeros((16, 16, 3), np.uint8)
+GREY: Pixels = np.full((16, 16, 3), 128, np.uint8)
 
 _CHECK = """
+import os
 import pathlib
+import signal
 import time
 
 import torch
@@ -29,6 +32,9 @@ def check(x: Tensor) -> Tensor:
             time.sleep(600)
         if (FOLDER / "broken").exists():
             raise ValueError("the weights are gone")
+        if ((x - 128 / 255).abs() < 1e-3).flatten(1).all(1).any():
+            print("the end", flush=True)
+            os.kill(os.getpid(), signal.SIGSEGV)
         if (x == 1).flatten(1).all(1).any():
             raise ValueError("too bright")
         x = x + torch.where((x == 0).flatten(1).all(1), torch.nan, 0.0)[:, None, None, None]
