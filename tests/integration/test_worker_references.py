@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Message, Producer
 
+from layercache.doctor import groups
 from schemas.dead_letter import DeadLetterHeaders, Reason
 from schemas.settings import References, Settings
 from tests.support.pictures import coloured, encode
@@ -91,6 +92,9 @@ def test_pictures_come_from_a_disk_and_from_the_web(
         assert all(prediction.id.startswith(prediction.class_name) for prediction in predictions)
         told = worker.metrics()
         assert worker.metrics("/healthz") == worker.metrics("/readyz") == "working\n"
+        assert len({prediction.worker for prediction in predictions} - {None}) == 1
+        [members] = [one for one in groups.check(settings, predictions[0].model) if one.check == "models"]
+        assert (members.state, members.found.endswith(f"1, of model {predictions[0].model[:12]}")) == ("ok", True)
         assert 'layercache_stage_seconds_count{stage="fetch"} 60.0' in told
         assert worker.stop() == 0
 
@@ -141,7 +145,7 @@ def test_a_store_that_hangs_holds_back_no_commit(
     refer(settings, {"before": f"{url}/good.png", "hangs": f"{url}/hangs.png", "after": f"{url}/good.png"}, "camera")
     with running_worker(settings, tmp_path) as worker, reading(settings, settings.topics.predictions) as reader:
         reader.read_until(lambda: len(reader.messages) == 1, "the frame before")
-        assert not worker.said("dead letter")  # it still hangs
+        assert not worker.said("is a dead letter")  # it still hangs
 
         def answered_and_well() -> bool:
             assert worker.metrics("/healthz") == "working\n"  # else this raises
