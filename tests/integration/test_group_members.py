@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Consumer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions
 
 from layercache.doctor import groups
 from schemas.settings import Settings, Trainer, Worker
@@ -61,3 +63,26 @@ def test_workers_of_two_models_in_one_group_are_told(
     finally:
         for consumer in consumers:
             consumer.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_new_partitions_are_noticed_within_half_a_minute(apache_kafka: Broker, protocol: Any) -> None:
+    """With librdkafka's own interval of 300 s it took 260 s."""
+    names = create_topics(apache_kafka.bootstrap_servers, unique_topics())
+    worker = Worker(group_id=names.frames, group_protocol=protocol)
+    consumer = Consumer(worker_config(Settings(kafka=apache_kafka.kafka, topics=names, worker=worker)))
+    consumer.subscribe([names.frames])
+
+    def assigned() -> int:
+        consumer.consume(1, 0.1)
+        return len(consumer.assignment())
+
+    try:
+        wait_until(lambda: assigned() > 0, "its partitions")
+        more = assigned() + 1
+        client = AdminClient({"bootstrap.servers": apache_kafka.bootstrap_servers})
+        client.create_partitions([NewPartitions(names.frames, more)])[names.frames].result(30)
+        wait_until(lambda: assigned() == more, "the new partition", seconds=30)
+    finally:
+        consumer.close()
