@@ -18,7 +18,7 @@ def headers_of(message: Message) -> RawHeaders:
     (a null pointer), so that taking the item out of the tuple would end the process.
     """
     try:
-        return message.headers() or ()  # type: ignore[return-value]  # consumed headers are (str, bytes | None)
+        return _asked(message)
     except _UNREADABLE:
         return _named(message)
 
@@ -35,11 +35,21 @@ def all_headers(messages: Sequence[Message]) -> list[RawHeaders]:
 def _named(message: Message) -> RawHeaders:
     for _ in range(2):  # the first call may be the one that raises
         try:
-            headers = message.headers() or ()
+            headers = _asked(message)
         except _UNREADABLE:
             continue
         # repr() is the way to look at such a tuple without touching its item.
         named = [header for header in headers if not repr(header).startswith("(<NULL>")]
         message.set_headers(named)  # type: ignore[arg-type]  # and whoever asks this message again finds no such tuple
-        return named  # type: ignore[return-value]
+        return named
     return ()
+
+
+def _asked(message: Message) -> RawHeaders:
+    """The binding's own answer.
+
+    By ``map``, which looks whether a call has left an error behind. ``message.headers()`` does not once the interpreter
+    has specialised it (CPython 3.11, after some calls): the error would come up wherever the next call is.
+    """
+    (headers,) = map(Message.headers, (message,))
+    return headers or ()  # type: ignore[return-value]  # consumed headers are (str, bytes | None)

@@ -67,3 +67,12 @@ def test_the_binding_still_raises_at_such_a_name() -> None:
 def test_another_programs_dead_letter_with_such_a_name_is_read() -> None:
     letter: Headers = [*headers(Reason.CORRUPT, "its end is missing", "frames", 3, 17), (NotUtf8("x"), b"1")]
     assert read_dead_letter(consumed([letter])[0]).reason == Reason.CORRUPT
+
+
+def test_it_makes_no_difference_how_often_headers_have_been_looked_at() -> None:
+    """A call that has become warm is specialised by the interpreter, which then leaves an error pending."""
+    messages = consumed([*[HARMLESS] * 50, *[IN_THE_MIDST, HARMLESS] * 50])
+    expected = [named(headers) for headers in (*[HARMLESS] * 50, *[IN_THE_MIDST, HARMLESS] * 50)]
+    assert [list(headers_of(message)) for message in messages] == expected
+    messages = consumed([*[HARMLESS] * 50, *[IN_THE_MIDST, HARMLESS] * 50])
+    assert [list(frame.raw_headers) for frame in frames_of(TOPIC, messages)] == expected
