@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,8 @@ from typing import Self
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from tests.support.kafka_proxy import KafkaProxy
 from tests.support.ports import free_ports
-from tests.support.proxy import Proxy
 
 _START_DEADLINE_S = 180.0
 _HOST = "localhost"
@@ -81,7 +81,7 @@ class KafkaNode:
     ``stop`` and ``start`` again keep the port and the data: a broker that was away. ``quorum`` are all nodes of its
     cluster, itself included; ``properties`` go beyond or before :data:`PROPERTIES`. One that ``starts_quickly`` takes
     half the time to start and works more slowly ever after. ``passwords`` are of users it knows from the start (SCRAM),
-    ``client`` the options by which it is asked whether it is up.
+    ``client`` the options by which it is asked whether it is up; ``environment`` is its process's own.
     """
 
     def __init__(
@@ -95,12 +95,14 @@ class KafkaNode:
         starts_quickly: bool = False,
         passwords: Mapping[str, str] | None = None,
         client: Mapping[str, str | int | float | bool] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        self._environment = environment or {}
         self._starts_quickly = starts_quickly
         self._passwords = passwords or {}
         self._client = client or {}
         self._home = home
-        self._folder = folder
+        self.folder = folder
         self.place = place or Place.free(1)
         self._quorum = quorum or (self.place,)
         self._properties = folder / "server.properties"
@@ -127,10 +129,11 @@ class KafkaNode:
 
     def launch(self) -> None:
         """Starts it without waiting for it."""
-        environment = {"KAFKA_HEAP_OPTS": "-Xms128M -Xmx512M", **os.environ, "LOG_DIR": str(self._folder)}
+        own = {"LOG_DIR": str(self.folder), **self._environment}
+        environment = {"KAFKA_HEAP_OPTS": "-Xms128M -Xmx512M", **os.environ, **own}
         if self._starts_quickly:
             environment["KAFKA_JVM_PERFORMANCE_OPTS"] = _QUICK_START
-        with (self._folder / "node.log").open("ab") as output:
+        with (self.folder / "node.log").open("ab") as output:
             self._process = subprocess.Popen(
                 [self._home / "bin" / "kafka-server-start.sh", self._properties],
                 env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
@@ -181,7 +184,7 @@ class KafkaNode:
         place, size = self.place, len(self._quorum)
         lines = PROPERTIES.format(
             host=_HOST, node=place.node, broker=place.broker, controller=place.controller, detour=place.detour,
-            advertised=place.advertised, logs=self._folder / "logs", replication=size, in_sync=max(1, size - 1),
+            advertised=place.advertised, logs=self.folder / "logs", replication=size, in_sync=max(1, size - 1),
             quorum=",".join(f"{_HOST}:{one.controller}" for one in self._quorum),
         )  # fmt: skip
         own = dict(line.split("=", 1) for line in lines.splitlines())
@@ -203,7 +206,7 @@ class KafkaNode:
                 self._home / "bin" / "kafka-storage.sh", "format", *controllers, "-t", cluster_id,
                 "-c", self._properties, *users,
             ],
-            check=True, capture_output=True, env={**os.environ, "LOG_DIR": str(self._folder)},
+            check=True, capture_output=True, env={**os.environ, "LOG_DIR": str(self.folder)},
         )  # fmt: skip
 
     def _wait(self) -> None:
@@ -215,7 +218,7 @@ class KafkaNode:
                 client.list_topics(timeout=1.0)
                 return
             except KafkaException as error:
-                said = (self._folder / "node.log").read_text(errors="replace")[-3_000:]
+                said = (self.folder / "node.log").read_text(errors="replace")[-3_000:]
                 if self._process.poll() is not None:
                     raise RuntimeError(f"Kafka ended with exit code {self._process.returncode}:\n{said}") from error
                 if time.monotonic() > deadline:
@@ -225,12 +228,20 @@ class KafkaNode:
 class KafkaCluster:
     """``size`` nodes that replicate each other, every topic on all of them, one of which may be away (of three).
 
-    Clients that come by :attr:`detour_servers` pass a :class:`Proxy` per node, where their connections can be cut.
+    Clients that come by :attr:`detour_servers` pass a proxy per node, where their connections can be cut and single
+    requests held. ``environment`` tells that of a node's process, from its folder.
     """
 
-    def __init__(self, home: Path, folder: Path, size: int = 3, properties: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        folder: Path,
+        size: int = 3,
+        properties: Mapping[str, object] | None = None,
+        environment: Callable[[Path], Mapping[str, str]] = lambda folder: {},
+    ) -> None:
         self._stack = ExitStack()
-        self.proxies = [self._stack.enter_context(Proxy()) for _ in range(size)]
+        self.proxies = [self._stack.enter_context(KafkaProxy()) for _ in range(size)]
         places = tuple(Place.free(number + 1, proxy.port) for number, proxy in enumerate(self.proxies))
         cluster_id = _unique_id()
         self.nodes = []
@@ -238,7 +249,11 @@ class KafkaCluster:
             proxy.target = place.detour
             own = folder / f"node-{place.node}"
             own.mkdir(parents=True)
-            self.nodes.append(KafkaNode(home, own, place, places, cluster_id, properties, starts_quickly=True))
+            self.nodes.append(
+                KafkaNode(
+                    home, own, place, places, cluster_id, properties, starts_quickly=True, environment=environment(own)
+                )
+            )
 
     @property
     def bootstrap_servers(self) -> str:

@@ -33,6 +33,15 @@ class Request:
         return found
 
     @property
+    def transactional_id(self) -> str:
+        """Of a request that names it first, in a version before flexible ones; else whatever stands there."""
+        at = 8
+        (length,) = struct.unpack_from(">h", self.body, at)
+        at += 2 + max(0, length)
+        (length,) = struct.unpack_from(">h", self.body, at)
+        return self.body[at + 2 : at + 2 + max(0, length)].decode(errors="replace")
+
+    @property
     def commits(self) -> bool:
         """Of an EndTxn up to version 2: whether it commits."""
         return self._end()[1]
@@ -124,6 +133,11 @@ class KafkaProxy(Proxy):
         held = HeldRequest(self._loop, matches, reset)
         self._holds.append(held)
         return held
+
+    def forget(self, held: HeldRequest) -> None:
+        """Holds nothing for it any more, where nothing has come yet."""
+        with suppress(ValueError):
+            self._holds.remove(held)
 
     def count(self, matches: Callable[[Request], bool]) -> int:
         """How many of the latest requests match."""
