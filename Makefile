@@ -93,7 +93,7 @@ screenshots: $(VENV)/.dev
 	$(BIN)/python -m docs.make_screenshots $(SCREENSHOTS_ARGS)
 
 clean:
-	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-report .demo .peers
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-report .demo .peers .faults
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One environment; a stamp for each set of packages that is in it, outdated when pyproject.toml changes.

@@ -12,37 +12,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.faults.harness import report
-from tests.faults.harness.phase import Phase, run
+from tests.faults.harness.keeping import Keeper
+from tests.faults.harness.phase import run
+from tests.faults.harness.plan import phases
 from tests.faults.harness.verdict import Outcome
-
-#: Of all exactly-once frames and faults, those that one broker sees; the rest see a cluster of three.
-_ONE_BROKER = 0.5
-#: At least once comes on top.
-_AT_LEAST_ONCE = 0.1
-#: What a fault takes with its recovery, about: the rate of the frames follows from it.
-_SECONDS_A_FAULT = 7.0
-
-
-def phases(frames: int, faults: int, seed: int) -> list[Phase]:
-    """Exactly once on one broker and on three, then at least once; each with faults and frames of its own."""
-    rate = frames / (faults * _SECONDS_A_FAULT)
-    one, three = round(faults * _ONE_BROKER), faults - round(faults * _ONE_BROKER)
-    few = max(1, round(faults * _AT_LEAST_ONCE))
-    share = frames / faults
-    return [
-        Phase("one broker", 1, "exactly_once", round(one * share), one, seed, rate),
-        Phase("three brokers", 3, "exactly_once", frames - round(one * share), three, seed + 1, rate),
-        Phase("at least once", 1, "at_least_once", round(few * share), few, seed + 2, rate),
-    ]
 
 
 def main() -> int:
     """Runs all phases; exit code 1 where anything was not as it should be."""
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
-    parser.add_argument("--frames", type=int, default=1_050_000, help="at least so many, exactly once")
-    parser.add_argument("--faults", type=int, default=210, help="so many, exactly once")
+    parser.add_argument("--frames", type=int, default=2_020_000, help="at least so many, exactly once")
+    parser.add_argument("--faults", type=int, default=410, help="at least so many, exactly once")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=90.0, help="no fault is begun after so long")
+    parser.add_argument("--minutes", type=float, default=120.0, help="no fault is begun after so long")
+    parser.add_argument("--resume", action="store_true", help="keep the phases that are over, if the code is the same")
+    parser.add_argument("--only", metavar="PHASE", help="this phase alone; the report then tells no other")
+    parser.add_argument("--state", type=Path, default=Path(".faults"), help="folder of the phases that are over")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder for reliability.md and benchmarks/")
     parser.add_argument("--keep", action="store_true", help="keep logs and data even if all went well")
     chosen = parser.parse_args()
@@ -57,17 +42,27 @@ def main() -> int:
     outcomes: list[Outcome] = []
     command = " ".join(["make faults", *_asked(sys.argv[1:])])
     chosen_phases = phases(chosen.frames, chosen.faults, chosen.seed)
-    done = 0
+    if chosen.only is not None:
+        chosen_phases = [phase for phase in chosen_phases if phase.name == chosen.only]
+    keeper = Keeper(chosen.state)
+    if not chosen.resume:
+        keeper.forget()
+    to_do = [phase for phase in chosen_phases if keeper.find(phase) is None]
+    done = 0.0
     for phase in chosen_phases:
-        # Each has its share of the time: faults that take longer than thought must not cost a later phase its own.
-        done += phase.faults
-        until = began + chosen.minutes * 60 * done / sum(one.faults for one in chosen_phases)
-        outcomes.append(run(phase, Path(home), folder / phase.name.replace(" ", "-"), until))
-        for failure in outcomes[-1].failures():
+        outcome = keeper.find(phase)
+        if outcome is None:
+            # Each has its share of the time: faults that take longer than thought must not cost a later phase its own.
+            done += phase.frames
+            until = began + chosen.minutes * 60 * done / sum(one.frames for one in to_do)
+            outcome = run(phase, Path(home), folder / phase.name.replace(" ", "-"), until)
+            keeper.keep(outcome)
+        outcomes.append(outcome)
+        for failure in outcome.failures():
             logging.error("%s: %s", phase.name, failure)
         # After every phase: what was found so far outlives whatever ends the next one.
         found = report.write(outcomes, command, f"{datetime.now(UTC):%Y-%m-%d}", chosen.out)
-    print({name: found[name] for name in ("frames", "faults", "lost", "duplicated", "failures")})
+    print({name: found[name] for name in ("frames", "faults", "in_window", "ends_delayed", "found", "failures")})
     if found["failures"] or chosen.keep:
         print(f"logs and data: {folder}", file=sys.stderr)
     else:
@@ -76,8 +71,12 @@ def main() -> int:
 
 
 def _asked(arguments: list[str]) -> list[str]:
-    """As one would type it; the folder of the report is nobody's business."""
-    kept = [one for i, one in enumerate(arguments) if one != "--out" and (i == 0 or arguments[i - 1] != "--out")]
+    """As one would type it; folders, and in how many sittings it ran, are nobody's business."""
+    folders = ("--out", "--state")
+    kept = [
+        one for i, one in enumerate(arguments) if one not in folders and (i == 0 or arguments[i - 1] not in folders)
+    ]
+    kept = [one for one in kept if one not in ("--resume", "--keep")]
     return [f'FAULTS_ARGS="{" ".join(kept)}"'] if kept else []
 
 

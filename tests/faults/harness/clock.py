@@ -22,6 +22,8 @@ class Fault:
     at_s: float
     recovery_s: float | None = None
     """Until each partition that it held up had a new answer that was computed after the fault; None before."""
+    hit: bool = True
+    """False where it came beside the moment that it is about, such as a join after the window had closed."""
     gap_s: float = 0.0
     """The longest time without an answer on one partition that ended between this fault and the next."""
 
@@ -59,8 +61,8 @@ class Recovery:
     >>> recovery.heard({0: 300}.items())
     >>> done = recovery.watch(fault, frozenset({0, 1}), since_ms=200, began=1.0)
     >>> recovery.heard({1: 400}.items())
-    >>> fault.recovery_s, fault.gap_s, recovery.longest_gap_s
-    (5.0, 4.0, 3.5)
+    >>> fault.recovery_s, fault.gap_s, recovery.longest_gap_s, recovery.standstill_s
+    (5.0, 4.0, 3.5, {0: 2.0, 1: 4.0})
     """
 
     def __init__(self, partitions: int, now: Callable[[], float] = time.monotonic) -> None:
@@ -73,7 +75,8 @@ class Recovery:
         self._current: Fault | None = None
         self.longest_gap_s = 0.0
         """Without a new answer on any partition."""
-        self.longest_partition_gap_s = 0.0
+        self.standstill_s = dict.fromkeys(range(partitions), 0.0)
+        """The longest without a new answer, of each partition."""
 
     def begins(self, fault: Fault) -> None:
         """From now on gaps are put down to ``fault``."""
@@ -104,7 +107,7 @@ class Recovery:
             for partition in heard:
                 gap = now - self._last[partition]
                 self._last[partition] = now
-                self.longest_partition_gap_s = max(self.longest_partition_gap_s, gap)
+                self.standstill_s[partition] = max(self.standstill_s[partition], gap)
                 if self._current is not None:
                     self._current.gap_s = max(self._current.gap_s, gap)
             self._watches = [watch for watch in self._watches if not watch.hear(now, heard)]
@@ -114,7 +117,8 @@ class Recovery:
         with self._lock:
             self._last = dict.fromkeys(self._last, self._now())
             self._last_any = self._now()
-            self.longest_gap_s = self.longest_partition_gap_s = 0.0
+            self.longest_gap_s = 0.0
+            self.standstill_s = dict.fromkeys(self._last, 0.0)
 
     def silence_s(self) -> float:
         """How long there has been no answer at all."""

@@ -6,52 +6,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.faults.harness.clock import wall_ms
+from tests.faults.harness.entry import READY
 from tests.faults.harness.fleet import Fleet, Member
+from tests.faults.harness.holding import WITHIN_TRANSACTIONS, Holder
+from tests.faults.harness.offsets import CommittedOffsets
+from tests.faults.harness.plan import Timeouts
+from tests.faults.harness.skew import set_clock
 from tests.faults.harness.storage import Storage
+from tests.faults.harness.window import COMES_S, kill_in_window, offsets_sent
 from tests.support.kafka_home import KafkaCluster, KafkaNode
 from tests.support.proxy import Proxy
+from tests.support.waiting import wait_until
 
-#: Of the workers in the harness. Short, so that a zombie is one after seconds.
-SESSION_TIMEOUT_MS = 3_000
-TRANSACTION_TIMEOUT_MS = 4_000
-#: The coordinator of a classic group that is killed in the midst of a rebalance waits, once it is back, for so long for
-#: members that will never come again, and nobody works meanwhile; by default that is five minutes.
-MAX_POLL_INTERVAL_MS = 30_000
-
-#: A worker that was stopped for so long has lost its session and its transaction.
-_ZOMBIE_S = (TRANSACTION_TIMEOUT_MS / 1000 + 0.7, TRANSACTION_TIMEOUT_MS / 1000 + 3.0)
 _HICCUP_S = (0.2, 2.0)
 _OUTAGE_S = (0.5, 5.0)
 _FEWEST = 2
 _TAKEN_UP_S = 300.0
-
-#: Not for a broker that is alone. Where one comes back and a transaction must be aborted before it has read all of its
-#: metadata, it takes the transaction's partitions for deleted, skips their markers, and holds up readers of committed
-#: records for ever: seen with Apache Kafka 4.3.1 ("Couldn't find leader endpoint ... these partitions are likely
-#: deleted already"), at once on a busy machine. Of three brokers another one has the coordinator's role by then.
-NEED_MORE_BROKERS = frozenset({"broker_restart", "broker_kill"})
-
-#: What each kind is, for the report. The order is that of the report's table.
-KINDS = {
-    "worker_kill": "SIGKILL of a worker, then started again",
-    "worker_zombie": "SIGSTOP of a worker past its session and its transaction time-out, then SIGCONT",
-    "worker_hiccup": "SIGSTOP of a worker for less than its time-outs, then SIGCONT",
-    "worker_added": "one more worker (rebalance)",
-    "worker_removed": "SIGTERM of a worker (rebalance)",
-    "rolling_restart": "SIGTERM and start of every worker, one after another",
-    "broker_restart": "SIGTERM of a broker, then started again",
-    "broker_kill": "SIGKILL of a broker, then started again",
-    "broker_pause": "SIGSTOP of a broker for seconds, then SIGCONT",
-    "connections_cut": "every connection of the workers reset",
-    "connections_refused": "every connection reset and new ones refused for seconds",
-    "connections_stalled": "connections stay open, and nothing moves on them for seconds",
-    "connections_half_open": "requests arrive, replies are lost for seconds; then reset",
-    "heads_published": "a new version of heads, taken up while frames flow",
-    "store_full": "the disk of the store is full while heads are published",
-    "store_broken": "every access to the store fails for seconds",
-    "store_gone": "the store's folder is not there for seconds",
-    "store_hanging": "reads of the store do not return for seconds",
-}
+#: A clock is ahead or behind by so much.
+_AHEAD_S, _BEHIND_S = (1.0, 30.0), (-8.0, -1.0)
+#: Of held ends, that their client loses the connection at once, in place of waiting until it loses patience.
+_RESET = 0.7
 
 
 @dataclass(frozen=True)
@@ -61,6 +35,8 @@ class Struck:
     partitions: frozenset[int]
     since_ms: int
     detail: str
+    hit: bool = True
+    """False where chance had it that the fault came beside the moment that it is about."""
 
 
 class Injector:
@@ -72,15 +48,22 @@ class Injector:
         cluster: KafkaCluster,
         storage: Storage,
         dice: random.Random,
+        timeouts: Timeouts,
         partitions: int,
+        committed: CommittedOffsets,
         saw_version: Callable[[str], bool],
+        make_topic_anew: Callable[[], None],
     ) -> None:
         self._fleet = fleet
         self._cluster = cluster
         self._storage = storage
         self._dice = dice
+        self._timeouts = timeouts
         self._all = frozenset(range(partitions))
+        self._committed = committed
         self._saw_version = saw_version
+        self._make_topic_anew = make_topic_anew
+        self._holder = Holder(cluster.proxies, timeouts.transaction_ms / 1000 + 1.0)
         self._never = threading.Event()
 
     def strike(self, kind: str) -> Struck:
@@ -97,7 +80,8 @@ class Injector:
 
     def _worker_zombie(self) -> Struck:
         victim, held = self._victim()
-        since, seconds = wall_ms(), self._dice.uniform(*_ZOMBIE_S)
+        lost_s = max(self._timeouts.session_ms, self._timeouts.transaction_ms) / 1000
+        since, seconds = wall_ms(), self._dice.uniform(lost_s + 0.7, lost_s + 3.0)
         self._paused(victim, seconds)
         return Struck(held, since, f"{victim.name} for {seconds:.1f} s")
 
@@ -106,6 +90,56 @@ class Injector:
         since, seconds = wall_ms(), self._dice.uniform(*_HICCUP_S)
         self._paused(victim, seconds)
         return Struck(held, since, f"{victim.name} for {seconds:.1f} s")
+
+    def _member_evicted(self) -> Struck:
+        """A static member, if there is one: thrown out, its transaction lives on, and it comes back under its name."""
+        victim, held = self._victim(static=True)
+        since, seconds = wall_ms(), self._evicted_s()
+        self._paused(victim, seconds)
+        return Struck(held, since, f"{victim.name}{' (static)' if victim.is_static else ''} for {seconds:.1f} s")
+
+    def _commit_kill(self) -> Struck:
+        victim, held = self._victim()
+        life = self._fleet.kill_while_committing(victim, COMES_S)
+        struck = Struck(held | offsets_sent(life), wall_ms(), victim.name)
+        self._fleet.start(victim)
+        return struck
+
+    def _commit_kill_join(self) -> Struck:
+        """One who waits before the group's door is let in once the heir waits for stable offsets."""
+        victim, held = self._victim(nameless=True)
+        if not self._fleet.idle:
+            self._fleet.stop(next(one for one in self._fleet.running if one is not victim))
+        joiner = self._dice.choice(self._fleet.idle)
+        self._fleet.start(joiner, gated=True)
+        ready = joiner.life
+        assert ready is not None
+        self._wait(lambda: ready.said(READY) or ready.code is not None, f"{joiner.name} before the group's door")
+        struck = self._killed_in_window(victim, held, ready.open_gate, lambda: bool(joiner.held), joiner.name)
+        ready.open_gate()
+        return struck
+
+    def _commit_kill_leave(self) -> Struck:
+        """One who is not the heir leaves while that waits."""
+        while len(self._fleet.running) < _FEWEST + 1:
+            self._fleet.start(self._fleet.idle[0])
+        self._wait(lambda: all(one.held for one in self._fleet.running), "all workers in the group")
+        victim, held = self._victim(nameless=True)
+        leaver = self._dice.choice([one for one in self._fleet.running if one is not victim])
+        return self._killed_in_window(victim, held, lambda: self._fleet.stop(leaver), lambda: True, leaver.name)
+
+    def _killed_in_window(
+        self, victim: Member, held: frozenset[int], change: Callable[[], None], done: Callable[[], bool], by: str
+    ) -> Struck:
+        since = wall_ms()
+        try:
+            window = kill_in_window(self._fleet, self._committed, victim, change, done)
+        finally:
+            if not victim.runs:
+                self._fleet.start(victim)
+        offsets = "unstable" if window.was_hit else "stable again"
+        told = f"{victim.name}, inherited after {window.inherited_s:.1f} s; {by} while offsets were {offsets}"
+        return Struck(held | window.open, since, told, window.was_hit)
 
     def _worker_added(self) -> Struck:
         member = self._dice.choice(self._fleet.idle)
@@ -139,6 +173,37 @@ class Injector:
         self._pass(seconds)
         node.resume()
         return Struck(self._all, since, f"node {node.place.node} for {seconds:.1f} s")
+
+    def _clock_skew(self) -> Struck:
+        node, since, seconds = self._node(), wall_ms(), self._dice.uniform(*_OUTAGE_S)
+        ahead = self._dice.uniform(*self._dice.choice((_AHEAD_S, _BEHIND_S)))
+        set_clock(node.folder, ahead)
+        self._pass(seconds)
+        set_clock(node.folder, 0.0)
+        return Struck(self._all, since, f"node {node.place.node} by {ahead:+.1f} s for {seconds:.1f} s")
+
+    def _commit_delayed(self) -> Struck:
+        return self._end_delayed(commit=True)
+
+    def _abort_delayed(self) -> Struck:
+        """A worker that was put out of its group aborts what it had."""
+        victim, _ = self._victim()
+        return self._end_delayed(commit=False, provoke=lambda: self._paused(victim, self._evicted_s()))
+
+    def _end_delayed(self, commit: bool, provoke: Callable[[], None] = lambda: None) -> Struck:
+        reset, since = self._dice.random() < _RESET, wall_ms()
+        told, hit = self._holder.hold_end(commit, reset, self._dice.uniform(0.0, 0.05), provoke)
+        return Struck(self._all, since, told, hit)
+
+    def _request_delayed(self) -> Struck:
+        api, reset = self._dice.choice(WITHIN_TRANSACTIONS), self._dice.random() < 0.5
+        since, seconds = wall_ms(), self._dice.uniform(*_OUTAGE_S)
+        hit = self._holder.hold_request(api, reset, seconds)
+        return Struck(self._all, since, f"API {api} for {seconds:.1f} s{', reset' if reset else ''}", hit)
+
+    def _topic_anew(self) -> Struck:
+        self._make_topic_anew()
+        return Struck(self._all, wall_ms(), "")
 
     def _connections_cut(self) -> Struck:
         for proxy in self._cluster.proxies:
@@ -192,9 +257,16 @@ class Injector:
         """Workers ask a store that failed less and less often, so this takes a while after an outage."""
         assert self._fleet.wait(lambda: self._saw_version(version), _TAKEN_UP_S), f"heads {version} were never taken up"
 
-    def _victim(self) -> tuple[Member, frozenset[int]]:
-        """A worker that has partitions, if one has, and those partitions; all where none can be told."""
+    def _victim(self, static: bool = False, nameless: bool = False) -> tuple[Member, frozenset[int]]:
+        """A worker that has partitions, if one has, and those partitions; all where none can be told.
+
+        A ``static`` one if there is one; a ``nameless`` one, whose successor does not end its transaction.
+        """
         shuffled = self._dice.sample(self._fleet.running, len(self._fleet.running))
+        if static:
+            shuffled.sort(key=lambda member: not member.is_static)
+        if nameless:
+            shuffled.sort(key=lambda member: member.settings.worker.worker_id is not None)
         for member in shuffled:
             if held := self._fleet.partitions_of(member):
                 return member, held
@@ -204,6 +276,15 @@ class Injector:
         self._fleet.pause(victim)
         self._pass(seconds)
         self._fleet.resume(victim)
+
+    def _evicted_s(self) -> float:
+        """Past the session, if possible with the transaction still open."""
+        session_s, transaction_s = self._timeouts.session_ms / 1000, self._timeouts.transaction_ms / 1000
+        return self._dice.uniform(session_s + 0.5, max(session_s + 1.5, transaction_s - 0.3))
+
+    def _wait(self, condition: Callable[[], bool], what: str) -> None:
+        """For what comes while nobody who has ended is started again."""
+        wait_until(condition, what, COMES_S)
 
     def _node(self) -> KafkaNode:
         return self._dice.choice(self._cluster.nodes)
@@ -228,16 +309,6 @@ class Injector:
     def _pass(self, seconds: float) -> None:
         """The length of a fault: nothing is waited for."""
         self._never.wait(seconds)
-
-
-def deal(count: int, dice: random.Random, left_out: frozenset[str]) -> list[str]:
-    """``count`` kinds in random order, each about equally often, workers' deaths twice as often as the rest."""
-    often = ("worker_kill", "worker_zombie")
-    pack = [kind for kind in (*KINDS, *often) if kind not in left_out]
-    dealt: list[str] = []
-    while len(dealt) < count:
-        dealt += dice.sample(pack, len(pack))
-    return dealt[:count]
 
 
 def possible(kind: str, running: int, idle: int) -> str:

@@ -1,6 +1,5 @@
 """The workers: started, killed and looked after as an orchestrator would."""
 
-import re
 import signal
 import time
 from collections import Counter
@@ -9,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from schemas.settings import Settings
+from tests.faults.harness.entry import HOLDS
 from tests.faults.harness.lives import Life
 
 #: Longest that a worker may take to end after SIGTERM.
@@ -16,7 +16,6 @@ STOP_S = 60.0
 _SAID = 400
 #: What a worker logs before an error that nobody foresaw.
 _UNFORESEEN = "the worker failed"
-_WORKING_ON = re.compile(r"working on \[([\d, ]*)\]")
 
 
 @dataclass
@@ -43,14 +42,28 @@ class Member:
     def runs(self) -> bool:
         return self.life is not None
 
+    @property
+    def is_static(self) -> bool:
+        """Whether it is a static member of its group (KIP-345)."""
+        return self.settings.worker.static_membership
+
+    @property
+    def held(self) -> list[frozenset[int]]:
+        """The partitions that it held after each change of its assignment."""
+        return self.life.told(HOLDS) if self.life is not None else []
+
 
 @dataclass
 class Fleet:
-    """Replicas 0 to ``size`` - 1; every other one has a ``worker_id``, so that its transactional.id is stable."""
+    """Replicas 0 to ``size`` - 1; every other one has a ``worker_id``, so that its transactional.id is stable.
+
+    Those are static members of the group where ``static`` says so.
+    """
 
     settings: Settings
     folder: Path
     size: int
+    static: bool = False
     members: list[Member] = field(init=False)
     ended: list[Ended] = field(default_factory=list)
     """Those that ended by themselves."""
@@ -70,10 +83,10 @@ class Fleet:
     def idle(self) -> list[Member]:
         return [member for member in self.members if not member.runs]
 
-    def start(self, member: Member) -> None:
+    def start(self, member: Member, gated: bool = False) -> None:
         member.starts += 1
         # A log for each life: what a worker said is not what the one before it said.
-        member.life = Life.start(member.settings, self.folder, f"{member.name}-{member.starts}")
+        member.life = Life.start(member.settings, self.folder, f"{member.name}-{member.starts}", gated)
 
     def kill(self, member: Member) -> None:
         """SIGKILL, also of a stopped one."""
@@ -81,6 +94,16 @@ class Fleet:
             member.life.signal(signal.SIGKILL)
             assert member.life.wait(30), f"{member.name} outlives SIGKILL"
             member.life = None
+
+    def kill_while_committing(self, member: Member, seconds: float) -> Life:
+        """Has it killed between its two calls; returns the life that has ended. It fails where nothing is committed."""
+        life = member.life
+        assert life is not None
+        life.die_while_committing()
+        assert life.wait(seconds), f"{member.name} committed nothing for {seconds:.0f} s"
+        assert life.code == -signal.SIGKILL, f"{member.name} ended by itself before it could be killed"
+        member.life = None
+        return life
 
     def pause(self, member: Member) -> None:
         if member.life is not None:
@@ -112,15 +135,13 @@ class Fleet:
                 self.start(member)
 
     def partitions_of(self, member: Member) -> frozenset[int]:
-        """The partitions that this worker last said it works on.
+        """The partitions that this worker last said it holds.
 
         Not those that the group's coordinator would name: librdkafka's admin client aborts the process that asks about
         a group while the broker is away.
         """
-        if member.life is None:
-            return frozenset()
-        said = _WORKING_ON.findall(member.life.text())
-        return frozenset(int(number) for number in said[-1].split(",") if number.strip()) if said else frozenset()
+        held = member.held
+        return held[-1] if held else frozenset()
 
     def close(self) -> None:
         """Ends all at once; killed if need be."""
@@ -146,7 +167,8 @@ class Fleet:
         """Its name as client.id, for whoever reads the broker's log; ``worker_id`` for the even ones."""
         name = f"worker-{number}"
         kafka = self.settings.kafka.model_copy(update={"options": {**self.settings.kafka.options, "client.id": name}})
-        worker = self.settings.worker.model_copy(update={"worker_id": None if number % 2 else name})
+        own = {} if number % 2 else {"worker_id": name, "static_membership": self.static}
+        worker = self.settings.worker.model_copy(update=own)
         return self.settings.model_copy(update={"kafka": kafka, "worker": worker})
 
 

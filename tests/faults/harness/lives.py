@@ -3,6 +3,7 @@
 import faulthandler
 import multiprocessing
 import os
+import re
 import signal
 import sys
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from schemas.settings import Settings
+from tests.faults.harness import entry
 from tests.support.trainer_process import as_toml
 
 _PROCESSES = multiprocessing.get_context("forkserver")
@@ -24,11 +26,16 @@ class Life:
     log: Path
 
     @classmethod
-    def start(cls, settings: Settings, folder: Path, name: str) -> "Life":
-        """A worker with these settings. Files: ``<folder>/<name>.toml`` and ``.log``."""
+    def start(cls, settings: Settings, folder: Path, name: str, gated: bool = False) -> "Life":
+        """A worker with these settings. Files: ``<folder>/<name>.toml`` and ``.log``.
+
+        One that is ``gated`` loads its model and joins its group only after :meth:`open_gate`.
+        """
         config, log = folder / f"{name}.toml", folder / f"{name}.log"
         config.write_text(as_toml(settings))
         log.touch()
+        if gated:
+            log.with_suffix(".gate").touch()
         process = _PROCESSES.Process(target=_work, args=(str(config), str(log)), name=name, daemon=True)
         process.start()
         return cls(process, log)
@@ -44,6 +51,24 @@ class Life:
 
     def text(self) -> str:
         return self.log.read_text(errors="replace")
+
+    def told(self, line: str) -> list[frozenset[int]]:
+        """The partitions that each such line of :mod:`.entry` names, in the log's order."""
+        found = re.findall(rf"^{line} \[([\d, ]*)\]$", self.text(), re.MULTILINE)
+        return [frozenset(int(number) for number in one.split(",") if number.strip()) for one in found]
+
+    @property
+    def gated(self) -> bool:
+        """Whether it may not join its group yet."""
+        return self.log.with_suffix(".gate").exists()
+
+    def open_gate(self) -> None:
+        """It may join its group."""
+        self.log.with_suffix(".gate").unlink(missing_ok=True)
+
+    def die_while_committing(self) -> None:
+        """It will kill itself after it has sent the offsets of its next transaction, before it commits it."""
+        self.log.with_suffix(".die").touch()
 
     def signal(self, number: int) -> None:
         """Nothing happens to one that has ended."""
@@ -65,6 +90,7 @@ def _work(config: str, log: str) -> None:
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     faulthandler.enable(2)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    entry.equip(Path(log).stem, Path(log).parent)
     sys.argv = ["layercache", "worker", "--config", config]
     from layercache.cli.main import main
 

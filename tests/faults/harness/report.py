@@ -4,28 +4,23 @@ import json
 import os
 import platform
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tests.faults.harness.checks import EXACTLY_ONCE
 from tests.faults.harness.clock import Fault
-from tests.faults.harness.faults import (
-    KINDS,
-    MAX_POLL_INTERVAL_MS,
-    NEED_MORE_BROKERS,
-    SESSION_TIMEOUT_MS,
-    TRANSACTION_TIMEOUT_MS,
-)
 from tests.faults.harness.frames import BAD_EVERY, KEYS
+from tests.faults.harness.plan import KINDS, NEED_MORE_BROKERS, QUICK, compose
 from tests.faults.harness.verdict import Outcome
 
 NOT_COVERED = """\
-- More than one machine: brokers, workers and the network between them share one, so that clocks do not drift apart, and
-  a split network (some workers see one broker, some another) is only played by resetting, refusing, stalling and
-  swallowing connections.
+- More than one machine: brokers, workers and the network between them share one. A split network (some workers see one
+  broker, some another) is only played by resetting, refusing, stalling and swallowing connections and by holding single
+  requests; of clocks only the brokers' jump, the workers' stay as they are.
 - A disk that loses what it has confirmed, a broker's disk that runs full, bits that flip, and power cuts: a killed
   process leaves its writes to the operating system.
 - Two brokers of three at once. Then nothing can be committed until one is back, by `min.insync.replicas=2`.
@@ -50,22 +45,25 @@ What earlier runs found, and what became of it; each has a test of its own or a 
 """
 
 
+#: Checks that have columns of their own in the table of phases, and what these are called; the others share one.
+_COLUMNS = {"lost": "lost", "duplicated": "duplicated", "wrong": "wrong", "out_of_order": "out of order"}
+
+
 def as_json(outcomes: Sequence[Outcome], command: str, date: str) -> dict[str, Any]:
     """Totals of the exactly-once phases first; every phase, every fault and everything counted below."""
-    exact = [one for one in outcomes if one.delivery == "exactly_once"]
+    exact = [one for one in outcomes if one.is_exact]
     return {
-        "frames": sum(one.verdict.frames for one in exact),
+        "frames": sum(one.frames for one in exact),
         "faults": sum(len(one.faults) for one in exact),
-        "lost": sum(one.verdict.lost for one in exact),
-        "duplicated": sum(one.verdict.duplicated for one in exact),
-        "wrong": sum(one.verdict.wrong for one in exact),
-        "out_of_order": sum(one.verdict.out_of_order for one in exact),
+        "in_window": sum(one.in_window for one in exact),
+        "ends_delayed": sum(one.ends_delayed for one in exact),
+        "found": {check.__name__: sum(one.count(check.__name__) for one in exact) for check in EXACTLY_ONCE},
         "blocked_partitions": sum(one.blocked_partitions for one in exact),
         "offsets_behind": sum(one.offsets_behind for one in exact),
         "longest_gap_s": round(max((one.longest_gap_s for one in exact), default=0.0), 2),
-        "longest_partition_gap_s": round(max((one.longest_partition_gap_s for one in exact), default=0.0), 2),
+        "longest_standstill_s": round(max((one.longest_standstill_s for one in exact), default=0.0), 2),
         "by_kind": by_kind([fault for one in exact for fault in one.faults]),
-        "failures": [f"{one.phase}: {text}" for one in outcomes for text in one.failures()],
+        "failures": [f"{one.phase.name}: {text}" for one in outcomes for text in one.failures()],
         "command": command,
         "date": date,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
@@ -116,27 +114,32 @@ def as_markdown(found: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
             f"Numbered frames of {KEYS} cameras, one in {BAD_EVERY} of them unreadable, were published to Apache Kafka "
             "at a steady rate (what an outage held up was made good at full speed afterwards) while 2 to 6 workers, "
             "half of them with a `worker_id`, answered them. At moments and on victims drawn by a seed, faults struck, "
-            "two in five while the one before was still being recovered from. At the end a new `read_committed` reader "
-            "read every prediction and every dead letter, and each frame's answers were counted.",
+            f"{_overlap(outcomes)} while the one before was still being recovered from. "
+            f"{found['in_window']} times a worker was killed between sending its offsets and committing them, and "
+            "another one joined or left while the heir of its partitions waited for stable offsets; "
+            f"{found['ends_delayed']} times the end of a transaction was held on its connection while others flowed.",
             "",
-            f"Workers ran with `session.timeout.ms={SESSION_TIMEOUT_MS}` and, for transactions, "
-            f"`transaction.timeout.ms={TRANSACTION_TIMEOUT_MS}`, both shorter than by default, so that a stopped "
-            "worker is a zombie after seconds; the brokers looked for transactions past their time-out every 0.5 s "
-            "instead of every 10 s (`transaction.abort.timed.out.transaction.cleanup.interval.ms`). With the defaults "
-            f"recovery takes longer by the difference. `max.poll.interval.ms` was {MAX_POLL_INTERVAL_MS} instead of "
-            "300000: the coordinator of a classic group that is killed in the midst of a rebalance waits for so long, "
-            "once it is back, for members that are gone, and nobody works meanwhile. Set it as low as your slowest "
-            "micro-batch allows.",
+            "The phase is then judged as a history, after the checkers of "
+            "[`jepsen.tests.kafka`](https://jepsen-io.github.io/jepsen/jepsen.tests.kafka.html): where the broker put "
+            "each frame; each answer by which process, at which offset and when; what a `read_committed` reader saw "
+            "while the faults struck, beside what a new one found at the end; and the group's committed offsets, asked "
+            "for twice a second. Each check is a pure function of that history, with a test that plants the fault it "
+            "is for (`tests/faults/test_checks.py`).",
+            "",
+            *(
+                f"- *{_COLUMNS.get(check.__name__, check.__name__.replace('_', ' '))}*: {_first_line(check)}"
+                for check in EXACTLY_ONCE
+            ),
+            "",
+            *_settings(outcomes),
             "",
             "## Results",
             "",
             *_phases(outcomes),
             "",
-            "*Lost*: frames without an answer. *Duplicated*: answers beyond the first. *Wrong*: another label than the "
-            "picture's, or a dead letter for a good frame. *Out of order*: before an earlier frame of the same camera. "
-            "*Open*: partitions where, at the end, an open transaction held readers up. *Behind*: frames whose offsets "
-            "were not committed. *Longest gap*: the longest time in which no new answer could be read, on all "
-            "partitions together and on one of them.",
+            "*Others*: what the other checks found. *Open*: partitions where, at the end, an open transaction held "
+            "readers up. *Behind*: frames whose offsets were not committed. *Standstill*: the longest time in which no "
+            "new answer could be read, on all partitions together and on one of them.",
             "",
             "In `at_least_once` mode duplicates are allowed: they carry the same frame id and name the same position.",
             "",
@@ -156,7 +159,8 @@ def as_markdown(found: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
             "",
             "```sh",
             "export KAFKA_HOME=/path/to/kafka   # an unpacked distribution; needs Java 17",
-            "make faults                        # all of it, about 35 minutes",
+            "make faults                        # all of it, about 80 minutes",
+            "make faults FAULTS_ARGS=--resume   # goes on after the last phase that was over",
             'make faults FAULTS_ARGS="--faults 24 --frames 60000 --seed 7 --out report"',
             "```",
             "",
@@ -171,11 +175,53 @@ def as_markdown(found: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
 
 
 def _headline(found: dict[str, Any]) -> str:
+    seen = found["found"]
+    others = sum(count for check, count in seen.items() if check not in _COLUMNS)
     return (
-        f"**{found['frames']:,} frames, {found['faults']} faults: {found['lost']} lost, {found['duplicated']} "
-        f"duplicated, {found['wrong']} wrong, {found['out_of_order']} out of order**, with `delivery = "
-        f'"exactly_once"`. No open transaction was left behind on {_partitions(found)}.'
+        f"**{found['frames']:,} frames, {found['faults']} faults: "
+        + ", ".join(f"{seen[check]} {name}" for check, name in _COLUMNS.items())
+        + f'**, with `delivery = "exactly_once"`; the other checks of the history found '
+        f"{others or 'nothing'}. No open transaction was left behind on {_partitions(found)}."
     )
+
+
+def _overlap(outcomes: Sequence[Outcome]) -> str:
+    """How many of them."""
+    return f"up to {max((one.phase.overlap for one in outcomes), default=0.0):.0%} of them"
+
+
+def _first_line(check: Callable[..., object]) -> str:
+    return (check.__doc__ or "").splitlines()[0]
+
+
+def _settings(outcomes: Sequence[Outcome]) -> list[str]:
+    """What the phases ran with."""
+    slow = compose()
+    lines = [
+        f"Most phases ran with `session.timeout.ms={QUICK.session_ms}` and, for transactions, "
+        f"`transaction.timeout.ms={QUICK.transaction_ms}`, both shorter than by default, so that a stopped worker is a "
+        f"zombie after seconds; the brokers looked for transactions past their time-out every {QUICK.clean_up_ms} ms "
+        "instead of every 10 s (`transaction.abort.timed.out.transaction.cleanup.interval.ms`). With the defaults "
+        f"recovery takes longer by the difference. `max.poll.interval.ms` was {QUICK.max_poll_ms} instead of 300000: "
+        "the coordinator of a classic group that is killed in the midst of a rebalance waits for so long, once it is "
+        "back, for members that are gone, and nobody works meanwhile. Set it as low as your slowest micro-batch allows."
+    ]
+    if any(one.phase.timeouts == slow for one in outcomes):
+        lines += [
+            "",
+            f"The phases with compose's time-outs have those of `deploy/layercache.toml` and the defaults: sessions of "
+            f"{slow.session_ms / 1000:g} s (with KIP-848 the broker's own default is 45 s; it was given the same "
+            f"{slow.session_ms / 1000:g} s), transactions of {slow.transaction_ms / 1000:g} s, looked for every "
+            f"{slow.clean_up_ms / 1000:g} s, `max.poll.interval.ms={slow.max_poll_ms}`. Their faults come one by one.",
+        ]
+    if any(one.phase.is_poisoned for one in outcomes):
+        lines += [
+            "",
+            "In the phase *poison* the bad frames are of all kinds: no picture, a broken one, one that is broken and "
+            "larger than the topic of dead letters takes, an empty one, one at which the model raises, one for which "
+            "its logits are not finite, and a good one with a header whose name is not UTF-8.",
+        ]
+    return lines
 
 
 def _partitions(found: dict[str, Any]) -> str:
@@ -191,18 +237,20 @@ def _failures(found: dict[str, Any]) -> list[str]:
 
 
 def _phases(outcomes: Sequence[Outcome]) -> list[str]:
+    checks = " | ".join(_COLUMNS.values())
     rows = [
-        "| phase | brokers | delivery | minutes | frames | faults | lost | duplicated | wrong | out of order | open | "
-        "behind | longest gap, all / one partition |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        f"| phase | brokers | protocol | delivery | minutes | frames | faults | {checks} | others | open | behind | "
+        "standstill, all / one partition |",
+        "|" + "---|" * (11 + len(_COLUMNS)),
     ]
     for one in outcomes:
-        found = one.verdict
+        counted = [one.count(check) for check in _COLUMNS]
+        others = sum(finding.count for check, finding in one.findings.items() if check not in _COLUMNS)
         rows.append(
-            f"| {one.phase} | {one.nodes} | `{one.delivery}` | {one.seconds / 60:.0f} | {found.frames:,} | "
-            f"{len(one.faults)} | {found.lost} | {found.duplicated} | {found.wrong} | {found.out_of_order} | "
-            f"{one.blocked_partitions} | {one.offsets_behind} | {one.longest_gap_s:.1f} s / "
-            f"{one.longest_partition_gap_s:.1f} s |"
+            f"| {one.phase.name} | {one.phase.nodes} | {one.phase.protocol} | `{one.phase.delivery}` | "
+            f"{one.seconds / 60:.0f} | {one.frames:,} | {len(one.faults)} | {' | '.join(map(str, counted))} | {others} "
+            f"| {one.blocked_partitions} | {one.offsets_behind} | {one.longest_gap_s:.1f} s / "
+            f"{one.longest_standstill_s:.1f} s |"
         )
     return rows
 
@@ -259,12 +307,20 @@ def _left_out(outcomes: Sequence[Outcome]) -> str:
 
 def _phase(outcome: Outcome) -> dict[str, Any]:
     found = asdict(outcome)
+    found["phase"] = _told(outcome)
+    found["standstill_s"] = {str(number): round(seconds, 2) for number, seconds in outcome.standstill_s.items()}
     found["exit_codes"] = {str(code): count for code, count in outcome.exit_codes.items()}
     found["ended"] = [{**asdict(worker), "said": _reason(worker.said)} for worker in outcome.ended]
     found["failures"] = outcome.failures()
     found["by_kind"] = by_kind(outcome.faults)
     found["faults"] = [_rounded(asdict(fault)) for fault in outcome.faults]
     return _rounded(found)
+
+
+def _told(outcome: Outcome) -> dict[str, Any]:
+    """The phase itself, without what it might have been dealt: the faults below are what it was."""
+    told = asdict(outcome.phase)
+    return {name: value for name, value in told.items() if name not in ("pack", "kinds")}
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,22 +1,24 @@
-"""The verdict on a phase: what a new reader finds, what holds readers up, and where the group's offsets stand."""
+"""The outcome of a phase: what its history shows, what holds readers up, and where the group's offsets stand."""
 
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from schemas.settings import Settings, Topics
+from tests.faults.harness.checks import AT_LEAST_ONCE, EXACTLY_ONCE, IN_WORDS, Finding
 from tests.faults.harness.clock import Fault
 from tests.faults.harness.fleet import Ended
-from tests.faults.harness.ledger import Verdict
+from tests.faults.harness.plan import ENDS_DELAYED, IN_WINDOW, Phase
 
 #: The transaction of a worker that was killed last may be open for its time-out, and a little.
 _SETTLES_S = 30.0
 _ASK_S = 20.0
+_NAMED = 5
 
 Result = TypeVar("Result")
 
@@ -25,20 +27,22 @@ Result = TypeVar("Result")
 class Outcome:
     """A phase as it ended."""
 
-    phase: str
-    delivery: str
-    nodes: int
-    seed: int
+    phase: Phase
+    made: str
+    """The day."""
     seconds: float
     read_to_the_end: bool
     settled: bool
     """Every frame had an answer before the workers were told to stop."""
-    verdict: Verdict
-    missing: list[int]
-    repeated: list[int]
+    frames: int
+    predictions: int
+    dead_letters: int
+    findings: dict[str, Finding]
+    """What each of :mod:`.checks` found."""
     faults: list[Fault]
     longest_gap_s: float
-    longest_partition_gap_s: float
+    standstill_s: dict[int, float]
+    """The longest time without a new answer, of each partition."""
     blocked_partitions: int
     """Partitions whose committed end lies before their end: an open transaction holds readers up."""
     offsets_behind: int
@@ -48,23 +52,44 @@ class Outcome:
     ended: list[Ended]
     versions: int
     exits: dict[str, int]
-    publisher_failure: str | None
-    errors: list[str]
+    commits_seen: int
+    """How often the group's committed offsets were asked for and told."""
+    publisher_failure: str | None = None
+    errors: list[str] = field(default_factory=list)
     """Faults that the harness could not strike."""
-    reader_failure: str | None
-    left_out: list[str]
+    reader_failure: str | None = None
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def is_exact(self) -> bool:
+        return self.phase.delivery == "exactly_once"
+
+    def count(self, check: str) -> int:
+        """How often that check found something."""
+        return self.findings[check].count
+
+    @property
+    def in_window(self) -> int:
+        """Workers killed while committing whose heir saw another one join or leave while it waited."""
+        return sum(fault.kind in IN_WINDOW and fault.hit for fault in self.faults)
+
+    @property
+    def ends_delayed(self) -> int:
+        """Commits and aborts held on one connection while others flowed."""
+        return sum(fault.kind in ENDS_DELAYED and fault.hit for fault in self.faults)
+
+    @property
+    def longest_standstill_s(self) -> float:
+        """Of any partition."""
+        return max(self.standstill_s.values(), default=0.0)
 
     def failures(self) -> list[str]:
         """What should not have been, in words; nothing where all is well."""
-        verdict = self.verdict
-        exact = self.delivery == "exactly_once"
-        found = {
-            f"{verdict.lost} frames were lost: {self.missing[:10]}": verdict.lost,
-            f"{verdict.duplicated} answers were duplicates: {self.repeated[:10]}": exact and verdict.duplicated,
-            f"{verdict.wrong} answers were wrong": verdict.wrong,
-            f"{verdict.misplaced} answers name another position than the first": verdict.misplaced,
-            f"{verdict.out_of_order} answers were out of order": exact and verdict.out_of_order,
-            f"{verdict.unknown} answers were to frames that were never published": verdict.unknown,
+        limit = self.phase.standstill_s
+        found: dict[str, object] = {
+            f"a partition stood still for {self.longest_standstill_s:.1f} s, {limit} s at most were wanted": limit
+            is not None
+            and self.longest_standstill_s > limit,
             f"open transactions hold up readers of {self.blocked_partitions} partitions": self.blocked_partitions,
             f"the group's offsets are {self.offsets_behind} frames behind": self.offsets_behind,
             f"{self.stubborn} workers did not end on SIGTERM": self.stubborn,
@@ -76,7 +101,12 @@ class Outcome:
             f"the publisher failed: {self.publisher_failure}": self.publisher_failure,
             f"the live reader failed: {self.reader_failure}": self.reader_failure,
         }
-        return [text for text, is_so in found.items() if is_so]
+        must_hold = EXACTLY_ONCE if self.is_exact else AT_LEAST_ONCE
+        shown = {check.__name__: self.findings[check.__name__] for check in must_hold}
+        return [
+            *(_in_words(name, finding) for name, finding in shown.items() if finding.count),
+            *(text for text, is_so in found.items() if is_so),
+        ]
 
     def crashes(self) -> list[str]:
         """Workers that ended by themselves otherwise than by saying why and exit code 1."""
@@ -85,6 +115,12 @@ class Outcome:
     def unrecovered(self) -> list[str]:
         """Faults after which a partition never had an answer again."""
         return [f"{fault.number} {fault.kind}" for fault in self.faults if fault.recovery_s is None]
+
+
+def _in_words(check: str, finding: Finding) -> str:
+    """``3 frames were lost: frame 7 (1@3); …``."""
+    more = "; …" if finding.count > _NAMED else ""
+    return f"{finding.count} {IN_WORDS[check]}: {'; '.join(finding.shown[:_NAMED])}{more}"
 
 
 def open_transactions(servers: str, topics: Topics) -> int:

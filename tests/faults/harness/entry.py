@@ -1,0 +1,85 @@
+"""What the harness puts around a worker's Kafka clients, in the worker's own process; the product knows nothing of it.
+
+Every record names the process that sent it (a header), the log tells which partitions it holds, and files are orders:
+``<name>.die`` kills the process between ``send_offsets_to_transaction`` and ``commit_transaction``, and while there is
+``<name>.gate`` it does not join its group.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import confluent_kafka
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+#: The header by which answers name the process that gave them.
+LIFE_HEADER = "harness-life"
+
+#: Lines of the log, each followed by numbers of partitions.
+HOLDS, READY, DIES = "harness: holds", "harness: ready to join", "harness: dies with offsets sent for"
+
+_LOOK_S = 0.02
+
+
+def equip(name: str, orders: Path) -> None:
+    """Puts the classes below in the place of confluent-kafka's, wherever a module has already taken those."""
+    _Producer.life = name
+    _Producer.die, _Consumer.gate = orders / f"{name}.die", orders / f"{name}.gate"
+    for module in list(sys.modules.values()):
+        for attribute, original, ours in (("Producer", Producer, _Producer), ("Consumer", Consumer, _Consumer)):
+            if getattr(module, attribute, None) is original and module is not sys.modules[__name__]:
+                setattr(module, attribute, ours)
+    assert confluent_kafka.Producer is _Producer
+
+
+class _Producer(Producer):
+    life = ""
+    die = Path()
+    _sent: list[TopicPartition] | None = None
+
+    def produce(self, topic: str, value: Any = None, key: Any = None, headers: Any = None, **more: Any) -> None:  # type: ignore[override]
+        super().produce(topic, value, key, headers=[*(headers or ()), (LIFE_HEADER, self.life)], **more)
+
+    def send_offsets_to_transaction(self, positions: list[TopicPartition], *more: Any, **named: Any) -> None:
+        super().send_offsets_to_transaction(positions, *more, **named)
+        self._sent = positions
+
+    def commit_transaction(self, *more: Any, **named: Any) -> None:
+        if self._sent and self.die.exists():
+            print(f"{DIES} {sorted(one.partition for one in self._sent)}", flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().commit_transaction(*more, **named)
+        self._sent = None
+
+    def abort_transaction(self, *more: Any, **named: Any) -> None:
+        self._sent = None
+        super().abort_transaction(*more, **named)
+
+
+Change = Callable[[Consumer, list[TopicPartition]], None]
+
+
+class _Consumer(Consumer):
+    gate = Path()
+    _held: frozenset[int] = frozenset()
+
+    def subscribe(self, topics: list[str], **callbacks: Change) -> None:  # type: ignore[override]
+        if self.gate.exists():
+            print(READY, flush=True)
+        while self.gate.exists():
+            time.sleep(_LOOK_S)
+        told = {name: self._telling(call, added=name == "on_assign") for name, call in callbacks.items()}
+        super().subscribe(topics, **told)
+
+    def _telling(self, call: Change, added: bool) -> Change:
+        def changed(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            call(consumer, partitions)
+            numbers = {one.partition for one in partitions}
+            self._held = self._held | numbers if added else self._held - numbers
+            print(f"{HOLDS} {sorted(self._held)}", flush=True)
+
+        return changed
