@@ -23,17 +23,25 @@ LIFE_HEADER = "harness-life"
 HOLDS, READY, DIES = "harness: holds", "harness: ready to join", "harness: dies with offsets sent for"
 
 _LOOK_S = 0.02
+#: Those of the product that have Kafka clients.
+_ROOMS = frozenset({"stream", "layercache", "cache_training"})
+
+
+def install() -> None:
+    """Puts the classes below in the place of confluent-kafka's. Before the product is imported, which takes them then.
+
+    Only in a process that does nothing but become workers: see :mod:`.forked`.
+    """
+    taken = sorted(name for name in sys.modules if name.split(".")[0] in _ROOMS)
+    assert not taken, f"imported already, with the clients as they are: {taken}"
+    confluent_kafka.Producer, confluent_kafka.Consumer = _Producer, _Consumer  # type: ignore[misc]
 
 
 def equip(name: str, orders: Path) -> None:
-    """Puts the classes below in the place of confluent-kafka's, wherever a module has already taken those."""
+    """Tells a worker's process its name, and where its orders are."""
+    assert confluent_kafka.Producer is _Producer, "this process was forked without the harness's clients"
     _Producer.life = name
     _Producer.die, _Consumer.gate = orders / f"{name}.die", orders / f"{name}.gate"
-    for module in list(sys.modules.values()):
-        for attribute, original, ours in (("Producer", Producer, _Producer), ("Consumer", Consumer, _Consumer)):
-            if getattr(module, attribute, None) is original and module is not sys.modules[__name__]:
-                setattr(module, attribute, ours)
-    assert confluent_kafka.Producer is _Producer
 
 
 class _Producer(Producer):

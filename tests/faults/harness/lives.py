@@ -15,7 +15,9 @@ from tests.faults.harness import entry
 from tests.support.trainer_process import as_toml
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["layercache.cli.main", "stream.service", "tests.faults.harness.lives"])
+_PROCESSES.set_forkserver_preload(
+    ["tests.faults.harness.forked", "layercache.cli.main", "stream.service", "tests.faults.harness.lives"]
+)
 
 
 @dataclass(frozen=True)
