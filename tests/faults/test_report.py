@@ -8,7 +8,7 @@ from tests.faults.harness.checks import EXACTLY_ONCE, Finding
 from tests.faults.harness.clock import Fault
 from tests.faults.harness.fleet import Ended
 from tests.faults.harness.plan import Phase
-from tests.faults.harness.report import write
+from tests.faults.harness.report import by_kind, write
 from tests.faults.harness.verdict import Outcome
 
 NOTHING = {check.__name__: Finding(0) for check in EXACTLY_ONCE}
@@ -86,6 +86,7 @@ def test_a_page_of_a_good_run_has_no_list_of_failures(tmp_path: Path) -> None:
 def test_a_kill_beside_the_window_does_not_count_as_one_in_it() -> None:
     beside = replace(EXACT, faults=[replace(EXACT.faults[2], hit=False), EXACT.faults[2]])
     assert beside.in_window == 1
+    assert by_kind(beside.faults)["commit_kill_join"]["beside"] == 1
 
 
 def test_a_partition_may_stand_still_as_long_as_its_phase_says() -> None:

@@ -99,8 +99,8 @@ class Fleet:
         """Has it killed between its two calls; returns the life that has ended. It fails where nothing is committed."""
         life = member.life
         assert life is not None
-        life.die_while_committing()
-        assert life.wait(seconds), f"{member.name} committed nothing for {seconds:.0f} s"
+        with life.dying_while_committing():
+            assert life.wait(seconds), f"{member.name} committed nothing for {seconds:.0f} s"
         assert life.code == -signal.SIGKILL, f"{member.name} ended by itself before it could be killed"
         member.life = None
         return life

@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -68,9 +70,15 @@ class Life:
         """It may join its group."""
         self.log.with_suffix(".gate").unlink(missing_ok=True)
 
-    def die_while_committing(self) -> None:
-        """It will kill itself after it has sent the offsets of its next transaction, before it commits it."""
-        self.log.with_suffix(".die").touch()
+    @contextmanager
+    def dying_while_committing(self) -> Iterator[None]:
+        """It kills itself after it has sent the offsets of its next transaction, before it commits it."""
+        order = self.log.with_suffix(".die")
+        order.touch()
+        try:
+            yield
+        finally:
+            order.unlink()
 
     def signal(self, number: int) -> None:
         """Nothing happens to one that has ended."""

@@ -89,6 +89,7 @@ def by_kind(faults: Iterable[Fault]) -> dict[str, dict[str, float | int | None]]
         recovered = [fault.recovery_s for fault in grouped[kind] if fault.recovery_s is not None]
         table[kind] = {
             "count": len(grouped[kind]),
+            "beside": sum(not fault.hit for fault in grouped[kind]),
             "recovery_median_s": round(float(np.median(recovered)), 2) if recovered else None,
             "recovery_longest_s": round(max(recovered), 2) if recovered else None,
             "longest_gap_s": round(max(fault.gap_s for fault in grouped[kind]), 2),
@@ -268,7 +269,8 @@ def _kinds(table: dict[str, dict[str, Any]]) -> list[str]:
     for kind, row in table.items():
         median, longest = row["recovery_median_s"], row["recovery_longest_s"]
         shown = f"{median:.1f} s | {longest:.1f} s" if median is not None else "never | never"
-        rows.append(f"| {KINDS[kind]} | {row['count']} | {shown} | {row['longest_gap_s']:.1f} s |")
+        beside = f", {row['beside']} beside the moment" if row["beside"] else ""
+        rows.append(f"| {KINDS[kind]} | {row['count']}{beside} | {shown} | {row['longest_gap_s']:.1f} s |")
     return rows
 
 
