@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from schemas.prediction import FULL
 from tests.faults.harness.phase import run
-from tests.faults.harness.plan import Phase
+from tests.faults.harness.plan import Phase, Timeouts
 from tests.support.require import missing
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(420)]
@@ -17,24 +18,28 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(420)]
 SEED = 5
 RATE = 1_000.0
 
+#: So that what is waited for comes soon; the window of unstable offsets is two seconds wide.
+TIMEOUTS = Timeouts(session_ms=2_000, transaction_ms=4_000)
+
 PHASES = (
     Phase(
-        "workers and storage", 1, "exactly_once", 15_000, 0, SEED, RATE,
-        ("store_hanging", "commit_kill_join", "heads_published", "member_evicted", "store_full", "worker_kill"),
-        is_static=True,
+        "workers and storage", 1, "exactly_once", 10_000, 0, SEED, RATE,
+        ("store_hanging", "commit_kill_join", "heads_published", "member_evicted", "store_full"),
+        timeouts=TIMEOUTS, is_static=True,
     ),
     Phase(
-        "brokers and network", 1, "exactly_once", 15_000, 0, SEED, RATE,
+        "brokers and network", 1, "exactly_once", 10_000, 0, SEED, RATE,
         ("connections_stalled", "commit_delayed", "worker_added", "clock_skew", "abort_delayed", "topic_anew",
-         "broker_pause", "connections_cut", "worker_removed"),
+         "connections_cut"),
+        timeouts=TIMEOUTS,
     ),
     Phase(
         "at least once, poison", 1, "at_least_once", 10_000, 0, SEED, RATE,
-        ("worker_kill", "connections_half_open"), is_poisoned=True,
+        ("worker_kill", "connections_half_open"), timeouts=TIMEOUTS, is_poisoned=True,
     ),
     Phase(
         "one of three brokers, KIP-848", 3, "exactly_once", 10_000, 0, SEED, RATE,
-        ("broker_kill", "commit_kill_join", "broker_restart"), protocol="consumer",
+        ("broker_kill", "commit_kill_join", "broker_restart"), timeouts=TIMEOUTS, protocol="consumer",
     ),
 )  # fmt: skip
 
@@ -54,4 +59,4 @@ def test_nothing_is_lost_and_nothing_comes_twice(phase: Phase, home: Path, tmp_p
     assert outcome.frames >= phase.frames
     assert outcome.dead_letters > 0
     assert outcome.commits_seen > 0, "the group's offsets were never told"
-    assert outcome.exits["first"] > 0, "no head was ever taken up"
+    assert outcome.exits.keys() - {FULL}, "no head was ever taken up"
