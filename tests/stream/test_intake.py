@@ -327,7 +327,7 @@ def test_a_broker_that_still_tells_of_the_old_topic_is_not_believed() -> None:
         member.broker.tell(topic_id=topic_id, committed=5, stamp=topic_id)
         member.fetch()
     assert member.told == [("lost", {0})]
-    assert member.intake.offset_metadata == stamp(NEW)
+    assert member.intake.offset_metadata() == stamp(NEW)
 
 
 def test_offsets_that_begin_again_are_asked_for() -> None:
