@@ -270,6 +270,16 @@ def test_where_a_worker_ended_frames_are_taken_one_at_a_time_each_committed_and_
     assert told[32] == (32, 0)
 
 
+def test_frames_that_still_wait_to_be_taken_alone_are_not_overtaken_once_that_is_over() -> None:
+    waiting, later = [frame(offset, 0) for offset in range(36)], [frame(offset, 0) for offset in range(36, 90)]
+    loop = Loop(*later)
+    loop.worker.begins(0, 0, 1, takes_over=True)
+    loop.worker._take_in(waiting)
+    loop.intake.is_done = lambda: len(loop.delivery.produced) == 90
+    loop.run()
+    assert loop.delivery.produced == [(0, offset) for offset in range(90)]
+
+
 def test_a_frame_at_which_worker_after_worker_ended_is_refused_untouched() -> None:
     loop = Loop(frame(5, 0), frame(6, 0))
     loop.worker.begins(0, 5, 3, takes_over=True)
