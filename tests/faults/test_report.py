@@ -79,6 +79,7 @@ def test_a_page_of_a_good_run_has_no_list_of_failures(tmp_path: Path) -> None:
     write([EXACT, AT_LEAST], "make faults", "2026-01-01", tmp_path)
     page = (tmp_path / "reliability.md").read_text()
     assert "What should not have been" not in page
+    assert "| 1,000 | 3 | 0 | 7 | 0 | 0 | 0 |" in page, "gaps are no fault at least once"
     assert "1,000 frames, 3 faults: 0 lost, 0 duplicated, 0 wrong, 0 out of order" in page
     assert "2 times a worker ended by itself" in page
 

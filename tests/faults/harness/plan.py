@@ -51,7 +51,7 @@ ENDS_DELAYED = frozenset({"commit_delayed", "abort_delayed"})
 #: deleted already"), at once on a busy machine. Of three brokers another one has the coordinator's role by then.
 NEED_MORE_BROKERS = frozenset({"broker_restart", "broker_kill"})
 #: Not at least once: there are no transactions.
-NEED_TRANSACTIONS = frozenset({*IN_WINDOW, *ENDS_DELAYED, "commit_kill"})
+NEED_TRANSACTIONS = frozenset({*IN_WINDOW, *ENDS_DELAYED, "commit_kill", "request_delayed"})
 
 #: About workers alone, where the time-outs are long or the workers special.
 OF_WORKERS = (

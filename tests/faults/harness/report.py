@@ -146,9 +146,9 @@ def as_markdown(found: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
             "",
             *_phases(outcomes),
             "",
-            "*Others*: what the other checks found. *Open*: partitions where, at the end, an open transaction held "
-            "readers up. *Behind*: frames whose offsets were not committed. *Standstill*: the longest time in which no "
-            "new answer could be read, on all partitions together and on one of them.",
+            "*Others*: what the other checks found, of those that hold in that mode. *Open*: partitions where, at the "
+            "end, an open transaction held readers up. *Behind*: frames whose offsets were not committed. *Standstill*: "
+            "the longest time in which no new answer could be read, on all partitions together and on one of them.",
             "",
             "In `at_least_once` mode duplicates are allowed: they carry the same frame id and name the same position.",
             "",
@@ -200,7 +200,7 @@ def _overlap(outcomes: Sequence[Outcome]) -> str:
 
 
 def _first_line(check: Callable[..., object]) -> str:
-    return (check.__doc__ or "").splitlines()[0]
+    return (check.__doc__ or "").splitlines()[0].replace("``", "`")
 
 
 def _settings(outcomes: Sequence[Outcome]) -> list[str]:
@@ -254,7 +254,7 @@ def _phases(outcomes: Sequence[Outcome]) -> list[str]:
     ]
     for one in outcomes:
         counted = [one.count(check) for check in _COLUMNS]
-        others = sum(finding.count for check, finding in one.findings.items() if check not in _COLUMNS)
+        others = sum(one.count(check.__name__) for check in one.must_hold if check.__name__ not in _COLUMNS)
         rows.append(
             f"| {one.phase.name} | {one.phase.nodes} | {one.phase.protocol} | `{one.phase.delivery}` | "
             f"{one.seconds / 60:.0f} | {one.frames:,} | {len(one.faults)} | {' | '.join(map(str, counted))} | {others} "

@@ -13,6 +13,7 @@ from schemas.settings import Settings, Topics
 from tests.faults.harness.checks import AT_LEAST_ONCE, EXACTLY_ONCE, IN_WORDS, Finding
 from tests.faults.harness.clock import Fault
 from tests.faults.harness.fleet import Ended
+from tests.faults.harness.history import History
 from tests.faults.harness.plan import ENDS_DELAYED, IN_WINDOW, Phase
 
 #: The transaction of a worker that was killed last may be open for its time-out, and a little.
@@ -64,6 +65,11 @@ class Outcome:
     def is_exact(self) -> bool:
         return self.phase.delivery == "exactly_once"
 
+    @property
+    def must_hold(self) -> tuple[Callable[[History], Finding], ...]:
+        """The checks that the phase's kind of delivery promises to pass."""
+        return EXACTLY_ONCE if self.is_exact else AT_LEAST_ONCE
+
     def count(self, check: str) -> int:
         """How often that check found something."""
         return self.findings[check].count
@@ -101,8 +107,7 @@ class Outcome:
             f"the publisher failed: {self.publisher_failure}": self.publisher_failure,
             f"the live reader failed: {self.reader_failure}": self.reader_failure,
         }
-        must_hold = EXACTLY_ONCE if self.is_exact else AT_LEAST_ONCE
-        shown = {check.__name__: self.findings[check.__name__] for check in must_hold}
+        shown = {check.__name__: self.findings[check.__name__] for check in self.must_hold}
         return [
             *(_in_words(name, finding) for name, finding in shown.items() if finding.count),
             *(text for text, is_so in found.items() if is_so),
