@@ -148,7 +148,8 @@ def as_markdown(found: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
             "",
             "*Others*: what the other checks found, of those that hold in that mode. *Open*: partitions where, at the "
             "end, an open transaction held readers up. *Behind*: frames whose offsets were not committed. "
-            "*Standstill*: the longest time in which no new answer could be read, on all partitions together and on one of them.",
+            "*Standstill*: the longest time in which no new answer could be read, on all partitions together and "
+            "on one of them.",
             "",
             "In `at_least_once` mode duplicates are allowed: they carry the same frame id and name the same position.",
             "",
