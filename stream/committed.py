@@ -135,6 +135,8 @@ class AskedBeside:
     def answers(self) -> Iterable[Answer]:
         while not self._answers.empty():
             yield self._answers.get()
+        if self._asking is not None and self._asking.done():
+            self._asking.result()  # raises what is no error of Kafka's, and would never be told otherwise
 
     def close(self) -> None:
         if not self.is_busy:  # one that waits for a broker is left behind, with its thread

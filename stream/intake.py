@@ -353,7 +353,8 @@ class Intake:
     def _complain_of_silence(self, error: KafkaError) -> None:
         """The broker did not tell what it was asked."""
         _, partitions = self._positions.question()
-        if is_hopeless(error) and partitions:
+        # A topic that is being made anew is unknown for a moment; one that stays away the client itself complains of.
+        if is_hopeless(error) and error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART and partitions:
             raise KafkaUnusable(f"cannot ask where partitions {partitions} begin: {describe_error(error)}")
         if partitions and self._throttle.passes("silence"):
             log.warning(

@@ -361,6 +361,17 @@ def test_who_may_not_ask_is_told_what_right_is_missing() -> None:
         member.fetch()
 
 
+def test_a_topic_that_is_gone_for_a_moment_is_waited_for() -> None:
+    member = Member()
+    member.client.rebalance("assigned", 0)
+    member.fetch()
+    member.broker.tell(error=KafkaError.UNKNOWN_TOPIC_OR_PART)
+    assert member.fetch() == []
+    assert len(member.later().broker.asked) == 1
+    member.fetch()
+    assert len(member.broker.asked) == 2
+
+
 def test_lag_counts_partitions_that_were_not_read_and_no_markers_at_the_end() -> None:
     member = reading(committed=5)
     member.client.watermarks = (0, 9)

@@ -1,0 +1,137 @@
+"""Questions about committed offsets: who is asked with whom, and what comes of silence."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any, cast
+
+import pytest
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition, Uuid
+from confluent_kafka.admin import AdminClient
+
+from schemas.settings import Settings
+from stream.clients import ClientFactory
+from stream.committed import Answer, AskedBeside, stamp
+
+TIMED_OUT, REFUSED = KafkaError._TIMED_OUT, KafkaError.GROUP_AUTHORIZATION_FAILED
+
+
+class Client:
+    """A consumer and an admin client at once; partitions that are ``unstable`` are not told, with whoever is asked."""
+
+    def __init__(self, config: object = None) -> None:
+        self.unstable: set[int] = set()
+        self.committed_there = {0: (5, ""), 1: (-1001, ""), 2: (7, stamp("a-cluster/another"))}
+        self.questions: list[list[int]] = []
+        self.error: KafkaError | None = None
+        self.has_ids = True
+
+    def poll(self, timeout: float) -> Message | None:
+        return None
+
+    def close(self) -> None: ...
+
+    def committed(self, partitions: Sequence[TopicPartition], timeout: float) -> Iterator[TopicPartition]:
+        numbers = [one.partition for one in partitions]
+        self.questions.append(numbers)
+        if self.error is not None:
+            raise KafkaException(self.error)
+        if self.unstable & set(numbers):
+            raise KafkaException(KafkaError(TIMED_OUT))
+        return (TopicPartition("frames", number, *self.committed_there[number]) for number in numbers)
+
+    def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
+        return 3, 9
+
+    def describe_topics(self, *_: object, request_timeout: float) -> dict[str, Future[Any]]:
+        described: Future[Any] = Future()
+        described.set_result(self)
+        return {"frames": described}
+
+    @property
+    def topic_id(self) -> Uuid:
+        return Uuid(1, 2) if self.has_ids else Uuid(0, 0)
+
+    def list_topics(self, topic: str, timeout: float) -> "Client":
+        return self
+
+    cluster_id = "a-cluster"
+
+
+class Clock:
+    """Calls that are started come back at once."""
+
+    def start_call(self, call: Callable[[], None]) -> Future[None]:
+        outcome: Future[None] = Future()
+        try:
+            call()
+            outcome.set_result(None)
+        except BaseException as error:
+            outcome.set_exception(error)
+        return outcome
+
+
+def asking(client: Client) -> AskedBeside:
+    factory = ClientFactory(consumer=lambda _: cast(Consumer, client), admin=lambda _: cast(AdminClient, client))
+    return AskedBeside(Settings(), cast(Any, Clock()), factory)
+
+
+def told(answers: Sequence[Answer]) -> dict[int, tuple[int | None, str | None]]:
+    """By partition, the committed offset, and for which topic it is."""
+    return {partition: (one.committed, one.stamp) for answer in answers for partition, one in answer.told.items()}
+
+
+def test_partitions_are_asked_for_together() -> None:
+    client = Client()
+    asked = asking(client)
+    asked.ask(1, [0, 1, 2])
+    assert told(list(asked.answers())) == {0: (5, None), 1: (None, None), 2: (7, "a-cluster/another")}
+    assert client.questions == [[0, 1, 2]]
+
+
+def test_where_one_is_unstable_each_is_asked_alone_and_those_first_that_were_asked_less() -> None:
+    client = Client()
+    client.unstable = {0}
+    asked = asking(client)
+    asked.ask(1, [0, 1])
+    answers = list(asked.answers())
+    assert told(answers) == {1: (None, None)}
+    assert [one.error.code() for one in answers if one.error is not None] == [TIMED_OUT]
+    asked.ask(2, [0, 2])
+    assert told(list(asked.answers())) == {2: (7, "a-cluster/another")}
+    assert client.questions == [[0, 1], [0], [1], [0, 2], [2], [0]]
+
+
+def test_a_refusal_is_told_at_once() -> None:
+    client = Client()
+    client.error = KafkaError(REFUSED)
+    asked = asking(client)
+    asked.ask(1, [0, 1])
+    assert [one.error.code() for one in asked.answers() if one.error is not None] == [REFUSED]
+    assert client.questions == [[0, 1]]
+
+
+def test_without_partitions_only_the_topics_id_is_asked_for() -> None:
+    client = Client()
+    asked = asking(client)
+    asked.ask(1, [])
+    assert [one.topic_id for one in asked.answers()] == ["a-cluster/AAAAAAAAAAEAAAAAAAAAAg"]
+    assert client.questions == []
+
+
+def test_brokers_without_topic_ids_tell_none() -> None:
+    client = Client()
+    client.has_ids = False
+    asked = asking(client)
+    asked.ask(1, [2])
+    answers = list(asked.answers())
+    assert {one.topic_id for one in answers} == {None}
+    assert told(answers) == {2: (7, None)}
+
+
+def test_what_is_no_error_of_kafkas_is_not_swallowed() -> None:
+    client = Client()
+    client.committed_there = {}
+    asked = asking(client)
+    asked.ask(1, [0])
+    with pytest.raises(KeyError):
+        list(asked.answers())
