@@ -1,6 +1,7 @@
 """A Kafka record's headers, also where the binding cannot say them all."""
 
 from collections.abc import Sequence
+from operator import methodcaller
 
 from confluent_kafka import Message
 
@@ -8,6 +9,8 @@ from schemas.frame import RawHeaders
 
 #: What confluent-kafka 2.16 raises for a name that is not UTF-8, and what it would raise if it handed the cause on.
 _UNREADABLE = (SystemError, UnicodeDecodeError)
+
+_HEADERS = methodcaller("headers")
 
 
 def headers_of(message: Message) -> RawHeaders:
@@ -48,8 +51,8 @@ def _named(message: Message) -> RawHeaders:
 def _asked(message: Message) -> RawHeaders:
     """The binding's own answer.
 
-    By ``map``, which looks whether a call has left an error behind. ``message.headers()`` does not once the interpreter
-    has specialised it (CPython 3.11, after some calls): the error would come up wherever the next call is.
+    Called from C, which looks whether the call has left an error behind. ``message.headers()`` does not once the
+    interpreter has specialised it (CPython 3.11, after some calls): the error would come up wherever the next call is.
     """
-    (headers,) = map(Message.headers, (message,))
-    return headers or ()  # type: ignore[return-value]  # consumed headers are (str, bytes | None)
+    headers: RawHeaders | None = _HEADERS(message)
+    return headers or ()
