@@ -87,6 +87,8 @@ class Worker:
             settings, name, consumer, stop.patience_is_over, metrics, self._intake.time_left, clock, clients
         )
         self._needs_rewind = False
+        #: nothing can be delivered any more
+        self._is_closed = False
         #: the micro-batch that is being answered
         self._in_flight: list[Frame] = []
         #: those that went while it was
@@ -124,6 +126,7 @@ class Worker:
                 self._take_back_notes()
                 self._delivery.close()
             finally:
+                self._is_closed = True
                 self._intake.close()
                 if finished:
                     self._answering.stop()
@@ -142,6 +145,9 @@ class Worker:
 
     def revoked(self, partitions: set[int]) -> None:
         """Part of a rebalance: what was answered is committed while the partitions are still ours."""
+        if self._is_closed:  # leaving the group: what could be committed was, and notes that stay have been told of
+            self._forget(partitions)
+            return
         try:
             self._note(self._caution.take_back(partitions))
             self._commit()
