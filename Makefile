@@ -14,6 +14,7 @@ DEMO_ARGS ?=
 SCREENSHOTS_ARGS ?=
 BENCH_ARGS ?=
 FAULTS_ARGS ?=
+SIMULATE_ARGS ?=
 DOCS ?= build
 LAYERCACHE_DATA ?= ../shared/data
 
@@ -22,7 +23,7 @@ BIN := $(VENV)/bin
 # Several processes share the machine: threads of torch that wait for each other cost more than they bring.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test slow faults fuzz lint types check format bench-paper bench-pipeline bench-scaling soak screenshots docs clean
+.PHONY: demo test slow faults simulate fuzz lint types check format bench-paper bench-pipeline bench-scaling soak screenshots docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -31,6 +32,7 @@ help:
 	@echo "make slow    the tests that make test leaves out: the largest models and, with KAFKA_HOME, a short run of make faults"
 	@echo "make fuzz    damaged input to everything that reads bytes; FUZZ_ARGS=\"--minutes 10\"; writes docs/security.md"
 	@echo "make faults  kills, stops, holds and cuts everything under load, 80 minutes; KAFKA_HOME; FAULTS_ARGS=--resume goes on; writes docs/reliability.md"
+	@echo "make simulate  a million interleavings of workers, network and broker, an hour on two cores; SIMULATE_ARGS=\"--seed 5\""
 	@echo "make lint    ruff"
 	@echo "make types   mypy --strict"
 	@echo "make check   lint, types and all tests"
@@ -60,6 +62,9 @@ fuzz: $(VENV)/.dev
 
 faults: $(VENV)/.dev
 	$(BIN)/python -m tests.faults.harness $(FAULTS_ARGS)
+
+simulate: $(VENV)/.dev
+	$(BIN)/python -m tests.simulation --interleavings 1000000 --processes 2 --write $(SIMULATE_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
