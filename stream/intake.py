@@ -157,7 +157,8 @@ class Intake:
         left = self._polled + every_s - self._clock.now()
         if left > 0:
             return left
-        self._ahead += self._read(1, 0)
+        frames = self._read(1, 0)  # may serve a rebalance, which forgets frames that are kept
+        self._ahead += frames
         if len(self._ahead) > _MAX_AHEAD:
             ahead, self._ahead = self._ahead, []
             self._positions.put_back({frame.partition: frame.offset for frame in reversed(ahead)})

@@ -241,6 +241,23 @@ def test_a_rewind_asks_and_seeks_without_waiting() -> None:
     assert member.client.sought == [(0, 5), (0, 6)]
 
 
+def test_what_was_read_ahead_goes_with_its_partition() -> None:
+    """Also where the revocation comes within the very look that reads more: the frame would overtake one in flight."""
+    member = reading(committed=5)
+    member.brings(5)
+    member.later().intake.keep_membership()
+    consume = member.client.consume
+
+    def revoking(count: int, timeout: float) -> list[Message]:
+        member.client.rebalance("revoked", 0)
+        return consume(count, timeout)
+
+    member.client.consume = revoking  # type: ignore[method-assign]
+    member.later().intake.keep_membership()
+    assert member.told == [("revoked", {0})]
+    assert member.fetch() == []
+
+
 def test_what_was_read_ahead_of_a_rewind_is_forgotten() -> None:
     member = reading(committed=5)
     member.brings(5)
