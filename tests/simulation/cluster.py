@@ -67,7 +67,7 @@ class Variant:
             delivery="at_least_once" if random.random() < 0.07 else "exactly_once",
             reset="latest" if random.random() < 0.25 else "earliest",
             partitions=random.choice((1, 2, 2, 3)),
-            slow_rate=random.choice((0.0, 0.0, 0.15)),
+            slow_rate=random.choice((0.0, 0.0, 0.15, 0.4)),
         )
 
 

@@ -150,7 +150,7 @@ class TrivialAnswering:
     ) -> bool:
         """One prediction for each frame that is still ours."""
         if self._slow_rate and self._world.random.random() < self._slow_rate:
-            end = self._clock.now() + self._world.uniform(0.1, 1.5)
+            end = self._clock.now() + self._world.uniform(0.1, 2.5)
             while (left := end - self._clock.now()) > 0:
                 self._clock.sleep(min(duties(), left))
         frames = [one.frame for one in arrived if one.frame.partition not in lost_partitions]
