@@ -43,6 +43,9 @@ RECORD_SLACK_BYTES = 4_096
 #: librdkafka's own, where the user sets no ``max.poll.interval.ms``.
 MAX_POLL_INTERVAL_MS = 300_000
 
+#: librdkafka's own, where the user sets no ``session.timeout.ms``.
+SESSION_TIMEOUT_MS = 45_000
+
 #: Of the group's patience between two polls, what a worker lets anything take.
 _POLL_BUDGET = 0.5
 
@@ -92,9 +95,11 @@ def consumer_config(settings: Settings, group_id: str, **overrides: Any) -> Conf
         **_dotted(overrides),
     }
     users = settings.kafka.options | settings.kafka.consumer_options
-    if "session.timeout.ms" in users:
-        # With librdkafka's 3 s between heartbeats a shorter session would be lost again and again.
-        own["heartbeat.interval.ms"] = max(1, min(3_000, int(users["session.timeout.ms"]) // 4))
+    session_ms = int(users.get("session.timeout.ms", min(SESSION_TIMEOUT_MS, poll_interval_ms(users))))
+    if session_ms != SESSION_TIMEOUT_MS:
+        own["session.timeout.ms"] = session_ms  # librdkafka takes none that is longer than max.poll.interval.ms
+    # With librdkafka's 3 s between heartbeats a shorter session would be lost again and again.
+    own["heartbeat.interval.ms"] = max(1, min(3_000, session_ms // 4))
     config = _common(settings) | own | users
     if config.get("group.protocol") == "consumer":
         return {name: value for name, value in config.items() if name not in _CLASSIC_ONLY}
@@ -136,7 +141,12 @@ def poll_budget_s(config: Config) -> float:
     A member that exceeds the interval is thrown out of its group, its partitions go to others, and what it did
     since its last commit is done again.
     """
-    return _POLL_BUDGET * int(config.get("max.poll.interval.ms", MAX_POLL_INTERVAL_MS)) / 1000
+    return _POLL_BUDGET * poll_interval_ms(config) / 1000
+
+
+def poll_interval_ms(options: Config) -> int:
+    """The ``max.poll.interval.ms`` of these options, librdkafka's own where they have none."""
+    return int(options.get("max.poll.interval.ms", MAX_POLL_INTERVAL_MS))
 
 
 def producer_config(settings: Settings, **overrides: Any) -> Config:

@@ -5,7 +5,7 @@ from confluent_kafka import Consumer, KafkaError
 from pydantic import ValidationError
 
 from schemas.settings import Kafka, Settings, Worker
-from stream.clients import consumer_config, is_hopeless, is_replaced, poll_budget_s, worker_config
+from stream.clients import consumer_config, is_hopeless, is_replaced, long_running, poll_budget_s, worker_config
 
 
 @pytest.mark.parametrize(("session_ms", "heartbeat_ms"), [(2_000, 500), (45_000, 3_000)])
@@ -27,6 +27,18 @@ def test_with_kip_848_the_broker_says_what_a_classic_member_would(caplog: pytest
     assert not refused & config.keys()
     assert "session.timeout.ms" in caplog.text
     Consumer(config).close()  # librdkafka takes it
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_a_short_poll_interval_shortens_the_session_that_nobody_chose(protocol: str) -> None:
+    """librdkafka takes no session that is longer; with KIP-848 that concerns the worker's clients that never join."""
+    kafka = Kafka(consumer_options={"max.poll.interval.ms": 20_000, "bootstrap.servers": "localhost:1"})
+    settings = Settings(kafka=kafka, worker=Worker.model_validate({"group_protocol": protocol}))
+    for config in (worker_config(settings), consumer_config(settings, "beside")):
+        Consumer(long_running(config)).close()
+    config = consumer_config(settings, "beside")
+    assert (config["session.timeout.ms"], config["heartbeat.interval.ms"]) == (20_000, 3_000)
+    assert "session.timeout.ms" not in consumer_config(Settings(), "group")
 
 
 def test_a_static_member_has_the_workers_name() -> None:
