@@ -187,7 +187,7 @@ class AskedBeside:
             if one.error is not None:  # then its offset says nothing
                 errors.append(one.error)
                 continue
-            low_end = self._consumer.get_watermark_offsets(TopicPartition(self._topic, one.partition), _REQUEST_S)
+            low_end = self._watermarks(one.partition)
             if low_end is None:
                 errors.append(KafkaError(KafkaError._TIMED_OUT))
                 continue
@@ -198,6 +198,18 @@ class AskedBeside:
         if not told:
             raise KafkaException(errors[-1])
         return told
+
+    def _watermarks(self, partition: int) -> tuple[int, int] | None:
+        """The log's first offset and its end. Raises ``KafkaException``."""
+        place = TopicPartition(self._topic, partition)
+        try:
+            return self._consumer.get_watermark_offsets(place, _REQUEST_S)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError._UNKNOWN_PARTITION:
+                raise
+            # It was added just now, and this client would notice at its next look at the topic only.
+            self._consumer.list_topics(self._topic, timeout=_REQUEST_S)
+            return self._consumer.get_watermark_offsets(place, _REQUEST_S)
 
     def _topic_id(self) -> str | None:
         described = self._admin.describe_topics(TopicCollection([self._topic]), request_timeout=_REQUEST_S)

@@ -24,6 +24,7 @@ class Client:
         self.questions: list[list[int]] = []
         self.error: KafkaError | None = None
         self.has_ids = True
+        self.unknown: set[int] = set()
 
     def poll(self, timeout: float) -> Message | None:
         return None
@@ -40,6 +41,8 @@ class Client:
         return (TopicPartition("frames", number, *self.committed_there[number]) for number in numbers)
 
     def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
+        if partition.partition in self.unknown:
+            raise KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION))
         return 3, 9
 
     def describe_topics(self, *_: object, request_timeout: float) -> dict[str, Future[Any]]:
@@ -52,6 +55,7 @@ class Client:
         return Uuid(1, 2) if self.has_ids else Uuid(0, 0)
 
     def list_topics(self, topic: str, timeout: float) -> "Client":
+        self.unknown.clear()
         return self
 
     cluster_id = "a-cluster"
@@ -99,6 +103,16 @@ def test_where_one_is_unstable_each_is_asked_alone_and_those_first_that_were_ask
     asked.ask(2, [0, 2])
     assert told(list(asked.answers())) == {2: (7, "a-cluster/another")}
     assert client.questions == [[0, 1], [0], [1], [0, 2], [2], [0]]
+
+
+def test_a_partition_that_was_added_just_now_is_looked_for() -> None:
+    """The client that asks notices by itself after up to half a minute only."""
+    client = Client()
+    asked = asking(client)
+    asked.ask(1, [0])
+    client.unknown = {1}
+    asked.ask(2, [0, 1])
+    assert told(list(asked.answers())) == {0: (5, None), 1: (None, None)}
 
 
 def test_a_refusal_is_told_at_once() -> None:
