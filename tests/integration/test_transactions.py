@@ -187,7 +187,9 @@ def test_a_rebalance_does_not_wait_for_a_slow_model(
 def test_a_worker_that_slept_through_its_transaction_repeats_nothing(
     apache_kafka: Broker, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
-    settings = settings_for(apache_kafka, tiny_model, tmp_path, commit_interval_ms=2_500, transaction_timeout_ms=3_000)
+    settings = settings_for(
+        apache_kafka, tiny_model, tmp_path, partitions=1, commit_interval_ms=2_500, transaction_timeout_ms=3_000
+    )
     with ExitStack() as stack:
         reader = stack.enter_context(reading(settings, settings.topics.predictions))
         zombie = stack.enter_context(running_worker(settings, tmp_path, "zombie"))
@@ -211,7 +213,7 @@ def test_a_named_worker_ends_where_another_has_its_name(
     apache_kafka: Broker, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
     """Stopped with a transaction open, started again elsewhere under the same name, and then continued."""
-    settings = settings_for(apache_kafka, tiny_model, tmp_path, commit_interval_ms=2_500, worker_id="w-0")
+    settings = settings_for(apache_kafka, tiny_model, tmp_path, partitions=1, commit_interval_ms=2_500, worker_id="w-0")
     with ExitStack() as stack:
         reader = stack.enter_context(reading(settings, settings.topics.predictions))
         zombie = stack.enter_context(running_worker(settings, tmp_path, "zombie"))
@@ -249,7 +251,10 @@ def test_who_has_no_longer_its_name_takes_it_from_nobody(
 
 
 def with_open_transaction(worker: WorkerProcess, settings: Settings) -> None:
-    """Stops ``worker`` at a moment when it has sent predictions and not committed them."""
+    """Stops ``worker`` at a moment when it has sent predictions and not committed them.
+
+    It has one partition: before it touches another one's first frames it would commit what it has answered.
+    """
     until_sent(settings)
     worker.process.send_signal(signal.SIGSTOP)
     assert committed(settings) == 0
