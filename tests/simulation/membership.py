@@ -120,6 +120,9 @@ class ClassicMembership(Membership):
         if error:
             if error == MEMBER_ID_REQUIRED:
                 self.id = str(value)
+                if consumer.assigned:  # static members never come here, and so are not told (KIP-345)
+                    self._joining += 1
+                    return self.lose("it joins as another member")
                 return self._again(attempt)
             if error == UNKNOWN_MEMBER:  # nothing is revoked: rd_kafka_cgrp_handle_JoinGroup
                 self.id = ""

@@ -38,12 +38,14 @@ class Bench:
         self.call(producer, producer.init_transactions, 5.0)
         return producer
 
-    def consumer(self, name: str, reset: str = "earliest", on_assign: Callable[..., None] | None = None) -> Any:
+    def consumer(
+        self, name: str, reset: str = "earliest", on_lost: Callable[..., None] | None = None, **options: Any
+    ) -> Any:
         process, threads = self.process(name)
         config = {"auto.offset.reset": reset, "isolation.level": "read_committed", "group.protocol": self.protocol}
-        consumer = SimulatedConsumer(config, process, self.broker, self.network, threads)
+        consumer = SimulatedConsumer(config | options, process, self.broker, self.network, threads)
         nothing: Callable[..., None] = lambda *_: None  # noqa: E731
-        consumer.subscribe(["frames"], on_assign or nothing, nothing, nothing)
+        consumer.subscribe(["frames"], nothing, nothing, on_lost or nothing)
         return consumer
 
     def call(self, client: Any, call: Callable[..., Any], *arguments: Any) -> Any:
@@ -98,6 +100,23 @@ def test_a_join_while_offsets_are_unstable_restarts_the_partition(kip848: bool, 
         assert min(offset for _, offset in got) == 0, "the kept partition begins before what is committed"
     else:
         assert len(got) < len(right), "frames are skipped"
+
+
+@pytest.mark.parametrize("instance", [None, "w-0"])
+def test_who_was_thrown_out_while_it_rejoins_is_told_unless_it_is_a_static_member(instance: str | None) -> None:
+    """A JoinGroup that is refused leaves the assignment; only MEMBER_ID_REQUIRED, which static members do not get,
+    has it revoked as lost (``rd_kafka_cgrp_handle_JoinGroup``)."""
+    bench, lost = Bench(), list[int]()
+    options = {"group.instance.id": instance} if instance else {}
+    consumer = bench.consumer("a", on_lost=lambda _, partitions: lost.append(len(partitions)), **options)
+    bench.poll_for(1.0, consumer)
+    before = consumer.memberid()
+    bench.broker.group.leave(before)
+    consumer.membership.join()
+    bench.poll_for(2.0, consumer)
+    assert consumer.memberid() not in ("", before)
+    assert len(consumer.assignment()) == 2
+    assert lost == ([] if instance else [2])
 
 
 def test_a_seek_before_the_partition_has_started_says_state() -> None:
