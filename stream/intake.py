@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from confluent_kafka import (
+    OFFSET_BEGINNING,
     OFFSET_END,
     Consumer,
     KafkaError,
@@ -366,9 +367,11 @@ class Intake:
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         numbers = _numbers(partitions)
         # Told where to begin, the client does not ask for the committed offset itself: its question would hold up all
-        # other partitions while one's transaction is open, and be given up at the next rebalance. At the end, since
-        # old frames would be fetched to be left out.
-        places = [TopicPartition(self._topic, number, OFFSET_END) for number in sorted(numbers)]
+        # other partitions while one's transaction is open, and be given up at the next rebalance. Not at the end where
+        # that can be helped: librdkafka asks where the end is, and an answer that comes after the seek moves it there,
+        # past frames that nobody has read. Moved to the beginning it is found out, since offsets begin again.
+        begin = OFFSET_END if self._habits.from_end else OFFSET_BEGINNING
+        places = [TopicPartition(self._topic, number, begin) for number in sorted(numbers)]
         if self._habits.is_incremental:
             consumer.incremental_assign(places)
         else:

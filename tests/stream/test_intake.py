@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 import pytest
-from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from stream.clients import KafkaUnusable
 from stream.committed import Answer, stamp
@@ -158,16 +158,18 @@ def reading(committed: int | None = 5, **habits: object) -> Member:
 
 
 def test_a_partition_is_assigned_where_no_question_of_the_clients_own_is_needed() -> None:
-    member = Member()
-    member.client.rebalance("assigned", 0, 1)
-    assert member.client.assigned == [(0, OFFSET_END), (1, OFFSET_END)]
+    """At the beginning, unless frames from now on are wanted: a client that is moved to the end would skip frames."""
+    for from_end, begin in ((False, OFFSET_BEGINNING), (True, OFFSET_END)):
+        member = Member(from_end=from_end)
+        member.client.rebalance("assigned", 0, 1)
+        assert member.client.assigned == [(0, begin), (1, begin)]
 
 
 def test_with_an_eager_protocol_all_partitions_are_assigned_at_once() -> None:
     member = Member(is_incremental=False)
     member.client.rebalance("assigned", 0)
     member.client.rebalance("assigned", 0, 1)
-    assert member.client.assigned == [(0, OFFSET_END), (1, OFFSET_END)]
+    assert member.client.assigned == [(0, OFFSET_BEGINNING), (1, OFFSET_BEGINNING)]
 
 
 def test_frames_come_once_the_broker_has_told_where_to_begin() -> None:
