@@ -138,7 +138,8 @@ class Positions:
     moment after that doubt (else at the :class:`Start` that says why not). One partition never waits for another.
 
     Where the group has committed nothing, a partition begins at the log's first frame or, with ``from_end``, with what
-    comes from its assignment on. The client must be assigned at the log's end, and not left to its own guess.
+    comes from its assignment on. The client must be assigned at the log's beginning (with ``from_end`` at its end), and
+    not left to its own guess.
 
     >>> positions = Positions()
     >>> positions.assigned([0])
