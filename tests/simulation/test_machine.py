@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from tests.simulation.cluster import Simulation, Variant
 from tests.simulation.schedule import CALLS, FAULTS, REQUESTS
-from tests.simulation.worker_process import WorkerProcess, quiet_logs
+from tests.simulation.worker_process import WorkerProcess
 
 _SECONDS = st.sampled_from([0.02, 0.1, 0.4, 1.0, 2.5])
 _MOST_WORKERS, _MOST_FRAMES = 4, 30
@@ -26,7 +26,6 @@ class Cluster(RuleBasedStateMachine):
         slow=st.sampled_from([0.0, 0.2]),
     )
     def begin(self, seed: int, kip848: bool, named: bool, reset: str, workers: int, slow: float) -> None:
-        quiet_logs()
         self.trace: list[str] = []
         variant = Variant(kip848=kip848, named=named, static=named and seed % 2 == 0, reset=reset, slow_rate=slow)
         self.simulation = Simulation(seed, variant, self.trace.append)

@@ -6,7 +6,6 @@ import pytest
 
 from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.schedule import simulate
-from tests.simulation.worker_process import quiet_logs
 
 
 @pytest.mark.parametrize(
@@ -14,7 +13,6 @@ from tests.simulation.worker_process import quiet_logs
     [pytest.param(one, id=one.patch.__name__, marks=() if one.is_quick else pytest.mark.slow) for one in MUTANTS],
 )
 def test_a_cure_that_is_taken_out_is_missed(mutant: Mutant) -> None:
-    quiet_logs()
     with mutant.patch():
         found = next((seed for seed in range(mutant.within) if simulate(seed, theme=mutant.theme).problems), None)
     assert found is not None, f"{mutant.within} schedules of {mutant.theme.__name__} did not notice"

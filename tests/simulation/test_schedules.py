@@ -6,15 +6,9 @@ import pytest
 
 from tests.simulation.__main__ import SEEDS, play
 from tests.simulation.schedule import THEMES, Play, simulate
-from tests.simulation.worker_process import quiet_logs
 
 #: Of each theme, in `make test`; `make simulate` plays a million.
 _SCHEDULES = 40
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> None:
-    quiet_logs()
 
 
 @pytest.mark.parametrize("theme", THEMES, ids=lambda theme: theme.__name__)

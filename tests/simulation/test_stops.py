@@ -6,12 +6,10 @@ from unittest.mock import patch
 
 from stream.caution import Caution
 from tests.simulation.cluster import Simulation, Variant
-from tests.simulation.worker_process import quiet_logs
 
 
 def test_a_worker_whose_name_another_took_ends_without_a_crash() -> None:
     """Its notes stay with its offsets: nothing can be committed any more, not even while it leaves the group."""
-    quiet_logs()
     simulation = Simulation(1, Variant(named=True, partitions=1))
     world = simulation.world
     older = simulation.start()
