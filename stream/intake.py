@@ -10,7 +10,6 @@ from typing import Protocol
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
-    OFFSET_END,
     Consumer,
     KafkaError,
     KafkaException,
@@ -55,6 +54,8 @@ _ASK_EVERY_S, _TOPIC_EVERY_S = 0.25, 2.0
 _UNCONFIRMED_S = 0.02
 #: How long one seek may take; it is tried again at the next fetch.
 _SEEK_S = 1.0
+#: The client may bring nothing of a new partition for so long; then it is sent where it must go all the same.
+_OWN_QUESTION_S = 1.0
 
 
 class Owner(Protocol):
@@ -132,7 +133,7 @@ class Intake:
         self._positions = Positions(from_end=self._habits.from_end)
         #: partitions whose frames were left out: the client fetches no more of them until they are confirmed
         self._paused: set[int] = set()
-        self._next_question = self._next_look = clock.now()
+        self._next_question = self._next_look = self._assigned_at = clock.now()
         #: read while something else was waited for, and not yet fetched
         self._ahead: list[Frame] = []
         self._throttle = Throttle(clock=clock.now)
@@ -266,15 +267,16 @@ class Intake:
                 logging.INFO if is_usual else logging.WARNING,
                 "partition %d: committed %s, the log has %d to %d; begins at %s: %s",
                 start.partition, "nothing" if told.committed is None else told.committed, told.low, told.end,
-                "its end" if start.offset is None else start.offset, start.reason.value,
+                start.offset, start.reason.value,
             )  # fmt: skip
         self._metrics.frames_deleted.inc(start.deleted)
         began = told.began if start.reason is Reason.COMMITTED else 0
-        self._owner.begins(start.partition, start.offset or 0, began, start.takes_over)
+        self._owner.begins(start.partition, start.offset, began, start.takes_over)
 
     def _seek(self) -> None:
         """Sends the client where it must go, as far as it lets itself be sent; the rest at the next call."""
-        for partition, offset in self._positions.to_seek().items():
+        is_late = self._clock.now() >= self._assigned_at + _OWN_QUESTION_S
+        for partition, offset in self._positions.to_seek(is_late).items():
             place = TopicPartition(self._topic, partition, offset)
             try:
                 self._clock.call_with_timeout(_SEEK_S, lambda place=place: self._consumer.seek(place))  # type: ignore[misc]
@@ -367,17 +369,16 @@ class Intake:
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         numbers = _numbers(partitions)
         # Told where to begin, the client does not ask for the committed offset itself: its question would hold up all
-        # other partitions while one's transaction is open, and be given up at the next rebalance. Not at the end where
-        # that can be helped: librdkafka asks where the end is, and an answer that comes after the seek moves it there,
-        # past frames that nobody has read. Moved to the beginning it is found out, since offsets begin again.
-        begin = OFFSET_END if self._habits.from_end else OFFSET_BEGINNING
-        places = [TopicPartition(self._topic, number, begin) for number in sorted(numbers)]
+        # other partitions while one's transaction is open, and be given up at the next rebalance. Never at the end:
+        # where that is it must ask, too, and may go there after the seek (see Positions.to_seek), past frames that
+        # nobody has read. One that goes to the beginning is found out, since offsets begin again.
+        places = [TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in sorted(numbers)]
         if self._habits.is_incremental:
             consumer.incremental_assign(places)
         else:
             consumer.assign(places)
         self._positions.assigned(numbers)
-        self._next_question = self._clock.now()
+        self._next_question = self._assigned_at = self._clock.now()
         self._count("assigned", numbers)
         self._owner.assigned(numbers)
         log.info("assigned partitions %s; working on %s", sorted(numbers), list(self._positions))

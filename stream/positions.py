@@ -87,8 +87,7 @@ class Start:
 
     partition: int
     reason: Reason
-    offset: int | None
-    """None where the client stays at the log's end, where it was assigned, and has brought nothing yet."""
+    offset: int
     told: Told
     takes_over: bool
     """True at the first start since it was assigned."""
@@ -117,10 +116,12 @@ class _Partition:
     state: State = State.ASKING
     asked_from: int = 0
     """The number of the first question whose answer counts."""
-    first: int | None = None
-    """The first offset that came since it was assigned, or since its log began again."""
+    has_come: bool = False
+    """The client has brought something of it since it was assigned, be it the news of the log's end."""
+    end_at_first: int | None = None
+    """The log's end as it was told first since it was assigned, or since its log began again."""
     next: int = -1
-    """READING: the least offset that may come, -1 where any may. SEEKING: where the client must go."""
+    """READING: the least offset that may come. SEEKING: where the client must go."""
     behind: int = 0
     """How far it is read as far as lag goes: behind markers at the log's end, too."""
     end: int = 0
@@ -137,9 +138,9 @@ class Positions:
     the last doubt; what is passed first after a doubt is the frame at the offset that the group had committed at a
     moment after that doubt (else at the :class:`Start` that says why not). One partition never waits for another.
 
-    Where the group has committed nothing, a partition begins at the log's first frame or, with ``from_end``, with what
-    comes from its assignment on. The client must be assigned at the log's beginning (with ``from_end`` at its end), and
-    not left to its own guess.
+    Where the group has committed nothing, a partition begins at the log's first frame or, with ``from_end``, at the end
+    that was told first since its assignment. The client must be assigned at the log's beginning, wherever reading is to
+    begin, and sent there by :meth:`to_seek` in its own time.
 
     >>> positions = Positions()
     >>> positions.assigned([0])
@@ -148,6 +149,8 @@ class Positions:
     [0]
     >>> positions.told(number, 0, Told(committed=5, low=0, end=9)).offset
     5
+    >>> positions.sieve([Frame("frames", 0, 0, 0, None, b"")]).left_out
+    frozenset({0})
     >>> positions.to_seek()
     {0: 5}
     >>> positions.sought(0)
@@ -197,7 +200,7 @@ class Positions:
         partitions = list(partitions)
         self.doubt(partitions)
         for number in partitions:
-            self._partitions[number].first = None
+            self._partitions[number].end_at_first = None
 
     def made_anew(self, topic_id: str) -> None:
         """The topic is another one of the same name: only what is committed for it counts from now on."""
@@ -211,17 +214,16 @@ class Positions:
         one = self._partitions.get(partition)
         if one is None or one.state is not State.ASKING or number < one.asked_from:
             return None
-        reason, offset = self._start(one, told)
-        if reason is None:
+        found = self._start(one, told)
+        if found is None:
             return None
+        reason, offset = found
         self.topic_id = told.topic_id or self.topic_id
         self._happens(partition, Event.TOLD)
-        one.next, one.end = -1 if offset is None else offset, told.end
-        one.behind = told.end if offset is None else offset
+        one.next = one.behind = offset
+        one.end = told.end
         start = Start(partition, reason, offset, told, one.is_new)
         one.is_new = False
-        if offset is None:
-            self.sought(partition)
         return start
 
     def put_back(self, offsets: Mapping[int, int]) -> None:
@@ -236,8 +238,10 @@ class Positions:
     def reached_end(self, partition: int, offset: int) -> None:
         """The client came to the log's end, ``offset``; what is missing before it are markers that nobody reads."""
         one = self._partitions.get(partition)
-        if one is not None and one.state is State.READING:
-            one.behind = offset
+        if one is not None:
+            one.has_come = True
+            if one.state is State.READING:
+                one.behind = offset
 
     def sieve(self, frames: Sequence[Frame]) -> Sieved:
         """Takes in what the client brought."""
@@ -252,21 +256,20 @@ class Positions:
             if expected is None:
                 if number not in again:
                     left_out.add(number)
-                    self._note_first(number, offset)
             elif offset < expected:
                 again.add(number)
                 del reading[number]
             else:
-                if offset > expected >= 0:
+                if offset > expected:
                     gaps.append((number, expected, offset))
                 reading[number] = offset + 1
                 passed.append(frame)
         if again:
             passed = [frame for frame in passed if frame.partition not in again]
-        for number in {frame.partition: None for frame in passed}:
-            self._partitions[number].next = reading[number]
-        for frame in self._firsts(passed):
-            self._note_first(frame.partition, frame.offset)
+        for number in {frame.partition for frame in frames} & self._partitions.keys():
+            one = self._partitions[number]
+            one.has_come = True
+            one.next = reading.get(number, one.next)
         return Sieved(passed, frozenset(left_out), frozenset(again), gaps)
 
     # What to do, and what there is.
@@ -275,9 +278,18 @@ class Positions:
         """A number for the question, and the partitions whose committed offsets must be asked for."""
         return self._number, [number for number in self if self._partitions[number].state is State.ASKING]
 
-    def to_seek(self) -> dict[int, int]:
-        """By partition, the offset at which the client must go on."""
-        return {number: one.next for number, one in self._partitions.items() if one.state is State.SEEKING}
+    def to_seek(self, is_late: bool = False) -> dict[int, int]:
+        """By partition, the offset at which the client must go on.
+
+        Partitions of which the client has brought nothing yet are left out unless it ``is_late``: it is still asking
+        where their logs begin, and librdkafka, sent elsewhere meanwhile, asks again half a second later and goes there
+        nevertheless (its issue 2256). Offsets then begin again: no frame is lost, but a second is.
+        """
+        return {
+            number: one.next
+            for number, one in self._partitions.items()
+            if one.state is State.SEEKING and (one.has_come or is_late)
+        }
 
     def unconfirmed(self) -> list[int]:
         """Partitions that are assigned and not read."""
@@ -300,11 +312,13 @@ class Positions:
         one.state = TRANSITIONS[one.state, event]
         return one
 
-    def _start(self, one: _Partition, told: Told) -> tuple[Reason | None, int | None]:
+    def _start(self, one: _Partition, told: Told) -> tuple[Reason, int] | None:
         committed = told.committed
         is_anew = bool(self.former_ids)
+        if one.end_at_first is None:
+            one.end_at_first = told.end
         if committed is None:
-            return Reason.NO_COMMIT, one.first if self.from_end and not is_anew else told.low
+            return Reason.NO_COMMIT, max(told.low, one.end_at_first) if self.from_end and not is_anew else told.low
         is_of_this_topic = told.stamp == told.topic_id if told.stamp and told.topic_id else not is_anew
         if not is_of_this_topic or (committed > told.end and told.topic_id is None):
             return Reason.ANEW, told.low
@@ -313,15 +327,4 @@ class Positions:
         if committed <= told.end:
             return Reason.COMMITTED, committed
         one.cut_off += 1
-        return (Reason.CUT_OFF, told.end) if one.cut_off >= BELIEVED_AFTER else (None, None)
-
-    def _note_first(self, partition: int, offset: int) -> None:
-        one = self._partitions.get(partition)
-        if one is not None and one.first is None:
-            one.first = offset
-
-    def _firsts(self, frames: Sequence[Frame]) -> Iterable[Frame]:
-        """The first frame of each partition, where some partition has had none yet."""
-        if all(one.first is not None for one in self._partitions.values()):
-            return ()
-        return {frame.partition: frame for frame in reversed(frames)}.values()
+        return (Reason.CUT_OFF, told.end) if one.cut_off >= BELIEVED_AFTER else None

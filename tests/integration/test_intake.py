@@ -105,10 +105,10 @@ class BareMember(Member):
         self.consumer.close()
 
 
-def publish(settings: Settings, offsets: range) -> None:
+def publish(settings: Settings, offsets: range, partitions: Sequence[int] = range(PARTITIONS)) -> None:
     producer = Producer({"bootstrap.servers": settings.kafka.bootstrap_servers})
     for offset in offsets:
-        for partition in range(PARTITIONS):
+        for partition in partitions:
             producer.produce(settings.topics.frames, str(offset), partition=partition)
     assert producer.flush(30) == 0
 
@@ -201,6 +201,31 @@ def test_an_unstable_partition_holds_up_no_other(apache_kafka: Broker) -> None:
             assert heir.first() == {0: 7, 1: 5}
         finally:
             heir.close()
+
+
+@pytest.mark.parametrize("reset", ["earliest", "latest"])
+def test_a_client_that_still_asks_where_its_log_begins_passes_over_no_frame(apache_kafka: Broker, reset: str) -> None:
+    """Its question waits behind a long fetch of the partition that it has already. Sent elsewhere meanwhile, it would
+    go back to the beginning half a second later, or to the end, past what was published since (librdkafka #2256)."""
+    settings = settings_for(apache_kafka, "cooperative", {"auto.offset.reset": reset, "fetch.wait.max.ms": 1_500})
+    with unstable_group(settings) as producer:
+        producer.abort_transaction(30)  # 5 is committed
+    stays, leaves = members = [Member(named(settings, name)) for name in ("stays", "leaves")]
+    try:
+        wait_until(lambda: [one.partitions() for one in members] == [1, 1], "each has a partition")
+        wait_until(lambda: {(0, 9), (1, 9)} <= all_came(members), "the first records")
+        ((_, comes),) = {(one.topic, one.partition) for one in leaves.consumer.assignment()}
+        stays.came.clear()
+    finally:
+        leaves.close()
+    try:
+        for offset in range(10, 50):
+            publish(settings, range(offset, offset + 1), [comes])
+            stays.poll()
+        wait_until(lambda: (comes, 49) in all_came([stays]), "the last record")
+        assert [offset for number, offset in stays.came if number == comes] == list(range(5, 50))
+    finally:
+        stays.close()
 
 
 def test_frames_that_retention_deleted_unanswered_are_counted(apache_kafka: Broker) -> None:

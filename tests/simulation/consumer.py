@@ -78,7 +78,7 @@ class SimulatedConsumer(PartitionReader):
         """Reads on from there."""
         self._threads.enter("seek")
         partition = self.assigned.get(position.partition)
-        if partition is None or partition.state != "started" or self._threads.fails("seek"):
+        if partition is None or partition.state in _NOT_STARTED or self._threads.fails("seek"):
             raise KafkaException(KafkaError(KafkaError._STATE, "Failed to seek: Local: Erroneous state"))
         self._start(position.partition, partition, position.offset)
 
@@ -92,7 +92,7 @@ class SimulatedConsumer(PartitionReader):
         for one in partitions:
             fetched = self.assigned[one.partition] = Fetched()
             if one.offset in (OFFSET_BEGINNING, OFFSET_END) or one.offset >= 0:
-                self._look_up(one.partition, fetched, one.offset)
+                self._start_at(one.partition, fetched, one.offset)
         self._changed()
 
     def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
@@ -256,6 +256,8 @@ class SimulatedConsumer(PartitionReader):
         self.process.later(left + 0.01, self._watch_polls)
 
 
+#: States in which a partition cannot be sent elsewhere (``RD_KAFKA_TOPPAR_FETCH_IS_STARTED``).
+_NOT_STARTED = ("pending", "queried", "starting")
 _RETRIED: Sequence[int] = (
     KafkaError._TRANSPORT,
     KafkaError._TIMED_OUT,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, TopicPartition
 
 from stream.delivery import Delivery
 from stream.delivery_states import Event
@@ -49,6 +49,30 @@ def no_confirmation() -> AbstractContextManager[Any]:
         self._positions.assigned({one.partition for one in partitions})
 
     return _both(patch.object(Positions, "assigned", trusting), patch.object(Intake, "_assigned", as_librdkafka_likes))
+
+
+def assigned_at_the_end() -> AbstractContextManager[Any]:
+    """A partition is assigned at its log's end, and left from there before the client knows where that is."""
+    return _both(patch("stream.intake.OFFSET_BEGINNING", OFFSET_END), _sent_at_once())
+
+
+def moves_back_go_unnoticed() -> AbstractContextManager[Any]:
+    """A client that goes back to the log's beginning by itself is believed to have been sent there."""
+    sieve = Positions.sieve
+
+    def trusting(self: Positions, frames: Any) -> Any:
+        for one in frames:
+            partition = self._partitions.get(one.partition)
+            if partition is not None and partition.state is State.READING:
+                partition.next = min(partition.next, one.offset)
+        return sieve(self, frames)
+
+    return _both(patch.object(Positions, "sieve", trusting), _sent_at_once())
+
+
+def _sent_at_once() -> AbstractContextManager[Any]:
+    to_seek = Positions.to_seek
+    return patch.object(Positions, "to_seek", lambda self, is_late: to_seek(self, is_late=True))
 
 
 def old_answers_count() -> AbstractContextManager[Any]:
@@ -182,6 +206,8 @@ class Mutant:
 MUTANTS = (
     Mutant(no_confirmation, takeover, 1_000, is_quick=True),
     Mutant(unstable_offsets_are_asked_for, takeover, 2_000),
+    Mutant(assigned_at_the_end, takeover, 1_000, is_quick=True),
+    Mutant(moves_back_go_unnoticed, takeover, 1_000, is_quick=True),
     Mutant(old_answers_count, carousel, 5_000),
     Mutant(seeks_are_believed, takeover, 300, is_quick=True),
     Mutant(no_rewind, lost_replies, 300, is_quick=True),

@@ -1,8 +1,10 @@
 """The part of a consumer that reads its assigned partitions: where they start, and what is fetched of them.
 
-Modelled after librdkafka 2.16's ``rdkafka_assignment.c``: starting positions are asked for as stable offsets, for all
-that wait together; where the assignment has changed before an answer ``UNSTABLE_OFFSET_COMMIT`` comes, the question is
-given up, and the partition starts by ``auto.offset.reset``, as if nothing had ever been committed.
+Modelled after librdkafka 2.16's ``rdkafka_assignment.c`` and ``rdkafka_partition.c``: starting positions are asked for
+as stable offsets, for all that wait together; where the assignment has changed before an answer
+``UNSTABLE_OFFSET_COMMIT`` comes, the question is given up, and the partition starts by ``auto.offset.reset``, as if
+nothing had ever been committed. An answer to where a log begins or ends that comes after a seek has the client ask
+anew, half a second later, and go there nevertheless (issue 2256).
 """
 
 from __future__ import annotations
@@ -11,10 +13,10 @@ from collections import deque
 from functools import partial
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, OFFSET_INVALID, KafkaError, Message
+from confluent_kafka import OFFSET_END, OFFSET_INVALID, KafkaError, Message
 
 from tests.simulation.broker import Broker
-from tests.simulation.network import Connection, Network
+from tests.simulation.network import Connection, Network, Reply
 from tests.simulation.offsets import UNSTABLE, Position
 from tests.simulation.partition_log import Record
 from tests.simulation.thread_calls import ThreadCalls
@@ -22,6 +24,10 @@ from tests.simulation.world import Process
 
 #: A pause before a request is repeated.
 BACKOFF_S = 0.1
+#: The pause after an answer to where a log begins or ends that came too late (``rd_kafka_toppar_offset_retry``).
+_OUTDATED_S = 0.5
+#: How long the broker may let that question wait: behind a fetch on the same connection (``fetch.wait.max.ms``).
+_BEHIND_FETCH_S = 0.1
 #: What one fetch brings of a partition at most.
 _FETCHED = 8
 
@@ -32,7 +38,7 @@ class Fetched:
     __slots__ = ("fetching", "next", "paused", "position", "state", "told_end", "version")
 
     def __init__(self) -> None:
-        self.state = "pending"  # then queried, then started
+        self.state = "pending"  # then queried or, where it is told where to start, starting and looked up; then started
         self.position = -1  # of the fetcher
         self.next = -1  # of the application
         self.told_end = -1
@@ -52,6 +58,7 @@ class PartitionReader:
         self.world = process.world
         self.broker = broker
         self.connection = Connection(network, process)
+        self._leader = Connection(network, process)
         self.topic = ""
         self.assigned: dict[int, Fetched] = {}
         self.closed = False
@@ -109,19 +116,50 @@ class PartitionReader:
         self._queue = deque(one for one in self._queue if one[0] != number)
         self._fetch(number, fetched)
 
-    def _look_up(self, number: int, fetched: Fetched, offset: int) -> None:
-        """Starts at an offset that was given, a logical one perhaps, which the broker must be asked for."""
-        fetched.state = "looked up"
+    def _start_at(self, number: int, fetched: Fetched, offset: int) -> None:
+        """Starts at an offset that was given, a logical one perhaps."""
+        fetched.state = "starting"
 
         def start() -> None:
-            if self.assigned.get(number) is fetched and fetched.state == "looked up":
-                if self.process.silent:
-                    self.process.later(BACKOFF_S, start)
-                    return
-                end = self.broker.logs[self.topic, number].last_stable
-                self._start(number, fetched, {OFFSET_BEGINNING: 0, OFFSET_END: end}.get(offset, offset))
+            if self.assigned.get(number) is fetched and fetched.state == "starting":
+                if offset >= 0:
+                    self._start(number, fetched, offset)
+                else:
+                    self._look_up(number, fetched, offset)
 
-        self.process.later(self.world.uniform(0.001, 0.03), start)
+        self.process.later(self.world.uniform(0.001, 0.01), start)
+
+    def _look_up(self, number: int, fetched: Fetched, logical: int) -> None:
+        """Asks the broker where the log begins or ends, and goes there."""
+        fetched.state, version = "looked up", fetched.version
+
+        def is_outdated() -> bool:
+            return fetched.version != version
+
+        def tell(reply: Reply) -> None:
+            log = self.broker.logs[self.topic, number]
+            self.world.later(
+                self.world.uniform(0.0, _BEHIND_FETCH_S),
+                lambda: reply(0, log.last_stable if logical == OFFSET_END else 0),
+            )
+
+        def answered(error: int, offset: int) -> None:
+            if self.assigned.get(number) is not fetched:
+                return
+            if error or is_outdated():
+                self.world.tell(self.process.name, "partition", number, "asks once more for its", logical)
+                fetched.state, retried = "asks again", fetched.version
+                self.process.later(_OUTDATED_S, lambda: again(retried))
+            else:
+                fetched.state, fetched.position = "started", offset
+                fetched.fetching, fetched.told_end = False, -1
+                self._fetch(number, fetched)
+
+        def again(retried: int) -> None:
+            if self.assigned.get(number) is fetched and fetched.state == "asks again" and fetched.version == retried:
+                self._look_up(number, fetched, logical)
+
+        self._leader.send("ListOffsets", tell, answered)
 
     def _more(self, position: Position) -> None:
         topic, number = position
@@ -139,7 +177,7 @@ class PartitionReader:
             )
 
     def _arrive(self, number: int, fetched: Fetched, version: int) -> None:
-        if version != fetched.version or self.assigned.get(number) is not fetched:
+        if version != fetched.version or fetched.state != "started" or self.assigned.get(number) is not fetched:
             return
         fetched.fetching = False
         if self.process.silent:  # cut off: no data

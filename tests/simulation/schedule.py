@@ -31,6 +31,7 @@ REQUESTS = (
     "InitProducerId",
     "OffsetFetch",
     "OffsetFetch(admin)",
+    "ListOffsets",
     "JoinGroup",
     "ConsumerGroupHeartbeat",
     "OffsetCommit",
@@ -120,6 +121,8 @@ def takeover(simulation: Simulation) -> None:
             simulation.start()
         _pass(simulation, 0.5, 2.5)
         for _ in range(random.randrange(1, 4)):
+            if random.random() < 0.3:
+                simulation.arm("ListOffsets", "slow")
             _join_or_leave(simulation)
             _pass(simulation, 0.1, 1.0)
     if random.random() < 0.3:

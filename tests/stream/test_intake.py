@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from stream.clients import KafkaUnusable
 from stream.committed import Answer, stamp
@@ -33,6 +33,9 @@ class Client:
     def rebalance(self, how: str, *partitions: int) -> None:
         callback = cast(Callable[[object, list[TopicPartition]], None], self.callbacks[how])
         callback(self, [TopicPartition("frames", number) for number in partitions])
+        if how == "assigned":  # at the beginning of an empty log
+            end = KafkaError(KafkaError._PARTITION_EOF)
+            self.coming += [Message("frames", number, 0, error=end) for number in partitions]
 
     def incremental_assign(self, partitions: Iterable[TopicPartition]) -> None:
         self.assigned += [(one.partition, one.offset) for one in partitions]
@@ -157,12 +160,25 @@ def reading(committed: int | None = 5, **habits: object) -> Member:
     return member
 
 
-def test_a_partition_is_assigned_where_no_question_of_the_clients_own_is_needed() -> None:
-    """At the beginning, unless frames from now on are wanted: a client that is moved to the end would skip frames."""
-    for from_end, begin in ((False, OFFSET_BEGINNING), (True, OFFSET_END)):
+def test_a_partition_is_assigned_where_a_client_that_goes_astray_is_found_out() -> None:
+    """At the beginning: one that is moved to the end, which ``latest`` is about, would skip frames."""
+    for from_end in (False, True):
         member = Member(from_end=from_end)
         member.client.rebalance("assigned", 0, 1)
-        assert member.client.assigned == [(0, begin), (1, begin)]
+        assert member.client.assigned == [(0, OFFSET_BEGINNING), (1, OFFSET_BEGINNING)]
+
+
+def test_a_client_that_brings_nothing_is_sent_on_after_a_second() -> None:
+    """It may be unable to read where the log begins; until then it would go back there (librdkafka's issue 2256)."""
+    member = Member()
+    member.client.rebalance("assigned", 0)
+    member.client.coming.clear()
+    member.fetch()
+    member.broker.tell(committed=5)
+    member.fetch()
+    assert member.client.sought == []
+    member.later().fetch()
+    assert member.client.sought == [(0, 5)]
 
 
 def test_with_an_eager_protocol_all_partitions_are_assigned_at_once() -> None:

@@ -106,42 +106,42 @@ def test_a_rewind_goes_back_to_the_last_commit() -> None:
     assert offsets(positions.sieve(frames(6, 7, 8)).passed) == [6, 7, 8]
 
 
-def test_without_a_commit_it_begins_with_the_first_frame_that_was_left_out() -> None:
-    positions = Positions(from_end=True)
-    positions.assigned([0])
-    positions.sieve(frames(70, 71))
-    answered(positions)
-    assert positions.to_seek() == {0: 70}
-
-
-def test_without_a_commit_it_begins_with_the_first_frame_that_is_there() -> None:
+def test_the_client_is_sent_on_once_it_has_answered_its_own_question_or_is_late() -> None:
+    """It asks where the log begins; sent elsewhere meanwhile, librdkafka goes there after all (its issue 2256)."""
     positions = Positions()
+    positions.assigned([0, 1, 2])
+    for number in positions:
+        answered(positions, number, committed=5)
+    assert positions.to_seek() == {}
+    positions.sieve(frames(0))
+    positions.reached_end(1, 0)
+    assert positions.to_seek() == {0: 5, 1: 5}
+    assert positions.to_seek(is_late=True) == {0: 5, 1: 5, 2: 5}
+    positions.taken([0])
     positions.assigned([0])
-    positions.sieve(frames(70))  # the client was assigned at the end
-    answered(positions, low=3)
-    assert positions.to_seek() == {0: 3}
+    answered(positions, committed=5)
+    assert positions.to_seek() == {1: 5}, "what came of an earlier assignment says nothing of this one"
 
 
-def test_without_a_commit_a_rewind_goes_back_to_the_first_frame_that_came() -> None:
-    positions = Positions(from_end=True)
+@pytest.mark.parametrize(("from_end", "begin"), [(True, 70), (False, 3)])
+def test_without_a_commit_it_begins_at_the_end_or_the_beginning_that_was_told(from_end: bool, begin: int) -> None:
+    positions = Positions(from_end=from_end)
     positions.assigned([0])
-    answered(positions)
-    positions.sieve(frames(3, 4))
-    positions.doubt()
-    answered(positions)
-    assert positions.to_seek() == {0: 3}
-
-
-def test_without_a_commit_or_a_frame_the_client_stays_where_it_was_assigned() -> None:
-    positions = Positions(from_end=True)
-    positions.assigned([0])
-    start = answered(positions)
+    start = answered(positions, low=3, end=70)
     assert start is not None
-    assert (start.reason, start.offset) == (Reason.NO_COMMIT, None)
-    assert (positions.to_seek(), positions.unconfirmed()) == ({}, [])
-    sieved = positions.sieve(frames(70))
-    assert offsets(sieved.passed) == [70]
-    assert not sieved.gaps
+    assert (start.reason, start.offset) == (Reason.NO_COMMIT, begin)
+
+
+@pytest.mark.parametrize(("low", "begin"), [(3, 70), (80, 80)])
+def test_without_a_commit_a_rewind_goes_back_to_the_end_that_was_told_first(low: int, begin: int) -> None:
+    positions = Positions(from_end=True)
+    positions.assigned([0])
+    answered(positions, end=70)
+    positions.sought(0)
+    positions.sieve(frames(70, 71))
+    positions.doubt()
+    answered(positions, low=low, end=90)
+    assert positions.to_seek(is_late=True) == {0: begin}
 
 
 def test_frames_that_were_deleted_unanswered_are_counted() -> None:
@@ -180,7 +180,7 @@ def test_a_new_topic_is_read_from_its_beginning_although_groups_begin_at_the_end
     positions.sought(0)
     positions.made_anew(NEW)
     answered(positions, topic_id=NEW)  # brokers forget what was committed for a topic that was deleted
-    assert positions.to_seek() == {0: 0}
+    assert positions.to_seek(is_late=True) == {0: 0}
 
 
 def test_a_log_that_was_cut_off_is_believed_late_and_read_on_at_its_end() -> None:
@@ -203,7 +203,7 @@ def test_offsets_that_begin_again_are_reported_and_none_of_them_passes() -> None
     assert [(one.partition, one.offset) for one in sieved.passed] == [(1, 5)]
     positions.begin_again([0])
     answered(positions, committed=None)
-    assert positions.to_seek() == {0: 0}
+    assert positions.to_seek(is_late=True) == {0: 0}
 
 
 def test_missing_offsets_are_reported() -> None:
@@ -261,24 +261,32 @@ class Group:
         self.answered: list[int] = []
         self.open: list[int] = []
         self.at = 0
+        self.is_asking = self.is_relapsing = self.was_hurried = False
         self.asked: list[tuple[int, int | None]] = []
 
     def step(self) -> None:
         self.chance.choice(
             (self.publish, self.poll, self.poll, self.ask, self.tell, self.tell, self.seek, self.seek, self.commit,
-             self.abort, self.rebalance, self.put_back)
+             self.abort, self.rebalance, self.put_back, self.reply)
         )()  # fmt: skip
 
     def publish(self) -> None:
         self.end += self.chance.randrange(5)
 
     def poll(self) -> None:
-        """The client brings what comes next where it is, which may be anywhere while it was not sent somewhere."""
+        """The client brings what comes next where it is, which is the beginning while it was not sent somewhere."""
+        if self.is_asking:
+            return
         count = self.chance.randrange(4)
         came = range(self.at, min(self.end, self.at + count))
         self.at += len(came)
         sieved = self.positions.sieve(frames(*came))
-        assert not sieved.begun_again
+        if self.at == self.end:
+            self.positions.reached_end(0, self.end)
+        assert self.was_hurried or not sieved.begun_again
+        if sieved.begun_again:
+            self.open = []
+            self.positions.begin_again([0])
         self.open += offsets(sieved.passed)
 
     def ask(self) -> None:
@@ -293,10 +301,18 @@ class Group:
             self.positions.told(number, 0, Told(committed, 0, self.end))
 
     def seek(self) -> None:
-        for partition, offset in self.positions.to_seek().items():
+        for partition, offset in self.positions.to_seek(is_late=self.chance.random() < 0.1).items():
             if self.chance.random() < 0.7:
                 self.at = offset
+                self.was_hurried |= self.is_asking
+                self.is_relapsing, self.is_asking = self.is_asking, False
                 self.positions.sought(partition)
+
+    def reply(self) -> None:
+        """The client is told where the log begins, and goes there, even if it was sent elsewhere meanwhile."""
+        if self.is_asking or self.is_relapsing:
+            self.at = 0
+            self.is_asking = self.is_relapsing = False
 
     def commit(self) -> None:
         if self.open:
@@ -308,14 +324,14 @@ class Group:
         self.positions.doubt()
 
     def rebalance(self) -> None:
-        """The partition goes away, is perhaps read on by another, and comes back; the client stands at its end."""
+        """The partition goes away, is perhaps read on by another, and comes back: the client asks for its beginning."""
         self.open = []
         self.positions.taken([0])
         if self.committed is not None and self.chance.random() < 0.5 and self.committed < self.end:
             self.answered.append(self.committed)
             self.committed += 1
         self.positions.assigned([0])
-        self.at = self.end
+        self.is_asking, self.is_relapsing = True, False
 
     def put_back(self) -> None:
         if self.open and not self.positions.unconfirmed():
@@ -330,17 +346,12 @@ def test_whatever_happens_each_frame_is_answered_once_and_in_order(seed: int) ->
     group.rebalance()
     for _ in range(300):
         group.step()
-    for _ in range(3):
-        group.ask()
-        while group.asked:
-            group.tell()
-        group.seek()
-    while group.positions.unconfirmed():
-        group.ask()
-        group.tell()
-        group.seek()
-    while group.at < group.end:
-        group.poll()
+    for _ in range(200):
+        if not group.positions.unconfirmed() and group.at == group.end:
+            break
+        for step in (group.ask, group.tell, group.reply, group.poll, group.seek):
+            step()
+    assert (group.positions.unconfirmed(), group.at) == ([], group.end)
     group.commit()
     assert group.answered == list(whole(group.answered, group.end))
 
