@@ -115,7 +115,9 @@ class PartitionLog:
     @property
     def last_stable(self) -> int:
         """The first offset that ``read_committed`` readers do not see yet."""
-        return min((fate.first for fate in self.open.values()), default=len(self.records))
+        for fate in self.open.values():
+            return fate.first  # the first that was opened, of those that are
+        return len(self.records)
 
     def committed(self, start: int, count: int) -> tuple[list[tuple[int, Record]], int]:
         """Up to ``count`` committed records from ``start`` on, with their offsets, and where to read on."""
