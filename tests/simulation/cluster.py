@@ -261,6 +261,7 @@ class Simulation:
                 problems.append(f"fight: {name} was registered {epoch - self._epochs.get(name, 0)} times afterwards")
         for worker in self.workers:
             worker.kill()
+            worker.process.discard_tasks()
         return Verdict(
             problems,
             self.variant,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import heapq
 import random
 from collections.abc import Callable
 from functools import partial
+from heapq import heappop, heappush
 from typing import Any
 
 from greenlet import GreenletExit, getcurrent, greenlet
@@ -30,55 +30,46 @@ class World:
         self._events: list[tuple[float, int, Process | None, Call]] = []
         self._count = 0
         self._trace = trace
-        self._hub = getcurrent()
+        #: True where somebody reads the trace, so that a costly line is worth composing
+        self.is_told = trace is not None
+        #: where events run; tasks go back to it when they wait
+        self.hub = getcurrent()
 
     def tell(self, *words: object) -> None:
         """Adds a line to the trace."""
         if self._trace is not None:
             self._trace(f"{self.now:9.4f}  {' '.join(map(str, words))}")
 
-    @property
-    def is_told(self) -> bool:
-        """True where somebody reads the trace, so that a costly line is worth composing."""
-        return self._trace is not None
-
     def later(self, delay_s: float, call: Call, process: Process | None = None) -> None:
         """Does ``call`` after ``delay_s``. What belongs to a ``process`` waits while it is frozen, and dies with it."""
         self._count += 1
-        heapq.heappush(self._events, (self.now + delay_s, self._count, process, call))
+        heappush(self._events, (self.now + delay_s, self._count, process, call))
 
     def run(self, until_s: float, done: Callable[[], bool] | None = None) -> bool:
         """Lets things happen until the clock stands at ``until_s``, or ``done`` says so (then True)."""
         events = self._events
         while events and events[0][0] <= until_s:
-            self.now, _, process, call = heapq.heappop(events)
-            if process is None:
-                call()
-            elif not process.alive:
-                continue
-            elif process.frozen:
-                process.backlog.append(call)
-                continue
-            else:
-                call()
+            self.now, _, process, call = heappop(events)
+            if process is not None:
+                if not process.alive:
+                    continue
+                if process.frozen:
+                    process.backlog.append(call)
+                    continue
+            call()
             self.steps += 1
             if done is not None and done():
                 return True
         self.now = until_s
         return False
 
-    def switch_to(self, task: Task, value: object = None) -> None:
+    def switch_to(self, thread: greenlet, task: Task, value: object) -> None:
         """Runs ``task`` until it waits for something; called by events only."""
         before, self.current = self.current, task
         try:
-            task.thread.switch(value)
+            thread.switch(value)
         finally:
             self.current = before
-
-    @property
-    def hub(self) -> greenlet:
-        """Where events run; tasks go back to it when they wait."""
-        return self._hub
 
 
 class Process:
@@ -119,6 +110,10 @@ class Process:
         self.alive, self.frozen = False, False
         self.backlog.clear()
         self._hush()
+        self.discard_tasks()
+
+    def discard_tasks(self) -> None:
+        """Ends its threads, once it is dead: whatever one of them that waits still holds could never be freed."""
         tasks, self.tasks = self.tasks, []
         for task in tasks:
             task.discard()
@@ -168,11 +163,14 @@ class Task:
         self._call = call
         self._token = 0
         self._waiting = False
-        self.thread = greenlet(self._run, process.world.hub)
+        self._thread: greenlet | None = None  # while it runs
 
     def start(self) -> None:
         """First step; an event."""
-        self.process.world.switch_to(self)
+        world = self.process.world
+        self._thread = thread = _idle_threads.pop() if _idle_threads else greenlet(_run_tasks)
+        thread.parent = world.hub
+        world.switch_to(thread, self, self)
 
     def wait(self, timeout_s: float) -> bool:
         """Gives control away until woken (True) or until the time has passed (False)."""
@@ -181,8 +179,9 @@ class Task:
             raise GreenletExit
         self._token += 1
         self._waiting = True
-        process.later(max(0.0, timeout_s), partial(self._resume, self._token, False))
-        woken: bool = process.world.hub.switch()
+        world = process.world
+        world.later(timeout_s if timeout_s > 0.0 else 0.0, partial(self._resume, self._token, False), process)
+        woken: bool = world.hub.switch()
         if not process.alive:
             raise GreenletExit
         return woken
@@ -190,7 +189,8 @@ class Task:
     def wake(self, delay_s: float = 0.0) -> None:
         """News: the thread goes on as soon as the processor gets to it."""
         if self._waiting:
-            self.process.later(delay_s, partial(self._resume, self._token, True))
+            process = self.process
+            process.world.later(delay_s, partial(self._resume, self._token, True), process)
 
     def join(self, timeout_s: float) -> bool:
         """Waits for this thread, in another one; True once it has ended."""
@@ -203,26 +203,46 @@ class Task:
 
     def discard(self) -> None:
         """The process is dead: its frames of Python are unwound now, and every fake that they call refuses at once."""
-        if self.thread and not self.thread.dead:
+        thread, here = self._thread, getcurrent()
+        if thread is not None and thread is not here:
             self._waiting = False
             before = self.process.world.current
-            self.thread.parent = getcurrent()
-            if self.thread is not getcurrent():
-                self.thread.throw(GreenletExit)
+            thread.parent = here
+            thread.throw(GreenletExit)
             self.process.world.current = before
 
-    def _resume(self, token: int, woken: bool) -> None:
-        if self._waiting and token == self._token:
-            self._waiting = False
-            self.process.world.switch_to(self, woken)
-
-    def _run(self, _: object = None) -> None:
+    def run(self) -> None:
+        """What its thread does."""
         try:
             self.result = self._call()
         except GreenletExit:
             return
         except BaseException as error:
             self.error = error
+        finally:
+            self._thread = None
         self.done = True
         for waiter in self.waiters:
             waiter.wake()
+
+    def _resume(self, token: int, woken: bool) -> None:
+        if self._waiting and token == self._token:
+            assert self._thread is not None
+            self._waiting = False
+            self.process.world.switch_to(self._thread, self, woken)
+
+
+#: Threads whose tasks have ended. They are used again, by later simulations too: to a new one Python gives a stack of
+#: its own from the operating system, which costs more than most tasks do.
+_idle_threads: list[greenlet] = []
+
+
+def _run_tasks(task: Task) -> None:
+    """Does one task after another; between them the thread is idle, and holds nothing of a simulation."""
+    thread = getcurrent()
+    while True:
+        task.run()
+        del task
+        _idle_threads.append(thread)
+        assert thread.parent is not None
+        task = thread.parent.switch()
