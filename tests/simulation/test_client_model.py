@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaException, TopicPartition
 
 from tests.simulation.broker import Broker
 from tests.simulation.consumer import SimulatedConsumer
@@ -39,13 +39,18 @@ class Bench:
         return producer
 
     def consumer(
-        self, name: str, reset: str = "earliest", on_lost: Callable[..., None] | None = None, **options: Any
+        self,
+        name: str,
+        reset: str = "earliest",
+        on_lost: Callable[..., None] | None = None,
+        on_assign: Callable[..., None] | None = None,
+        **options: Any,
     ) -> Any:
         process, threads = self.process(name)
         config = {"auto.offset.reset": reset, "isolation.level": "read_committed", "group.protocol": self.protocol}
         consumer = SimulatedConsumer(config | options, process, self.broker, self.network, threads)
         nothing: Callable[..., None] = lambda *_: None  # noqa: E731
-        consumer.subscribe(["frames"], nothing, nothing, on_lost or nothing)
+        consumer.subscribe(["frames"], on_assign or nothing, nothing, on_lost or nothing)
         return consumer
 
     def call(self, client: Any, call: Callable[..., Any], *arguments: Any) -> Any:
@@ -102,12 +107,48 @@ def test_a_join_while_offsets_are_unstable_restarts_the_partition(kip848: bool, 
         assert len(got) < len(right), "frames are skipped"
 
 
+@pytest.mark.parametrize(
+    ("begin", "came"), [(OFFSET_BEGINNING, [*range(5, 10), *range(13)]), (OFFSET_END, [*range(5, 10)])]
+)
+def test_who_is_sent_on_while_it_asks_where_the_log_is_goes_there_after_all(begin: int, came: list[int]) -> None:
+    """As ``tests/integration/test_intake.py`` saw it: read again from the beginning, or passed over to the end."""
+    bench = Bench()
+
+    def assign(consumer: SimulatedConsumer, partitions: list[TopicPartition]) -> None:
+        consumer.incremental_assign([TopicPartition("frames", one.partition, begin) for one in partitions])
+
+    consumer = bench.consumer("a", on_assign=assign)
+    for _ in range(2):
+        bench.network.arm("ListOffsets", "slow")
+    found: list[int] = []
+
+    def read(until: Callable[[], bool]) -> None:
+        while not until():
+            found.extend(one.offset() for one in consumer.consume(10, 0.01))
+
+    def publish(count: int) -> None:
+        for _ in range(count):
+            bench.broker.publish("frames", 0, None, b"frame")
+
+    def work() -> None:
+        publish(10)
+        read(lambda: 0 in consumer.assigned and consumer.assigned[0].state == "looked up")
+        consumer.seek(TopicPartition("frames", 0, 5))
+        read(lambda: consumer.assigned[0].state == "asks again")
+        publish(3)
+        end = bench.world.now + 2.0
+        read(lambda: bench.world.now > end)
+
+    bench.call(consumer, work)
+    assert found == came
+
+
 @pytest.mark.parametrize("instance", [None, "w-0"])
 def test_who_was_thrown_out_while_it_rejoins_is_told_unless_it_is_a_static_member(instance: str | None) -> None:
     """A JoinGroup that is refused leaves the assignment; only MEMBER_ID_REQUIRED, which static members do not get,
     has it revoked as lost (``rd_kafka_cgrp_handle_JoinGroup``)."""
     bench, lost = Bench(), list[int]()
-    options = {"group.instance.id": instance} if instance else {}
+    options: dict[str, Any] = {"group.instance.id": instance} if instance else {}
     consumer = bench.consumer("a", on_lost=lambda _, partitions: lost.append(len(partitions)), **options)
     bench.poll_for(1.0, consumer)
     before = consumer.memberid()
