@@ -13,9 +13,11 @@ import gc
 import json
 import logging
 import multiprocessing
+import signal
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -61,6 +63,7 @@ def _prepare() -> None:
     """
     quiet_logs()
     gc.disable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that counts
 
 
 def tell(seed: int, theme: Play | None) -> int:
@@ -99,8 +102,11 @@ def main() -> int:
     totals: Counter[str] = Counter()
     failures: list[tuple[int, list[str]]] = []
     context = multiprocessing.get_context("fork")
-    with context.Pool(arguments.processes, _prepare, maxtasksperchild=_CHUNKS_PER_PROCESS) as pool:
-        for counted, failed in pool.imap_unordered(play, chunks):
+    with (
+        context.Pool(arguments.processes, _prepare, maxtasksperchild=_CHUNKS_PER_PROCESS) as pool,
+        suppress(KeyboardInterrupt),  # what was played until then counts
+    ):
+        for counted, failed in pool.imap(play, chunks):
             totals += counted
             failures += failed
             now = time.monotonic()
