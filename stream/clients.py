@@ -101,9 +101,14 @@ def consumer_config(settings: Settings, group_id: str, **overrides: Any) -> Conf
     # With librdkafka's 3 s between heartbeats a shorter session would be lost again and again.
     own["heartbeat.interval.ms"] = max(1, min(3_000, session_ms // 4))
     config = _common(settings) | own | users
-    if config.get("group.protocol") == "consumer":
+    if is_kip848(config):
         return {name: value for name, value in config.items() if name not in _CLASSIC_ONLY}
     return config
+
+
+def is_kip848(config: Config) -> bool:
+    """Whether a consumer so configured joins its group by KIP-848's protocol, not by the classic one."""
+    return config.get("group.protocol") == "consumer"
 
 
 def refuse_void_options(settings: Settings) -> None:

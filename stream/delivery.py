@@ -12,9 +12,10 @@ from typing import NoReturn, TypeVar
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from schemas.settings import Settings
-from stream.clients import CLIENTS, ClientFactory, Config, KafkaUnusable
+from stream.clients import CLIENTS, ClientFactory, Config, KafkaUnusable, is_kip848
 from stream.delivery_errors import Failure, Undelivered, judge, text_of
 from stream.delivery_states import DeliveryStates, Effect, Event, State
+from stream.group_metadata import generation_of
 from stream.metrics import Metrics
 from stream.outlet import Outlet
 from stream.patience import SYSTEM_CLOCK, Clock, Deadline, Stuck
@@ -85,6 +86,10 @@ class Delivery(ABC):
         self._aborts = 0
         #: partition -> the member of the group that it was assigned to
         self._members: dict[int, str] = {}
+        #: of the group, as this member has last been told; None where it does not count
+        self._generation: int | None = None
+        users = settings.kafka.options | settings.kafka.consumer_options
+        self._counts_generations = not is_kip848({"group.protocol": settings.worker.group_protocol} | users)
         self._throttle = Throttle(clock=clock.now)
         #: left, and ended where no exception refers to them any more
         self._left: list[Outlet] = []
@@ -174,9 +179,23 @@ class Delivery(ABC):
         waited, self._waited_s = self._waited_s, 0.0
         return waited
 
-    def assigned(self, partitions: Iterable[int]) -> None:
-        """These partitions were assigned to the group's member that the consumer is now."""
+    def assigned(self, partitions: Iterable[int] = ()) -> None:
+        """These partitions, perhaps none, were assigned to the group's member that the consumer is now.
+
+        Call this whenever a rebalance has been served.
+        """
         self._members.update(dict.fromkeys(partitions, self._consumer.memberid() or ""))
+        self._generation = self._generation_now()
+
+    def has_missed_a_generation(self) -> bool:
+        """True where the group has had a generation since the last rebalance that was served here, and is in the next.
+
+        A JoinGroup of this member that arrived late, from before it was given its partitions, took its place in the one
+        between: the group has taken them for nobody's, and others may have answered their frames. KIP-848 skips
+        generations, and takes no partition away before its owner has given it up.
+        """
+        now = self._generation_now()
+        return now is not None and self._generation is not None and now > self._generation + 1
 
     def ensure_producer(self) -> None:
         """Makes sure that there is a producer that works; :class:`Aborted` where there cannot be one yet.
@@ -297,7 +316,12 @@ class Delivery(ABC):
         A member that the group has thrown out may join again under another id without being told that its partitions
         were lost (librdkafka, classic protocol). Others may have had them, and answered their frames.
         """
-        return all(self._members.get(partition, member) == member for _, partition in self._offsets)
+        if any(self._members.get(partition, member) != member for _, partition in self._offsets):
+            return False
+        return not self.has_missed_a_generation()
+
+    def _generation_now(self) -> int | None:
+        return generation_of(self._consumer.consumer_group_metadata()) if self._counts_generations else None
 
     def _deadline(self) -> Deadline:
         """One for all that a call does: the broker's patience with a transaction, or the group's with its member."""

@@ -23,6 +23,7 @@ from stream.clients import (
     KafkaUnusable,
     describe_error,
     is_hopeless,
+    is_kip848,
     is_replaced,
     missing_topics,
     poll_budget_s,
@@ -61,8 +62,8 @@ _OWN_QUESTION_S = 1.0
 class Owner(Protocol):
     """Who works on the frames, and must know when some are no longer its own. Called within :meth:`Intake.fetch`."""
 
-    def assigned(self, partitions: set[int]) -> None:
-        """These come to this worker."""
+    def assigned(self, partitions: set[int], kept: set[int]) -> None:
+        """These, perhaps none, come to this worker, at the end of a rebalance; the others, ``kept``, it had before."""
 
     def begins(self, partition: int, offset: int, began: int, takes_over: bool) -> None:
         """Its frames come now, from ``offset`` on; ``began`` as :class:`stream.positions.Told` has it.
@@ -96,12 +97,11 @@ class Habits:
         Habits(poll_budget_s=150.0, from_end=True, fails_without_commit=False, is_incremental=False)
         """
         reset = config.get("auto.offset.reset", "latest")
-        is_new_protocol = config.get("group.protocol") == "consumer"
         return cls(
             poll_budget_s=poll_budget_s(config),
             from_end=reset in _FROM_END,
             fails_without_commit=reset in _FAILS,
-            is_incremental=is_new_protocol or "cooperative" in str(config.get("partition.assignment.strategy")),
+            is_incremental=is_kip848(config) or "cooperative" in str(config.get("partition.assignment.strategy")),
         )
 
 
@@ -380,7 +380,7 @@ class Intake:
         self._positions.assigned(numbers)
         self._next_question = self._assigned_at = self._clock.now()
         self._count("assigned", numbers)
-        self._owner.assigned(numbers)
+        self._owner.assigned(numbers, set(self._positions) - numbers)
         log.info("assigned partitions %s; working on %s", sorted(numbers), list(self._positions))
 
     def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:

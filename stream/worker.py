@@ -131,8 +131,11 @@ class Worker:
                 if finished:
                     self._answering.stop()
 
-    def assigned(self, partitions: set[int]) -> None:
+    def assigned(self, partitions: set[int], kept: set[int]) -> None:
         """These are ours from now on, as the member of the group that we are now."""
+        if kept and self._delivery.has_missed_a_generation():
+            log.warning("partitions %s may have been another's for a while; reading them from the last commit", kept)
+            self.lost(kept)
         self._delivery.assigned(partitions)
 
     def begins(self, partition: int, offset: int, began: int, takes_over: bool) -> None:
@@ -155,6 +158,7 @@ class Worker:
             log.warning("while handing over partitions: %s", error)
             self._needs_rewind = True
         self._forget(partitions)
+        self._delivery.assigned()
 
     def lost(self, partitions: set[int]) -> None:
         """The partitions are another's already, so that what is open can no longer be committed."""

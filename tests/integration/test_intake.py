@@ -58,7 +58,7 @@ class Member:
         self.intake = Intake(self.consumer, settings.topics.frames, self, offsets, self.metrics, Habits.of(self.config))
         self.intake.subscribe()
 
-    def assigned(self, partitions: set[int]) -> None: ...
+    def assigned(self, partitions: set[int], kept: set[int]) -> None: ...
 
     def begins(self, partition: int, offset: int, began: int, takes_over: bool) -> None:
         """What workers do about it, :mod:`stream.caution` says."""

@@ -14,6 +14,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from schemas.settings import Kafka, Settings, Worker
 from stream.clients import worker_config
+from stream.group_metadata import generation_of
 from stream.metrics import Metrics
 from stream.transactions import Aborted, Delivery, delivery
 from tests.conftest import Broker
@@ -87,6 +88,7 @@ def test_what_was_answered_before_is_not_committed_after(apache_kafka: Broker, s
     with member(settings, "w-0") as first:
         wait_until(lambda: first.partitions() == 2, "it has both partitions")
         before = first.consumer.memberid()
+        assert (generation_of(first.consumer.consumer_group_metadata()) or 0) > 0
         for partition in (0, 1):
             first.works.answered(frames, partition, 0)
         held = apache_kafka.proxy.hold(is_api(JOIN_GROUP))

@@ -14,7 +14,7 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaException, Message, TopicPartition
 
 from tests.simulation.broker import Broker
-from tests.simulation.membership import membership
+from tests.simulation.membership import group_metadata, membership
 from tests.simulation.network import Network
 from tests.simulation.offsets import UNSTABLE, Position, committed_of
 from tests.simulation.partition_reader import BACKOFF_S, Fetched, PartitionReader
@@ -124,7 +124,7 @@ class SimulatedConsumer(PartitionReader):
     def consumer_group_metadata(self) -> bytes:
         """For :meth:`SimulatedProducer.send_offsets_to_transaction`."""
         member = self.membership
-        return f"{member.id}|{member.generation}|{member.instance or ''}".encode()
+        return group_metadata(member.id, member.generation, member.instance)
 
     def committed(self, partitions: list[TopicPartition], timeout: float = -1.0) -> list[TopicPartition]:
         """Stable offsets; asks again while they are not, and now and then overstays its time-out."""

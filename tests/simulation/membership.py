@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,21 @@ if TYPE_CHECKING:
     from tests.simulation.consumer import SimulatedConsumer
 
 _REJOIN_S = 0.1
+#: How librdkafka's metadata of a member begin; the generation follows, as a 32-bit integer of this machine.
+_MAGIC = b"CGMDv2:"
 FENCED_EPOCH = int(KafkaError.FENCED_MEMBER_EPOCH)
+
+
+def group_metadata(member: str, generation: int, instance: str | None) -> bytes:
+    """Of a member, for a producer; what follows the generation is the simulation's own."""
+    return _MAGIC + struct.pack("=i", generation) + f"{member}|{instance or ''}".encode()
+
+
+def read_group_metadata(metadata: bytes) -> tuple[str, int, str | None]:
+    """The member's id, generation and ``group.instance.id``."""
+    (generation,) = struct.unpack_from("=i", metadata, len(_MAGIC))
+    member, instance = metadata[len(_MAGIC) + 4 :].decode().rsplit("|", 1)
+    return member, generation, instance or None
 
 
 class Membership:

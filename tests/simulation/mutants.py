@@ -21,6 +21,7 @@ from stream.positions import Positions, Start, State, Told
 from stream.request_watch import RequestWatch
 from stream.transactions import ExactlyOnce
 from stream.worker import Worker
+from tests.simulation.membership import group_metadata
 from tests.simulation.offsets import Offsets
 from tests.simulation.schedule import (
     Play,
@@ -28,6 +29,7 @@ from tests.simulation.schedule import (
     away,
     carousel,
     late_ends,
+    late_joins,
     late_offsets,
     lost_replies,
     rejoin,
@@ -128,7 +130,7 @@ def no_member_is_named() -> AbstractContextManager[Any]:
 
     def hand_in(self: ExactlyOnce) -> tuple[Event, None]:
         send, offsets = self._outlet.producer.send_offsets_to_transaction, self._offsets_to_commit()
-        self._persist(lambda s: send(offsets, b"|-1|", s), "sending offsets", self._time_to_end())
+        self._persist(lambda s: send(offsets, group_metadata("", -1, None), s), "sending offsets", self._time_to_end())
         return Event.DONE, None
 
     return patch.object(ExactlyOnce, "_hand_in", hand_in)
@@ -137,6 +139,11 @@ def no_member_is_named() -> AbstractContextManager[Any]:
 def joining_again_goes_unnoticed() -> AbstractContextManager[Any]:
     """Frames that were read as a member that was thrown out meanwhile are committed as the member of now."""
     return patch.object(Delivery, "_is_still_its_member", lambda self, member: True)
+
+
+def skipped_generations_go_unnoticed() -> AbstractContextManager[Any]:
+    """A member whose late JoinGroup had its partitions given away in a generation that it never saw commits them."""
+    return patch.object(Delivery, "_generation_now", lambda self: None)
 
 
 def offsets_before_answers() -> AbstractContextManager[Any]:
@@ -217,6 +224,7 @@ MUTANTS = (
     Mutant(fenced_workers_come_back, away, 3_000),
     Mutant(no_member_is_named, away, 600, is_quick=True),
     Mutant(joining_again_goes_unnoticed, rejoin, 5_000),
+    Mutant(skipped_generations_go_unnoticed, late_joins, 10_000),
     Mutant(lost_partitions_are_committed, away, 600, is_quick=True),
     Mutant(offsets_before_answers, anything, 300, is_quick=True),
     Mutant(revoked_without_commit, away, 2_000),

@@ -13,6 +13,7 @@ from typing import Any
 from confluent_kafka import KafkaError, TopicPartition
 
 from tests.simulation.broker import Broker
+from tests.simulation.membership import read_group_metadata
 from tests.simulation.network import Connection, Network
 from tests.simulation.offsets import Position, committed_of
 from tests.simulation.record_sender import BACKOFF_S, PASSING, TIMED_OUT
@@ -88,8 +89,7 @@ class SimulatedProducer(TransactionalCalls):
         self._begin_call("send_offsets_to_transaction")
         if self.state != IN_TRANSACTION:
             self._end_call(self._wrong_state())
-        member, generation, instance = group_metadata.decode().rsplit("|", 2)
-        who = (member, int(generation), instance or None)
+        who = read_group_metadata(group_metadata)
         offsets = committed_of(positions)
         deadline = self.world.now + timeout
         self._requests += 1

@@ -191,7 +191,25 @@ def rejoin(simulation: Simulation) -> None:
         _pass(simulation, 1.0, 6.0)
 
 
-THEMES: tuple[Play, ...] = (anything, late_ends, late_offsets, takeover, lost_replies, away, carousel, rejoin)
+def late_joins(simulation: Simulation) -> None:
+    """What a member said when it joined arrives late, in a rebalance for which it means to say something else."""
+    random = simulation.random
+    simulation.publish_on(0.1)
+    while len(simulation.running()) < 3:
+        simulation.start()
+    for _ in range(random.randrange(3, 8)):
+        for _ in range(random.choice((1, 2, 3))):
+            simulation.arm("JoinGroup", random.choice(("late", "late", "lost", "reply_lost")))
+        if random.random() < 0.4:
+            simulation.cut(_one(simulation), random.uniform(1.0, 3.5))
+        else:
+            _join_or_leave(simulation)
+        _pass(simulation, 0.1, 1.5)
+
+
+THEMES: tuple[Play, ...] = (
+    anything, late_ends, late_offsets, takeover, lost_replies, away, carousel, rejoin, late_joins,
+)  # fmt: skip
 
 
 def _pass(simulation: Simulation, least_s: float, most_s: float) -> None:

@@ -10,6 +10,7 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaExcep
 
 from tests.simulation.broker import Broker
 from tests.simulation.consumer import SimulatedConsumer
+from tests.simulation.membership import group_metadata
 from tests.simulation.network import Network
 from tests.simulation.producer import SimulatedProducer
 from tests.simulation.thread_calls import ThreadCalls
@@ -90,7 +91,7 @@ def test_a_join_while_offsets_are_unstable_restarts_the_partition(kip848: bool, 
     producer = bench.producer()
     producer.begin_transaction()
     places = [TopicPartition("frames", number, 7) for number in (0, 1)]
-    bench.call(producer, producer.send_offsets_to_transaction, places, b"|-1|", 5.0)
+    bench.call(producer, producer.send_offsets_to_transaction, places, group_metadata("", -1, None), 5.0)
     heir = bench.consumer("heir", reset)
     assert bench.poll_for(1.5, heir)[heir] == []
     members = [heir, bench.consumer("third", reset)] if joins else [heir]

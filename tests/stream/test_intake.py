@@ -123,7 +123,7 @@ class Member:
         )  # fmt: skip
         self.intake.subscribe()
 
-    def assigned(self, partitions: set[int]) -> None: ...
+    def assigned(self, partitions: set[int], kept: set[int]) -> None: ...
 
     def begins(self, partition: int, offset: int, began: int, takes_over: bool) -> None:
         """What workers do about it, :mod:`stream.caution` says."""

@@ -1,6 +1,7 @@
 """Transactions with a producer that answers from memory: when it is used again, when not, and who is told."""
 
 import logging
+import struct
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, cast
@@ -106,12 +107,13 @@ class Member:
 
     def __init__(self) -> None:
         self.member = "worker-1"
+        self.generation = 1
 
     def memberid(self) -> str:
         return self.member
 
     def consumer_group_metadata(self) -> bytes:
-        return b"group " + self.member.encode()
+        return b"CGMDv2:" + struct.pack("=i", self.generation) + self.member.encode()
 
 
 class Now:
@@ -227,6 +229,31 @@ def test_a_member_that_joined_again_commits_nothing_that_it_read_before() -> Non
         bench.works.commit()
     assert "offsets" not in bench.cluster.calls
     assert bench.count("aborts", "thrown_out") == 1
+
+
+def test_a_member_for_which_an_old_request_joined_commits_nothing_that_it_read_before() -> None:
+    """It sees that the group has had a generation which it was never told of, in which others had its partitions."""
+    bench = Bench()
+    bench.works.assigned([0])
+    bench.answer(0)
+    bench.member.generation += 1
+    assert bench.works.commit(), "one rebalance, which takes what it takes by asking"
+    bench.works.assigned()
+    bench.answer(1)
+    bench.member.generation += 2
+    with pytest.raises(Aborted, match="thrown this worker out"):
+        bench.works.commit()
+    bench.works.ensure_producer()
+    bench.answer(1)
+    assert bench.works.commit()
+
+
+def test_epochs_of_kip_848_may_be_skipped() -> None:
+    bench = Bench(group_protocol="consumer")
+    bench.works.assigned([0])
+    bench.answer(0)
+    bench.member.generation += 5
+    assert bench.works.commit()
 
 
 def test_the_old_member_is_remembered_by_partition() -> None:

@@ -1,7 +1,7 @@
 """The loop while a micro-batch is being answered: partitions come and go, and the worker may be told to stop."""
 
 import threading
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from concurrent.futures import Future
 from typing import Any, cast
 
@@ -71,6 +71,7 @@ class Noted:
         self.open: dict[int, int] = {}
         self.produced: list[tuple[int, int]] = []
         self.committed: dict[int, int] = {}
+        self.misses_a_generation = False
         #: for each commit, by partition: the offset and its note
         self.commits: list[dict[int, tuple[int, int]]] = []
         self.fails = False
@@ -79,7 +80,10 @@ class Noted:
     def answered(self, topic: str, partition: int, offset: int, frames: int = 1) -> None:
         self.open[partition] = offset
 
-    def assigned(self, partitions: set[int]) -> None: ...
+    def assigned(self, partitions: Iterable[int] = ()) -> None: ...
+
+    def has_missed_a_generation(self) -> bool:
+        return self.misses_a_generation
 
     def open_offsets(self) -> dict[int, int]:
         return {partition: offset + 1 for partition, offset in self.open.items()}
@@ -215,6 +219,15 @@ def test_partitions_that_are_lost_take_the_whole_batch_with_them() -> None:
     """What was open went with the transaction, frames of other partitions too: all of it is read again."""
     loop = Loop(frame(0, 0), frame(0, 1))
     loop.intake.meanwhile = lambda: loop.worker.lost({1})
+    loop.run()
+    assert (loop.delivery.produced, loop.delivery.committed) == ([], {})
+    assert loop.intake.rewinds == 1
+
+
+def test_partitions_that_may_have_been_anothers_are_read_from_the_last_commit() -> None:
+    loop = Loop(frame(0, 0), frame(0, 1))
+    loop.delivery.misses_a_generation = True
+    loop.intake.meanwhile = lambda: loop.worker.assigned({2}, kept={0, 1})
     loop.run()
     assert (loop.delivery.produced, loop.delivery.committed) == ([], {})
     assert loop.intake.rewinds == 1

@@ -45,8 +45,8 @@ What earlier runs found, and what became of it; each has a test of its own or a 
 - *Partitions that began at their start again*: a worker killed while it committed, another one joining while its heir
   waited for stable offsets; 426 of 7,761 frames twice after one such kill, 2,957 of 18,888 after two with KIP-848.
   Workers now ask for the stable offsets themselves ([exactly once](exactly-once.md)).
-- *Frames passed over after a takeover*, about 100 of 20,000 in nine runs of fifteen, while such partitions were assigned
-  at their log's end: librdkafka goes there half a second later if it is sent elsewhere while it asks where the end is.
+- *Frames passed over after a takeover*, about 100 of 20,000 in nine runs of fifteen, while partitions were assigned at
+  their log's end: librdkafka goes there half a second later if it is sent elsewhere while it asks where the end is.
   They are assigned at the beginning (`tests/integration/test_intake.py`).
 - *A topic made anew* under running workers: 6,818 of 21,022 frames never answered, their offsets committed all the
   same. Workers now notice it.
