@@ -197,6 +197,11 @@ class Delivery(ABC):
         now = self._generation_now()
         return now is not None and self._generation is not None and now > self._generation + 1
 
+    def rejoins(self, consumer: Consumer) -> None:
+        """That client is the group's member from now on. Nothing may be open."""
+        self._consumer = consumer
+        self._members.clear()
+
     def ensure_producer(self) -> None:
         """Makes sure that there is a producer that works; :class:`Aborted` where there cannot be one yet.
 

@@ -4,7 +4,7 @@ What is decided stands in :mod:`stream.positions`; here are the calls.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -77,6 +77,9 @@ class Owner(Protocol):
     def lost(self, partitions: set[int]) -> None:
         """Nothing done on these since the last commit may be committed; go back to it by :meth:`Intake.rewind`."""
 
+    def rejoins(self, consumer: Consumer) -> None:
+        """This client is the group's member from now on; what the one before had was revoked, and it is closed."""
+
 
 @dataclass(frozen=True)
 class Habits:
@@ -108,13 +111,14 @@ class Habits:
 class Intake:
     """Frames of one topic, as one member of a consumer group.
 
-    ``consumer`` must be configured with :data:`READER`. What may be relied on is told by :class:`Positions`. No method
-    waits for a transaction to end, or for a broker that is away: :meth:`fetch` brings fewer frames meanwhile.
+    ``connect`` makes its client, configured with :data:`READER`, and another once the topic was made anew. What may
+    be relied on is told by :class:`Positions`. No method waits for a transaction to end, or for a broker that is away:
+    :meth:`fetch` brings fewer frames meanwhile.
     """
 
     def __init__(
         self,
-        consumer: Consumer,
+        connect: Callable[[], Consumer],
         topic: str,
         owner: Owner,
         offsets: CommittedOffsets,
@@ -122,7 +126,10 @@ class Intake:
         habits: Habits | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._consumer = consumer
+        self._connect = connect
+        self._consumer = connect()
+        #: it has known another topic of the name
+        self._is_outdated = False
         self._topic = topic
         self._owner = owner
         self._offsets = offsets
@@ -137,6 +144,11 @@ class Intake:
         #: read while something else was waited for, and not yet fetched
         self._ahead: list[Frame] = []
         self._throttle = Throttle(clock=clock.now)
+
+    @property
+    def consumer(self) -> Consumer:
+        """The client that is the group's member; another one after :meth:`Owner.rejoins`."""
+        return self._consumer
 
     def subscribe(self) -> None:
         """Joins the group."""
@@ -229,6 +241,8 @@ class Intake:
         """Takes in what was told, sends the client where it must go, and asks for what is not known."""
         for answer in self._offsets.answers():
             self._take(answer)
+        if self._is_outdated:
+            self._rejoin()
         self._seek()
         now = self._clock.now()
         number, partitions = self._positions.question()
@@ -248,10 +262,28 @@ class Intake:
                 "and the new one is read from its beginning", self._topic,
             )  # fmt: skip
             self._positions.made_anew(answer.topic_id)
+            self._is_outdated = True
             self._forget_open(set(self._positions))
         for partition, told in answer.told.items():
             if (start := self._positions.told(answer.number, partition, told)) is not None:
                 self._begin(start)
+
+    def _rejoin(self) -> None:
+        """Leaves the group, and joins it again by another client, which has known no other topic of the name.
+
+        librdkafka 2.16 remembers each partition's leader epoch beyond the topic's end, and that of the new topic begins
+        at zero. Where a leader had changed, or its broker had been away, it takes all that it is told of the new leader
+        for outdated, and fetches by the old epoch for ever; the broker refuses it each time, and nothing tells of it.
+        No seek and no other assignment helps. Which epochs a client remembers it cannot be asked.
+        """
+        self._is_outdated = False
+        self._consumer.close()  # what is assigned is revoked within; 5 s where the broker freezes now, at most
+        self._positions.taken(set(self._positions))
+        self._paused.clear()
+        self._ahead.clear()
+        self._consumer = self._connect()
+        self._owner.rejoins(self._consumer)
+        self.subscribe()
 
     def _begin(self, start: Start) -> None:
         told = start.told

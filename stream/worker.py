@@ -10,6 +10,8 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 
+from confluent_kafka import Consumer
+
 from schemas.dead_letter import Reason
 from schemas.settings import Settings
 from schemas.settings import Worker as WorkerSettings
@@ -80,12 +82,15 @@ class Worker:
         #: frames to take one at a time
         self._alone: deque[Frame] = deque()
         config = worker_config(settings)
-        consumer = clients.consumer(long_running(config | READER))
         offsets = AskedBeside(settings, clock, clients)
-        self._intake = Intake(consumer, self._topics.frames, self, offsets, metrics, Habits.of(config), clock)
+        self._intake = Intake(
+            lambda: clients.consumer(long_running(config | READER)),
+            self._topics.frames, self, offsets, metrics, Habits.of(config), clock,
+        )  # fmt: skip
         self._delivery: Delivery = delivery(
-            settings, name, consumer, stop.patience_is_over, metrics, self._intake.time_left, clock, clients
-        )
+            settings, name, self._intake.consumer,
+            stop.patience_is_over, metrics, self._intake.time_left, clock, clients,
+        )  # fmt: skip
         self._needs_rewind = False
         #: nothing can be delivered any more
         self._is_closed = False
@@ -166,6 +171,10 @@ class Worker:
         self._metrics.commits.labels("aborted").inc()
         self._needs_rewind = True
         self._forget(partitions)
+
+    def rejoins(self, consumer: Consumer) -> None:
+        """Offsets are committed as this member of the group from now on."""
+        self._delivery.rejoins(consumer)
 
     def _step(self) -> None:
         self._fetch()

@@ -1,11 +1,14 @@
-"""Settings of a worker of one's own."""
+"""Settings of a worker of one's own, and a broker of one's own."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from schemas.settings import Settings, Store, Topics, Worker
 from tests.conftest import Broker
+from tests.support.kafka_home import KafkaNode
+from tests.support.require import missing
 from tests.support.tiny_model import TinyModel
 
 
@@ -22,3 +25,14 @@ def worker_settings(broker: Broker, topics: Topics, tiny_model: TinyModel, tmp_p
             max_frame_pixels=100_000,
         ),
     )  # fmt: skip
+
+
+@pytest.fixture
+def own_node(tmp_path: Path) -> KafkaNode:
+    """A node that may be stopped."""
+    home = os.environ.get("KAFKA_HOME")
+    if not home:
+        missing("apache-kafka", "set KAFKA_HOME to an unpacked distribution (needs Java 17)")
+    folder = tmp_path / "kafka"
+    folder.mkdir()
+    return KafkaNode(Path(home), folder)

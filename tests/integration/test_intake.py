@@ -51,11 +51,14 @@ class Member:
 
     def __init__(self, settings: Settings) -> None:
         self.config = worker_config(settings)
-        self.consumer = Consumer(long_running(self.config | READER))
         self.metrics = Metrics(max_batch=8)
         self.came: list[tuple[int, int]] = []
         offsets = AskedBeside(settings)
-        self.intake = Intake(self.consumer, settings.topics.frames, self, offsets, self.metrics, Habits.of(self.config))
+        self.intake = Intake(
+            lambda: Consumer(long_running(self.config | READER)),
+            settings.topics.frames, self, offsets, self.metrics, Habits.of(self.config),
+        )  # fmt: skip
+        self.consumer = self.intake.consumer
         self.intake.subscribe()
 
     def assigned(self, partitions: set[int], kept: set[int]) -> None: ...
@@ -67,6 +70,9 @@ class Member:
 
     def lost(self, partitions: set[int]) -> None:
         self.intake.rewind()
+
+    def rejoins(self, consumer: Consumer) -> None:
+        self.consumer = consumer
 
     def poll(self) -> None:
         self.came += [(frame.partition, frame.offset) for frame in self.intake.fetch(50, 0.05)]

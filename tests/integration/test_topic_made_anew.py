@@ -10,6 +10,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from schemas.settings import Settings, Store, Worker
 from tests.conftest import Broker
+from tests.support.kafka_home import KafkaNode
 from tests.support.pictures import coloured, encode
 from tests.support.tiny_model import TinyModel
 from tests.support.topics import create_topics, unique_topics
@@ -70,3 +71,35 @@ def test_a_topic_that_is_made_anew_is_read_from_its_beginning(
         # Those behind the old one's end may be read before the worker looks at the topic's id, and then again.
         assert set(answers(reader, "new").values()) <= ({1} if frames < 200 else {1, 2})
         assert worker.stop() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
+def test_a_topic_that_is_made_anew_after_its_leaders_had_changed_is_read(
+    own_node: KafkaNode, tiny_model: TinyModel, tmp_path: Path, protocol: str, delivery: str
+) -> None:
+    """The new topic's leaders have a lower epoch than librdkafka remembers, and a client never gets over that."""
+    with own_node:
+        kafka = Broker(own_node.bootstrap_servers, transactional=True).kafka
+        topics = create_topics(own_node.bootstrap_servers, unique_topics())
+        settings = Settings(
+            kafka=kafka, topics=topics, model=tiny_model.settings, store=Store(url=f"file://{tmp_path}/heads"),
+            worker=Worker.model_validate(
+                {"group_id": topics.frames, "torch_threads": 1, "group_protocol": protocol, "delivery": delivery}
+            ),
+        )  # fmt: skip
+        with running_worker(settings, tmp_path) as worker, reading(settings, topics.predictions) as reader:
+            publish_numbered(settings, "before", 40)
+            reader.read_until(lambda: len(answers(reader, "before")) == 40, "answers from before")
+            own_node.kill()
+            own_node.start()
+            publish_numbered(settings, "old", 40)
+            reader.read_until(lambda: len(answers(reader, "old")) == 40, "answers of the old topic", 60)
+            make_anew(settings)
+            publish_numbered(settings, "new", 60)
+            reader.read_until(lambda: len(answers(reader, "new")) == 60, "answers of the new topic", 60)
+            reader.read(1.0)
+            if delivery == "exactly_once":
+                assert set(answers(reader, "new").values()) == {1}
+            assert worker.stop() == 0

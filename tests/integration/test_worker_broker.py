@@ -1,6 +1,5 @@
 """A worker waits for a broker, says what is missing where waiting does not help, and outlives a broker's absence."""
 
-import os
 import time
 import uuid
 from pathlib import Path
@@ -13,7 +12,6 @@ from tests.conftest import Broker
 from tests.support.kafka_home import KafkaNode
 from tests.support.pictures import coloured, encode
 from tests.support.ports import free_ports
-from tests.support.require import missing
 from tests.support.tiny_model import TinyModel
 from tests.support.topics import create_topics, unique_topics
 from tests.support.waiting import wait_until
@@ -104,17 +102,6 @@ def test_the_consumer_group_protocol_of_kip_848(apache_kafka: Broker, tiny_model
     with running_worker(settings, tmp_path) as worker, reading(settings, settings.topics.predictions) as reader:
         reader.read_count(20)
         assert worker.stop() == 0
-
-
-@pytest.fixture
-def own_node(tmp_path: Path) -> KafkaNode:
-    """A node that may be stopped."""
-    home = os.environ.get("KAFKA_HOME")
-    if not home:
-        missing("apache-kafka", "set KAFKA_HOME to an unpacked distribution (needs Java 17)")
-    folder = tmp_path / "kafka"
-    folder.mkdir()
-    return KafkaNode(Path(home), folder)
 
 
 @pytest.mark.slow

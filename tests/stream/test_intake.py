@@ -26,6 +26,7 @@ class Client:
         self.paused: set[int] = set()
         self.refusals: list[KafkaError] = []
         self.watermarks = (0, 1_000)
+        self.is_closed = False
 
     def subscribe(self, topics: Sequence[str], on_assign: object, on_revoke: object, on_lost: object) -> None:
         self.callbacks = {"assigned": on_assign, "revoked": on_revoke, "lost": on_lost}
@@ -51,6 +52,11 @@ class Client:
         if self.refusals:
             raise KafkaException(self.refusals.pop())
         self.sought.append((to.partition, to.offset))
+
+    def close(self) -> None:
+        if self.assigned:
+            self.rebalance("revoked", *(number for number, _ in self.assigned))
+        self.is_closed = True
 
     def pause(self, partitions: Iterable[TopicPartition]) -> None:
         self.paused |= {one.partition for one in partitions}
@@ -115,15 +121,23 @@ class Member:
     """An intake with its surroundings, and what its owner was told."""
 
     def __init__(self, **habits: object) -> None:
-        self.client, self.broker, self.clock, self.metrics = Client(), Broker(), Clock(), Metrics(max_batch=8)
+        self.broker, self.clock, self.metrics = Broker(), Clock(), Metrics(max_batch=8)
         self.told: list[tuple[str, set[int]]] = []
         self.intake = Intake(
-            cast(Consumer, self.client), "frames", self, self.broker, self.metrics,
+            self.connect, "frames", self, self.broker, self.metrics,
             Habits(**habits), self.clock,  # type: ignore[arg-type]
         )  # fmt: skip
         self.intake.subscribe()
 
+    def connect(self) -> Consumer:
+        self.client = Client()
+        return cast(Consumer, self.client)
+
     def assigned(self, partitions: set[int], kept: set[int]) -> None: ...
+
+    def rejoins(self, consumer: Consumer) -> None:
+        assert consumer is cast(Consumer, self.client)
+        self.told.append(("rejoins", set()))
 
     def begins(self, partition: int, offset: int, began: int, takes_over: bool) -> None:
         """What workers do about it, :mod:`stream.caution` says."""
@@ -346,12 +360,49 @@ def test_a_topic_made_anew_is_read_from_its_beginning(caplog: pytest.LogCaptureF
     member.fetch()
     member.broker.tell(topic_id=NEW)
     member.fetch()
-    assert member.told == [("lost", {0})]
+    member.client.rebalance("assigned", 0)
+    member.fetch()
     member.broker.tell(topic_id=NEW, committed=5, stamp=OLD)
     member.brings(0)
     assert member.fetch() == [0]
     assert member.intake.offset_metadata() == stamp(NEW)
     assert "made anew" in caplog.text
+
+
+def test_a_topic_made_anew_is_read_by_another_client() -> None:
+    """That one which has known the old topic may bring nothing of the new one, ever."""
+    member = reading(committed=5)
+    old = member.client
+    member.later().later().later().fetch()
+    member.broker.tell(topic_id=NEW)
+    member.brings(5)
+    assert member.fetch() == []
+    assert member.told == [("lost", {0}), ("revoked", {0}), ("rejoins", set())]
+    assert old.is_closed
+    assert member.client is not old
+    assert member.intake.consumer is cast(Consumer, member.client)
+    assert member.metric("layercache_partitions") == 0
+    member.later().later().later().fetch()
+    member.broker.tell(topic_id=NEW)
+    member.fetch()
+    assert not member.client.is_closed
+
+
+def test_the_other_client_comes_also_where_nothing_could_be_taken_back() -> None:
+    member = reading(committed=5)
+    old, lost = member.client, member.lost
+
+    def failing(partitions: set[int]) -> None:
+        lost(partitions)
+        raise RuntimeError("no producer")
+
+    member.lost = failing  # type: ignore[method-assign]
+    member.later().later().later().fetch()
+    member.broker.tell(topic_id=NEW)
+    with pytest.raises(RuntimeError, match="no producer"):
+        member.fetch()
+    member.fetch()
+    assert old.is_closed
 
 
 def test_a_broker_that_still_tells_of_the_old_topic_is_not_believed() -> None:
@@ -361,7 +412,7 @@ def test_a_broker_that_still_tells_of_the_old_topic_is_not_believed() -> None:
         member.fetch()
         member.broker.tell(topic_id=topic_id, committed=5, stamp=topic_id)
         member.fetch()
-    assert member.told == [("lost", {0})]
+    assert member.told == [("lost", {0}), ("revoked", {0}), ("rejoins", set())]
     assert member.intake.offset_metadata() == stamp(NEW)
 
 
@@ -372,6 +423,8 @@ def test_offsets_that_begin_again_are_asked_for() -> None:
     assert member.told == [("lost", {0})]
     member.fetch()
     member.broker.tell(topic_id=NEW, committed=500, stamp=OLD, end=1)
+    member.fetch()
+    member.client.rebalance("assigned", 0)
     member.fetch()
     member.broker.tell(topic_id=NEW, committed=500, stamp=OLD, end=1)
     member.brings(0)

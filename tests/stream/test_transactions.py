@@ -278,6 +278,20 @@ def test_what_is_read_after_going_back_belongs_to_the_present_member() -> None:
     assert bench.works.commit()
 
 
+def test_what_another_client_reads_is_committed_as_the_member_that_it_is() -> None:
+    """Even before it has joined the group, no former member's name stays with a partition."""
+    bench = Bench()
+    bench.works.assigned([0])
+    another = Member()
+    another.member = "worker-2"
+    bench.works.rejoins(cast(Consumer, another))
+    bench.answer(0)
+    assert bench.works.commit()
+    bench.works.assigned([0])
+    bench.answer(1)
+    assert bench.works.commit()
+
+
 def test_a_topic_that_refuses_a_record_ends_the_worker_by_name() -> None:
     bench = Bench()
     bench.answer(0)

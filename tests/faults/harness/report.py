@@ -49,7 +49,9 @@ What earlier runs found, and what became of it; each has a test of its own or a 
   their log's end: librdkafka goes there half a second later if it is sent elsewhere while it asks where the end is.
   They are assigned at the beginning (`tests/integration/test_intake.py`).
 - *A topic made anew* under running workers: 6,818 of 21,022 frames never answered, their offsets committed all the
-  same. Workers now notice it.
+  same. Workers now notice it. And where a leader's epoch had risen before, no frame more was read until the workers
+  were started again, since librdkafka keeps the old topic's epochs: workers now read the new one by another client
+  (`tests/integration/test_topic_made_anew.py`).
 - *Workers that a header name ended*: one that is not UTF-8 was left out as it should be until the interpreter had made
   the call quicker, after some hundred frames, and lost sight of the binding's error
   (`tests/stream/test_record_headers.py`).
