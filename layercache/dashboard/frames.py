@@ -57,9 +57,10 @@ class FrameReader:
         return {at: found.get(at, LATE) for at in wanted}
 
     def close(self) -> None:
-        """Leaves the broker."""
+        """Leaves the broker; what is fetched next is fetched by another client."""
         if self._consumer is not None:
             self._consumer.close()
+            self._consumer = None
 
     def _read(
         self,
@@ -75,11 +76,13 @@ class FrameReader:
             self._consumer = connect(Consumer, config | {"enable.partition.eof": True}, Troubles())
         consumer = self._consumer
         left = {number: set(offsets) for number, offsets in turn.items()}
+        silent = set(left)
         consumer.assign([TopicPartition(self._topic, number, min(offsets)) for number, offsets in left.items()])
         try:
             while left and time.monotonic() < deadline and not stopping():
                 for message in consumer.consume(100, _POLL_S):
                     number, offset = message.partition() or 0, message.offset() or 0
+                    silent.discard(number)
                     if number not in left:
                         continue
                     error = message.error()
@@ -93,6 +96,8 @@ class FrameReader:
                         del left[number]
         finally:
             consumer.unassign()
+        if silent and not stopping():
+            self.close()  # one that knew another topic of the name may never read this one (Intake._rejoin)
 
 
 def answered(prediction: Prediction, record: Message | str, limits: Limits) -> Frame:

@@ -119,6 +119,9 @@ class GroupWatch:
                     self._empty[partition] = waiting.pop(partition)
         finally:
             self._probing.unassign()
+        if waiting:  # one that knew another topic of the name may never read this one (Intake._rejoin)
+            self._probing.close()
+            self._probing = None
 
     def _complain(self, error: KafkaException) -> None:
         cause = error.args[0]

@@ -4,10 +4,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from confluent_kafka import KafkaException
+from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from layercache.dashboard.board import Board
+from layercache.dashboard.frames import FrameReader
+from layercache.dashboard.lag import GroupWatch
 from schemas.settings import Settings, Store, Worker
 from tests.conftest import Broker
 from tests.support.kafka_home import KafkaNode
@@ -103,3 +106,49 @@ def test_a_topic_that_is_made_anew_after_its_leaders_had_changed_is_read(
             if delivery == "exactly_once":
                 assert set(answers(reader, "new").values()) == {1}
             assert worker.stop() == 0
+
+
+def fill(settings: Settings) -> None:
+    """A record in a transaction, whose marker stands at the log's end, and behind the record the group's commit."""
+    servers, topics = {"bootstrap.servers": settings.kafka.bootstrap_servers}, settings.topics
+    producer = Producer({**servers, "transactional.id": topics.frames})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    producer.produce(topics.frames, b"a frame", partition=0)
+    producer.commit_transaction(30)
+    consumer = Consumer({**servers, "group.id": settings.worker.group_id})
+    consumer.commit(offsets=[TopicPartition(topics.frames, 0, 1)], asynchronous=False)
+    consumer.close()
+
+
+@pytest.mark.slow
+def test_the_dashboard_sees_what_is_on_it(own_node: KafkaNode) -> None:
+    """Its clients cannot get over the old epoch either."""
+    with own_node:
+        topics = create_topics(own_node.bootstrap_servers, unique_topics(1))
+        settings = Settings(
+            kafka=Broker(own_node.bootstrap_servers, transactional=True).kafka,
+            topics=topics,
+            worker=Worker(group_id=topics.frames),
+        )
+        frames, group = FrameReader(settings), GroupWatch(settings, "workers", Board())
+
+        def has_frame() -> bool:
+            return isinstance(frames.fetch([(0, 0)], lambda: False)[0, 0], Message)
+
+        def lags() -> list[int]:
+            found = group.look()
+            return [one.lag for one in found.partitions] if found else []
+
+        fill(settings)
+        wait_until(has_frame, "the frame", 60)
+        wait_until(lambda: lags() == [0], "nothing but the marker is left", 60)
+        own_node.kill()
+        own_node.start()
+        wait_until(has_frame, "the frame, after a restart", 60)
+        make_anew(settings)
+        fill(settings)
+        wait_until(has_frame, "the frame of the new topic", 60)
+        wait_until(lambda: lags() == [0], "nothing but the new topic's marker is left", 60)
+        frames.close()
+        group.close()
