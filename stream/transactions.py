@@ -6,7 +6,7 @@ Exactly once by Kafka's transactions (KIP-98, KIP-447), or at least once by flus
 import logging
 from collections.abc import Callable
 
-from confluent_kafka import Consumer, KafkaException
+from confluent_kafka import Consumer, KafkaException, libversion
 
 from schemas.settings import Settings
 from stream.clients import CLIENTS, ClientFactory, Config, KafkaUnusable, producer_config
@@ -22,6 +22,14 @@ log = logging.getLogger(__name__)
 
 _DONE = Event.DONE, None
 _THROWN_OUT = Failure("the group has thrown this worker out", "thrown_out")
+
+#: When all its connections break at once, librdkafka bootstraps anew (KIP-899, its default from 2.10 on). For that 2.16
+#: drops the brokers that it knew, but keeps one of them as the group's coordinator, and sending offsets waits for it
+#: until some other connection changes its state: until the next outage (confluentinc/librdkafka #5511, #5600). With
+#: ``none`` it connects again to the brokers that it knew. To bootstrap anew serves clients whose brokers all changed
+#: their addresses while they were cut off. That costs a worker one transaction, which does not end in time: the next
+#: producer bootstraps from ``bootstrap.servers``. A consumer has no successor, nor this fault.
+_STAY_WITH_BROKERS: Config = {"metadata_recovery_strategy": "none"} if libversion()[1] >= 0x020A0000 else {}
 
 Outcome = tuple[Event, Failure | None]
 
@@ -53,6 +61,7 @@ class ExactlyOnce(Delivery):
             self._settings,
             transactional_id=self.transactional_id,
             transaction_timeout_ms=self._settings.worker.transaction_timeout_ms,
+            **_STAY_WITH_BROKERS,
         )
 
     def _register(self) -> Outcome:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from schemas.settings import Settings, Worker
+from schemas.settings import Kafka, Settings, Worker
 from stream.clients import ClientFactory, Config, KafkaUnusable
 from stream.metrics import Metrics
 from stream.transactions import Aborted, ExactlyOnce
@@ -162,6 +162,15 @@ class Bench:
 
     def count(self, metric: str, reason: str) -> float:
         return self.metrics.registry.get_sample_value(f"layercache_{metric}_total", {"reason": reason}) or 0.0
+
+
+def test_a_producer_stays_with_the_brokers_that_it_knew_unless_the_user_says_otherwise() -> None:
+    bench = Bench()
+    assert bench.producer.config["metadata.recovery.strategy"] == "none"
+    chosen = Kafka(producer_options={"metadata.recovery.strategy": "rebootstrap"})
+    bench.settings = bench.settings.model_copy(update={"kafka": chosen})
+    bench.delivery()
+    assert bench.producer.config["metadata.recovery.strategy"] == "rebootstrap"
 
 
 def test_a_producer_whose_requests_were_all_answered_goes_on() -> None:
