@@ -201,6 +201,7 @@ class Delivery(ABC):
         """That client is the group's member from now on. Nothing may be open."""
         self._consumer = consumer
         self._members.clear()
+        self._generation = None
 
     def ensure_producer(self) -> None:
         """Makes sure that there is a producer that works; :class:`Aborted` where there cannot be one yet.
