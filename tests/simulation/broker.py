@@ -132,6 +132,13 @@ class Broker:
         assert isinstance(self.group, ClassicGroup)
         return self.group.join(id_, instance, owned, generation, process, reply)
 
+    def sync(self, id_: str, generation: int, reply: Reply) -> None:
+        """SyncGroup, of the classic protocol."""
+        if error := self.away("group"):
+            return reply(error, None)
+        assert isinstance(self.group, ClassicGroup)
+        return reply(*self.group.sync(id_, generation))
+
     def leave(self, id_: str, reply: Reply) -> None:
         """LeaveGroup."""
         self.group.leave(id_)

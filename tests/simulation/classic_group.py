@@ -61,7 +61,7 @@ class ClassicGroup:
     def join(
         self, id_: str, instance: str | None, owned: frozenset[int], generation: int, process: Process, reply: Reply
     ) -> None:
-        """JoinGroup with SyncGroup; told ``(member id, generation, assigned partitions)`` once all have joined."""
+        """JoinGroup; told ``(member id, generation, assigned partitions)`` once all have joined."""
         if id_ in self._fenced:
             return reply(FENCED_INSTANCE, None)
         if id_ and id_ not in self.members and id_ not in self._promised:
@@ -92,6 +92,11 @@ class ClassicGroup:
         self._rebalance()
         self._complete_if_all_joined()
         return None
+
+    def sync(self, id_: str, generation: int) -> tuple[int, frozenset[int]]:
+        """SyncGroup: an error's code, and what is assigned. Who leads has decided by the time that all have joined."""
+        error = self.check(id_, generation, None) or (REBALANCING if self.rebalancing else 0)
+        return error, frozenset() if error else self.members[id_].targets
 
     def leave(self, id_: str) -> None:
         """LeaveGroup."""

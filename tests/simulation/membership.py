@@ -143,9 +143,27 @@ class ClassicMembership(Membership):
                 self.id = ""
             consumer.process.later(_REJOIN_S, partial(self._again, attempt))
             return None
-        self.id, self.generation, assigned = value
-        self._is_joining = False
+        # From here on it commits in the new generation, though it knows nothing of its assignment yet.
+        self.id, self.generation, _ = value
         self._joining += 1  # answers to older attempts are void
+        self._heard_s = consumer.world.now
+        call = partial(consumer.broker.sync, self.id, self.generation)
+        consumer.connection.send("SyncGroup", call, partial(self._synced, self._joining))
+        return None
+
+    def _synced(self, attempt: int, error: int, assigned: frozenset[int]) -> None:
+        consumer = self.consumer
+        if attempt != self._joining or self.left:
+            return None
+        if error == FENCED_INSTANCE:
+            return self.fence()
+        if error:
+            if error == UNKNOWN_MEMBER:
+                self.id = ""
+            consumer.process.later(_REJOIN_S, partial(self._again, attempt))
+            return None
+        self._is_joining = False
+        self._joining += 1
         self._heard_s = consumer.world.now
         owned = frozenset(consumer.assigned)
         revoked, added = owned - assigned, assigned - owned

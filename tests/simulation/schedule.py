@@ -33,6 +33,7 @@ REQUESTS = (
     "OffsetFetch(admin)",
     "ListOffsets",
     "JoinGroup",
+    "SyncGroup",
     "ConsumerGroupHeartbeat",
     "OffsetCommit",
 )
@@ -200,6 +201,8 @@ def late_joins(simulation: Simulation) -> None:
     for _ in range(random.randrange(3, 8)):
         for _ in range(random.choice((1, 2, 3))):
             simulation.arm("JoinGroup", random.choice(("late", "late", "lost", "reply_lost")))
+        if random.random() < 0.5:
+            simulation.arm("SyncGroup", "slow")
         if random.random() < 0.4:
             simulation.cut(_one(simulation), random.uniform(1.0, 3.5))
         else:

@@ -129,6 +129,7 @@ class TransactionalCalls(RecordSender):
         if self._fatal:
             return
         self._bump = self._bump or bump
+        why = f"{why}: {KafkaError(error).str()}"
         if self._error is None:
             self._error = KafkaError(_normal(error), why, txn_requires_abort=True)
             self.state = ABORTABLE
