@@ -182,9 +182,9 @@ class Delivery(ABC):
     def assigned(self, partitions: Iterable[int] = ()) -> None:
         """These partitions, perhaps none, were assigned to the group's member that the consumer is now.
 
-        Call this whenever a rebalance has been served.
+        Call this whenever a rebalance has been served: only then does the generation say anything about partitions.
         """
-        self._members.update(dict.fromkeys(partitions, self._consumer.memberid() or ""))
+        self._belong_to_present_member(partitions)
         self._generation = self._generation_now()
 
     def has_missed_a_generation(self) -> bool:
@@ -208,7 +208,7 @@ class Delivery(ABC):
 
         Call this when nothing is in flight any more: whatever is read from now on was read as the present member.
         """
-        self.assigned(tuple(self._members))
+        self._belong_to_present_member(tuple(self._members))
         self._need(self._deadline())
 
     def close(self) -> None:
@@ -325,6 +325,9 @@ class Delivery(ABC):
         if any(self._members.get(partition, member) != member for _, partition in self._offsets):
             return False
         return not self.has_missed_a_generation()
+
+    def _belong_to_present_member(self, partitions: Iterable[int]) -> None:
+        self._members.update(dict.fromkeys(partitions, self._consumer.memberid() or ""))
 
     def _generation_now(self) -> int | None:
         return generation_of(self._consumer.consumer_group_metadata()) if self._counts_generations else None

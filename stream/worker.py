@@ -139,7 +139,9 @@ class Worker:
     def assigned(self, partitions: set[int], kept: set[int]) -> None:
         """These are ours from now on, as the member of the group that we are now."""
         if kept and self._delivery.has_missed_a_generation():
-            log.warning("partitions %s may have been another's for a while; reading them from the last commit", kept)
+            log.warning(
+                "partitions %s may have been another's for a while; reading them from the last commit", sorted(kept)
+            )
             self.lost(kept)
         self._delivery.assigned(partitions)
 

@@ -254,6 +254,10 @@ def test_a_member_for_which_an_old_request_joined_commits_nothing_that_it_read_b
         bench.works.commit()
     bench.works.ensure_producer()
     bench.answer(1)
+    with pytest.raises(Aborted, match="thrown this worker out"):
+        bench.works.commit()  # going back tells it nothing of what is its own now
+    bench.works.assigned()
+    bench.answer(1)
     assert bench.works.commit()
 
 
