@@ -32,7 +32,7 @@ help:
 	@echo "make slow    the tests that make test leaves out: the largest models and, with KAFKA_HOME, a short run of make faults"
 	@echo "make fuzz    damaged input to everything that reads bytes; FUZZ_ARGS=\"--minutes 10\"; writes docs/security.md"
 	@echo "make faults  kills, stops, holds and cuts everything under load, 80 minutes; KAFKA_HOME; FAULTS_ARGS=--resume goes on; writes docs/reliability.md"
-	@echo "make simulate  a million interleavings of workers, network and broker, 90 minutes on two cores; SIMULATE_ARGS=\"--seed 5\""
+	@echo "make simulate  a million interleavings of workers, network and broker, 75 minutes on two cores; SIMULATE_ARGS=\"--seed 5\""
 	@echo "make lint    ruff"
 	@echo "make types   mypy --strict"
 	@echo "make check   lint, types and all tests"

@@ -111,8 +111,8 @@ class Habits:
 class Intake:
     """Frames of one topic, as one member of a consumer group.
 
-    ``connect`` makes its client, configured with :data:`READER`, and another once the topic was made anew. What may
-    be relied on is told by :class:`Positions`. No method waits for a transaction to end, or for a broker that is away:
+    ``connect`` makes its client, configured with :data:`READER`, and another for each :meth:`rejoin`. What may be
+    relied on is told by :class:`Positions`. No method waits for a transaction to end, or for a broker that is away:
     :meth:`fetch` brings fewer frames meanwhile.
     """
 
@@ -128,8 +128,7 @@ class Intake:
     ) -> None:
         self._connect = connect
         self._consumer = connect()
-        #: it has known another topic of the name
-        self._is_outdated = False
+        self._must_rejoin = False
         self._topic = topic
         self._owner = owner
         self._offsets = offsets
@@ -191,6 +190,20 @@ class Intake:
         self._positions.doubt()
         self._next_question = self._clock.now()
 
+    def rejoin(self) -> None:
+        """Has the next fetch leave the group, and join it again by another client.
+
+        *Once the topic was made anew.* librdkafka 2.16 remembers each partition's leader epoch beyond the topic's end,
+        and that of the new topic begins at zero. Where a leader had changed, or its broker had been away, the client
+        takes all that it is told of the new leader for outdated, fetches by the old epoch for ever, and gets nothing.
+        No seek and no other assignment helps. Which epochs a client remembers it cannot be asked.
+
+        *Where another member may have been given what this one keeps.* That one may still commit, within the rebalance
+        in which it hands the partition over, what this one would read in the meantime. Who leaves is given partitions
+        only when all others have handed over what they must.
+        """
+        self._must_rejoin = True
+
     def offset_metadata(self, began: int = 0) -> str:
         """What an offset should be committed with, so that it is never taken for another topic's; ``began``: a note."""
         return stamp(self._positions.topic_id, began)
@@ -241,7 +254,7 @@ class Intake:
         """Takes in what was told, sends the client where it must go, and asks for what is not known."""
         for answer in self._offsets.answers():
             self._take(answer)
-        if self._is_outdated:
+        if self._must_rejoin:
             self._rejoin()
         self._seek()
         now = self._clock.now()
@@ -262,21 +275,14 @@ class Intake:
                 "and the new one is read from its beginning", self._topic,
             )  # fmt: skip
             self._positions.made_anew(answer.topic_id)
-            self._is_outdated = True
+            self.rejoin()
             self._forget_open(set(self._positions))
         for partition, told in answer.told.items():
             if (start := self._positions.told(answer.number, partition, told)) is not None:
                 self._begin(start)
 
     def _rejoin(self) -> None:
-        """Leaves the group, and joins it again by another client, which has known no other topic of the name.
-
-        librdkafka 2.16 remembers each partition's leader epoch beyond the topic's end, and that of the new topic begins
-        at zero. Where a leader had changed, or its broker had been away, it takes all that it is told of the new leader
-        for outdated, and fetches by the old epoch for ever; the broker refuses it each time, and nothing tells of it.
-        No seek and no other assignment helps. Which epochs a client remembers it cannot be asked.
-        """
-        self._is_outdated = False
+        self._must_rejoin = False
         self._consumer.close()  # what is assigned is revoked within; 5 s where the broker freezes now, at most
         self._positions.taken(set(self._positions))
         self._paused.clear()

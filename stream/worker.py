@@ -140,9 +140,10 @@ class Worker:
         """These are ours from now on, as the member of the group that we are now."""
         if kept and self._delivery.has_missed_a_generation():
             log.warning(
-                "partitions %s may have been another's for a while; reading them from the last commit", sorted(kept)
+                "partitions %s may have been another worker's for a while; joining the group anew", sorted(kept)
             )
             self.lost(kept)
+            self._intake.rejoin()
         self._delivery.assigned(partitions)
 
     def begins(self, partition: int, offset: int, began: int, takes_over: bool) -> None:

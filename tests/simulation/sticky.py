@@ -1,5 +1,6 @@
 """Who gets which partition: everybody keeps what it has as far as that is fair."""
 
+import math
 from collections.abc import Iterable, Mapping
 
 
@@ -14,10 +15,10 @@ def sticky(
     ({'a': {0, 1}, 'b': {2}}, {0: 'a', 1: 'a', 2: 'a'})
     """
     owners: dict[int, str] = {}
-    believed: dict[int, int] = {}
+    believed: dict[int, float] = {}
     for member, (owned, generation) in claims.items():
         for number in owned:
-            if generation > believed.get(number, -2):
+            if generation > believed.get(number, -math.inf):
                 owners[number], believed[number] = member, generation
             elif generation == believed[number]:
                 owners.pop(number, None)
