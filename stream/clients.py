@@ -95,11 +95,11 @@ def consumer_config(settings: Settings, group_id: str, **overrides: Any) -> Conf
         **_dotted(overrides),
     }
     users = settings.kafka.options | settings.kafka.consumer_options
-    session_ms = int(users.get("session.timeout.ms", min(SESSION_TIMEOUT_MS, poll_interval_ms(users))))
-    if session_ms != SESSION_TIMEOUT_MS:
-        own["session.timeout.ms"] = session_ms  # librdkafka takes none that is longer than max.poll.interval.ms
+    session_timeout_ms = int(users.get("session.timeout.ms", min(SESSION_TIMEOUT_MS, poll_interval_ms(users))))
+    if session_timeout_ms != SESSION_TIMEOUT_MS:
+        own["session.timeout.ms"] = session_timeout_ms  # librdkafka takes none that is longer than max.poll.interval.ms
     # With librdkafka's 3 s between heartbeats a shorter session would be lost again and again.
-    own["heartbeat.interval.ms"] = max(1, min(3_000, session_ms // 4))
+    own["heartbeat.interval.ms"] = max(1, min(3_000, session_timeout_ms // 4))
     config = _common(settings) | own | users
     if is_kip848(config):
         return {name: value for name, value in config.items() if name not in _CLASSIC_ONLY}
@@ -152,6 +152,11 @@ def poll_budget_s(config: Config) -> float:
 def poll_interval_ms(options: Config) -> int:
     """The ``max.poll.interval.ms`` of these options, librdkafka's own where they have none."""
     return int(options.get("max.poll.interval.ms", MAX_POLL_INTERVAL_MS))
+
+
+def session_ms(options: Config) -> int:
+    """The ``session.timeout.ms`` of these options, librdkafka's own where they have none."""
+    return int(options.get("session.timeout.ms", SESSION_TIMEOUT_MS))
 
 
 def producer_config(settings: Settings, **overrides: Any) -> Config:

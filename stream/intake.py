@@ -27,6 +27,7 @@ from stream.clients import (
     is_replaced,
     missing_topics,
     poll_budget_s,
+    session_ms,
 )
 from stream.committed import Answer, CommittedOffsets, stamp
 from stream.frames import Frame, frames_of
@@ -59,6 +60,10 @@ _SEEK_S = 1.0
 _OWN_QUESTION_S = 1.0
 
 
+#: How long after its session a static member is surely forgotten.
+_FORGOTTEN_S = 1.0
+
+
 class Owner(Protocol):
     """Who works on the frames, and must know when some are no longer its own. Called within :meth:`Intake.fetch`."""
 
@@ -71,8 +76,8 @@ class Owner(Protocol):
         ``takes_over`` is False where this member has it already, and only went back to the last commit.
         """
 
-    def revoked(self, partitions: set[int]) -> None:
-        """These go to another worker: commit what was done, forget the rest."""
+    def revoked(self, partitions: set[int], kept: set[int]) -> None:
+        """These go to another worker, ``kept`` stay: commit what was done, forget the rest."""
 
     def lost(self, partitions: set[int]) -> None:
         """Nothing done on these since the last commit may be committed; go back to it by :meth:`Intake.rewind`."""
@@ -89,6 +94,8 @@ class Habits:
     from_end: bool = False
     """Where the group has committed nothing, read what comes from now on."""
     fails_without_commit: bool = False
+    static_session_s: float = 0.0
+    """After so long without a heartbeat the group has forgotten a static member, which cannot leave (KIP-345)."""
     is_incremental: bool = True
     """Partitions come and go one by one (KIP-429, KIP-848), not all at once."""
 
@@ -96,14 +103,16 @@ class Habits:
     def of(cls, config: Config) -> "Habits":
         """From a consumer's configuration.
 
-        >>> Habits.of({"auto.offset.reset": "latest", "partition.assignment.strategy": "range"})
-        Habits(poll_budget_s=150.0, from_end=True, fails_without_commit=False, is_incremental=False)
+        >>> habits = Habits.of({"auto.offset.reset": "latest", "partition.assignment.strategy": "range"})
+        >>> habits.poll_budget_s, habits.from_end, habits.fails_without_commit, habits.is_incremental
+        (150.0, True, False, False)
         """
         reset = config.get("auto.offset.reset", "latest")
         return cls(
             poll_budget_s=poll_budget_s(config),
             from_end=reset in _FROM_END,
             fails_without_commit=reset in _FAILS,
+            static_session_s=session_ms(config) / 1000 if "group.instance.id" in config else 0.0,
             is_incremental=is_kip848(config) or "cooperative" in str(config.get("partition.assignment.strategy")),
         )
 
@@ -128,7 +137,9 @@ class Intake:
     ) -> None:
         self._connect = connect
         self._consumer = connect()
-        self._must_rejoin = False
+        self._must_rejoin = self._must_leave = False
+        #: when to join the group; None where it was done
+        self._join_at: float | None = None
         self._topic = topic
         self._owner = owner
         self._offsets = offsets
@@ -190,8 +201,10 @@ class Intake:
         self._positions.doubt()
         self._next_question = self._clock.now()
 
-    def rejoin(self) -> None:
+    def rejoin(self, must_leave: bool = False) -> None:
         """Has the next fetch leave the group, and join it again by another client.
+
+        With ``must_leave`` a static member, which the group keeps for a while, joins only once it is forgotten.
 
         *Once the topic was made anew.* librdkafka 2.16 remembers each partition's leader epoch beyond the topic's end,
         and that of the new topic begins at zero. Where a leader had changed, or its broker had been away, the client
@@ -199,10 +212,11 @@ class Intake:
         No seek and no other assignment helps. Which epochs a client remembers it cannot be asked.
 
         *Where another member may have been given what this one keeps.* That one may still commit, within the rebalance
-        in which it hands the partition over, what this one would read in the meantime. Who leaves is given partitions
+        in which it hands the partition over, what this one would read in the meantime. Who left is given partitions
         only when all others have handed over what they must.
         """
         self._must_rejoin = True
+        self._must_leave |= must_leave
 
     def offset_metadata(self, began: int = 0) -> str:
         """What an offset should be committed with, so that it is never taken for another topic's; ``began``: a note."""
@@ -256,6 +270,9 @@ class Intake:
             self._take(answer)
         if self._must_rejoin:
             self._rejoin()
+        if self._join_at is not None and self._clock.now() >= self._join_at:
+            self._join_at = None
+            self.subscribe()
         self._seek()
         now = self._clock.now()
         number, partitions = self._positions.question()
@@ -289,7 +306,14 @@ class Intake:
         self._ahead.clear()
         self._consumer = self._connect()
         self._owner.rejoins(self._consumer)
-        self.subscribe()
+        self._join_at = self._clock.now()
+        if self._must_leave and self._habits.static_session_s:
+            self._join_at += self._habits.static_session_s + _FORGOTTEN_S
+            log.warning(
+                "joining the group again in %.0f s, once it has forgotten this member",
+                self._join_at - self._clock.now(),
+            )
+        self._must_leave = False
 
     def _begin(self, start: Start) -> None:
         told = start.told
@@ -422,7 +446,8 @@ class Intake:
         log.info("assigned partitions %s; working on %s", sorted(numbers), list(self._positions))
 
     def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        self._owner.revoked(_numbers(partitions))
+        numbers = _numbers(partitions)
+        self._owner.revoked(numbers, set(self._positions) - numbers)
         self._forget(partitions, "revoked")
 
     def _lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:

@@ -138,12 +138,7 @@ class Worker:
 
     def assigned(self, partitions: set[int], kept: set[int]) -> None:
         """These are ours from now on, as the member of the group that we are now."""
-        if kept and self._delivery.has_missed_a_generation():
-            log.warning(
-                "partitions %s may have been another worker's for a while; joining the group anew", sorted(kept)
-            )
-            self.lost(kept)
-            self._intake.rejoin()
+        self._doubt(kept)
         self._delivery.assigned(partitions)
 
     def begins(self, partition: int, offset: int, began: int, takes_over: bool) -> None:
@@ -154,7 +149,7 @@ class Worker:
                 "one at a time for now, in case that one of them ends processes", partition, began, offset,
             )  # fmt: skip
 
-    def revoked(self, partitions: set[int]) -> None:
+    def revoked(self, partitions: set[int], kept: set[int]) -> None:
         """Part of a rebalance: what was answered is committed while the partitions are still ours."""
         if self._is_closed:  # leaving the group: what could be committed was, and notes that stay have been told of
             self._forget(partitions)
@@ -166,6 +161,7 @@ class Worker:
             log.warning("while handing over partitions: %s", error)
             self._needs_rewind = True
         self._forget(partitions)
+        self._doubt(kept)
         self._delivery.assigned()
 
     def lost(self, partitions: set[int]) -> None:
@@ -174,6 +170,15 @@ class Worker:
         self._metrics.commits.labels("aborted").inc()
         self._needs_rewind = True
         self._forget(partitions)
+
+    def _doubt(self, kept: set[int]) -> None:
+        """Partitions that stay ours may have been another's in a generation of the group that we never saw."""
+        if kept and self._delivery.has_missed_a_generation():
+            log.warning(
+                "partitions %s may have been another worker's for a while; joining the group anew", sorted(kept)
+            )
+            self.lost(kept)
+            self._intake.rejoin(must_leave=True)
 
     def rejoins(self, consumer: Consumer) -> None:
         """Offsets are committed as this member of the group from now on."""

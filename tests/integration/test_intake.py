@@ -66,7 +66,7 @@ class Member:
     def begins(self, partition: int, offset: int, began: int, takes_over: bool) -> None:
         """What workers do about it, :mod:`stream.caution` says."""
 
-    def revoked(self, partitions: set[int]) -> None: ...
+    def revoked(self, partitions: set[int], kept: set[int]) -> None: ...
 
     def lost(self, partitions: set[int]) -> None:
         self.intake.rewind()

@@ -29,7 +29,6 @@ from tests.simulation.schedule import (
     away,
     carousel,
     late_ends,
-    late_joins,
     late_offsets,
     lost_replies,
     rejoin,
@@ -146,6 +145,12 @@ def skipped_generations_go_unnoticed() -> AbstractContextManager[Any]:
     return patch.object(Delivery, "_generation_now", lambda self: None)
 
 
+def static_members_join_anew_at_once() -> AbstractContextManager[Any]:
+    """One whose partitions may be another's joins before it is forgotten, and is given the same ones at once."""
+    rejoin = Intake.rejoin
+    return patch.object(Intake, "rejoin", lambda self, must_leave=False: rejoin(self))
+
+
 def offsets_before_answers() -> AbstractContextManager[Any]:
     """Offsets are committed for frames that were fetched, answered or not."""
     take_in = Worker._take_in
@@ -172,7 +177,7 @@ def lost_partitions_are_committed() -> AbstractContextManager[Any]:
 
 def revoked_without_commit() -> AbstractContextManager[Any]:
     """Partitions are handed over while what was answered of them is not committed, and committed later."""
-    return patch.object(Worker, "revoked", lambda self, partitions: self._forget(partitions))
+    return patch.object(Worker, "revoked", lambda self, partitions, kept: self._forget(partitions))
 
 
 def frames_in_flight_stay() -> AbstractContextManager[Any]:
@@ -224,7 +229,8 @@ MUTANTS = (
     Mutant(fenced_workers_come_back, away, 3_000),
     Mutant(no_member_is_named, away, 600, is_quick=True),
     Mutant(joining_again_goes_unnoticed, rejoin, 5_000),
-    Mutant(skipped_generations_go_unnoticed, late_joins, 10_000),
+    Mutant(skipped_generations_go_unnoticed, rejoin, 5_000),
+    Mutant(static_members_join_anew_at_once, rejoin, 5_000),
     Mutant(lost_partitions_are_committed, away, 600, is_quick=True),
     Mutant(offsets_before_answers, anything, 300, is_quick=True),
     Mutant(revoked_without_commit, away, 2_000),

@@ -26,9 +26,10 @@ class Client:
         self.paused: set[int] = set()
         self.refusals: list[KafkaError] = []
         self.watermarks = (0, 1_000)
-        self.is_closed = False
+        self.is_closed = self.is_subscribed = False
 
     def subscribe(self, topics: Sequence[str], on_assign: object, on_revoke: object, on_lost: object) -> None:
+        self.is_subscribed = True
         self.callbacks = {"assigned": on_assign, "revoked": on_revoke, "lost": on_lost}
 
     def rebalance(self, how: str, *partitions: int) -> None:
@@ -142,7 +143,7 @@ class Member:
     def begins(self, partition: int, offset: int, began: int, takes_over: bool) -> None:
         """What workers do about it, :mod:`stream.caution` says."""
 
-    def revoked(self, partitions: set[int]) -> None:
+    def revoked(self, partitions: set[int], kept: set[int]) -> None:
         self.told.append(("revoked", partitions))
 
     def lost(self, partitions: set[int]) -> None:
@@ -478,3 +479,25 @@ def test_rebalances_are_counted() -> None:
     assert member.metric("layercache_rebalances_total", kind="lost") == 1
     assert member.metric("layercache_lost_partitions_total") == 1
     assert member.metric("layercache_partitions") == 0
+
+
+def test_a_static_member_that_must_leave_joins_again_once_it_is_forgotten() -> None:
+    member = reading(static_session_s=6.0)
+    before = member.client
+    member.intake.rejoin(must_leave=True)
+    member.fetch()
+    assert before.is_closed
+    assert member.client is not before
+    for _ in range(6):
+        member.later().fetch()
+    assert not member.client.is_subscribed
+    member.later().fetch()
+    assert member.client.is_subscribed
+
+
+@pytest.mark.parametrize(("session_s", "must_leave"), [(6.0, False), (0.0, True)], ids=["may stay", "dynamic"])
+def test_others_join_again_at_once(session_s: float, must_leave: bool) -> None:
+    member = reading(static_session_s=session_s)
+    member.intake.rejoin(must_leave)
+    member.fetch()
+    assert member.client.is_subscribed

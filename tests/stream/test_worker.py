@@ -54,8 +54,8 @@ class ScriptedIntake:
     def rewind(self) -> None:
         self.rewinds += 1
 
-    def rejoin(self) -> None:
-        self.rejoins += 1
+    def rejoin(self, must_leave: bool) -> None:
+        self.rejoins += must_leave
 
     def lags(self) -> dict[int, int]:
         return {}
@@ -196,7 +196,7 @@ class Loop:
 
 def test_a_batch_whose_partitions_all_stay_goes_on_through_a_rebalance() -> None:
     loop = Loop(*(frame(offset, partition) for offset in range(2) for partition in (0, 1)))
-    loop.intake.meanwhile = lambda: loop.worker.revoked({2, 3})
+    loop.intake.meanwhile = lambda: loop.worker.revoked({2, 3}, kept=set())
     loop.run()
     assert loop.delivery.committed == {0: 1, 1: 1}
     assert loop.intake.rewinds == 0
@@ -204,7 +204,7 @@ def test_a_batch_whose_partitions_all_stay_goes_on_through_a_rebalance() -> None
 
 def test_of_a_batch_in_flight_only_frames_of_partitions_that_went_are_dropped() -> None:
     loop = Loop(*(frame(offset, partition) for offset in range(2) for partition in (0, 1)))
-    loop.intake.meanwhile = lambda: loop.worker.revoked({1, 3})
+    loop.intake.meanwhile = lambda: loop.worker.revoked({1, 3}, kept=set())
     loop.run()
     assert loop.delivery.produced == [(0, 0), (0, 1)]
     assert loop.delivery.committed == {0: 1}
@@ -213,7 +213,7 @@ def test_of_a_batch_in_flight_only_frames_of_partitions_that_went_are_dropped() 
 
 def test_a_batch_none_of_whose_partitions_stayed_commits_nothing() -> None:
     loop = Loop(frame(0, 1), frame(1, 1))
-    loop.intake.meanwhile = lambda: loop.worker.revoked({1})
+    loop.intake.meanwhile = lambda: loop.worker.revoked({1}, kept=set())
     loop.run()
     assert (loop.delivery.produced, loop.delivery.committed) == ([], {})
 
@@ -227,10 +227,12 @@ def test_partitions_that_are_lost_take_the_whole_batch_with_them() -> None:
     assert loop.intake.rewinds == 1
 
 
-def test_who_keeps_partitions_that_may_have_been_anothers_joins_anew() -> None:
+@pytest.mark.parametrize("is_revoked", [False, True], ids=["assigned", "revoked"])
+def test_who_keeps_partitions_that_may_have_been_anothers_joins_anew(is_revoked: bool) -> None:
     loop = Loop(frame(0, 0), frame(0, 1))
     loop.delivery.misses_a_generation = True
-    loop.intake.meanwhile = lambda: loop.worker.assigned({2}, kept={0, 1})
+    callback = loop.worker.revoked if is_revoked else loop.worker.assigned
+    loop.intake.meanwhile = lambda: callback({2}, kept={0, 1})
     loop.run()
     assert (loop.delivery.produced, loop.delivery.committed) == ([], {})
     assert (loop.intake.rewinds, loop.intake.rejoins) == (1, 1)
@@ -331,6 +333,6 @@ def test_who_hands_a_partition_over_takes_its_note_back() -> None:
     loop = Loop(frame(5, 0), frame(9, 1))
     for partition, offset in ((0, 5), (1, 9)):
         loop.worker.begins(partition, offset, 0, takes_over=True)
-    loop.intake.meanwhile = lambda: loop.worker.revoked({1})
+    loop.intake.meanwhile = lambda: loop.worker.revoked({1}, kept=set())
     loop.run()
     assert loop.delivery.commits[:3] == [{0: (5, 1)}, {1: (9, 1)}, {1: (9, 0)}]
