@@ -6,9 +6,10 @@ the offset where it stands already, with the number of workers that began there 
 next ordinary commit takes the note back. It is committed like any progress, in a transaction of this member's
 generation (KIP-447), and moves no offset, so that it can neither repeat nor lose a frame.
 
-Whoever finds a note knows that its writer ended before it committed anything else. It then takes the partition's frames
-one at a time, each a transaction of its own; where two workers in a row have ended at one and the same frame with
-nothing else at work, that frame becomes a dead letter. No I/O here.
+Whoever finds a note knows that its writer ended before it committed anything else. Most ended for a reason of their
+own, so it takes the partition's frames with care first, which costs little: a micro-batch at a time, each a transaction
+of its own, with nothing else at work. If a worker ends at one of these, the next takes that micro-batch's frames one at
+a time; where two workers in a row have ended at one and the same frame, that frame becomes a dead letter. No I/O here.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,12 +17,14 @@ from dataclasses import dataclass
 
 from stream.frames import Frame
 
-#: Frames are taken alone from this many workers on that began at an offset and committed nothing.
-ALONE_FROM = 1
-#: The frame is given up from this many on: the first had its micro-batch at work, the others the frame alone.
-GIVEN_UP_FROM = 3
-#: What stands with an offset whose frame is the next to be taken alone: as if one worker had had it alone.
-_IN_LINE = ALONE_FROM + 1
+#: Frames are taken with care from this many workers on that began at an offset and committed nothing,
+CAREFUL_FROM = 1
+#: one at a time from this many on: the last had one micro-batch at work, and nothing else,
+ALONE_FROM = 2
+#: and the frame is given up from this many on: the last two had it alone.
+GIVEN_UP_FROM = 4
+#: What stands with an offset whose micro-batch, or whose frame, is next: as if one worker had begun with it.
+_BATCH_IN_LINE, _FRAME_IN_LINE = ALONE_FROM, ALONE_FROM + 1
 
 
 @dataclass
@@ -30,8 +33,10 @@ class _Partition:
     """How many workers in a row began here before, and ended without a commit."""
     is_noted: bool = False
     """Whether this worker has said that it begins."""
+    careful: int = 0
+    """How many more frames to take with care."""
     alone: int = 0
-    """How many more frames to take alone."""
+    """How many of them, the next ones, to take one at a time."""
     note: int = 0
     """What its next commit says."""
 
@@ -47,24 +52,29 @@ class _Mine:
 
 
 class Caution:
-    """Says what notes to commit and which frames to take alone; ``span`` is how many after a worker's end.
+    """Says what notes to commit and which frames to take with care, at most ``batch`` at a time.
 
-    >>> caution = Caution(span=2)
-    >>> caution.begins(0, offset=7, began=1)
+    ``span`` is how many frames of a partition may have been at work when a worker ended.
+
+    >>> caution = Caution(span=4, batch=2)
+    >>> caution.begins(0, offset=7, began=2)
     True
-    >>> frames = [Frame("frames", 0, offset, 0, None, b"") for offset in range(7, 10)]
-    >>> [len(some) for some in caution.split(frames)]
-    [0, 3]
-    >>> caution.begin(frames[:1]), caution.note(0)
-    ({0: 7}, 2)
-    >>> for frame in frames:
-    ...     caution.passed(frame)
+    >>> together, careful = caution.split([Frame("frames", 0, offset, 0, None, b"") for offset in range(7, 11)])
+    >>> while careful:
+    ...     frames = caution.next_of(careful)
+    ...     print([frame.offset for frame in frames], caution.begin(frames), caution.note(0))
+    ...     caution.passed(frames)
+    ...     careful = careful[len(frames) :]
+    [7] {0: 7} 3
+    [8] {} 3
+    [9, 10] {} 2
     >>> caution.note(0)
     0
     """
 
-    def __init__(self, span: int) -> None:
+    def __init__(self, span: int, batch: int) -> None:
         self._span = span
+        self._batch = batch
         self._partitions: dict[int, _Partition] = {}
         #: partition -> the offset with which a note of ours was committed last, and nothing since
         self._standing: dict[int, int] = {}
@@ -74,18 +84,22 @@ class Caution:
     def begins(self, partition: int, offset: int, began: int, takes_over: bool = True) -> bool:
         """The partition is read from ``offset`` on, where ``began`` workers began in a row and committed nothing.
 
-        True where its frames are to be taken one at a time. A worker's own notes never count against frames: it lives.
+        True where its frames are to be taken with care. A worker's own notes never count against frames: it lives.
         """
         one = self._partitions.get(partition)
         if one is None or takes_over:
             mine = self._mine.get(partition)
             began = mine.before if mine is not None and (mine.offset, mine.note) == (offset, began) else began
-            one = self._partitions[partition] = _Partition(began, alone=self._span if began >= ALONE_FROM else 0)
+            one = self._partitions[partition] = _Partition(
+                began,
+                careful=self._span if began >= CAREFUL_FROM else 0,
+                alone=self._batch if began >= ALONE_FROM else 0,
+            )
         else:
             one.is_noted, one.note = began > one.began, 0
             if one.is_noted:
                 self._standing[partition] = offset
-        return one.alone > 0
+        return one.careful > 0
 
     def gone(self, partitions: Iterable[int]) -> None:
         """These are others' now."""
@@ -94,11 +108,27 @@ class Caution:
             self._standing.pop(partition, None)
 
     def split(self, frames: Sequence[Frame]) -> tuple[list[Frame], list[Frame]]:
-        """Those to work on together, and those to take one at a time, which are not to be touched before."""
-        alone = {number for number in self._partitions if self.is_alone(number)}
-        if not alone:
+        """Those to work on together, and those to take with care, which are not to be touched before."""
+        careful = {number for number in self._partitions if self.is_careful(number)}
+        if not careful:
             return list(frames), []
-        return [one for one in frames if one.partition not in alone], [one for one in frames if one.partition in alone]
+        return (
+            [one for one in frames if one.partition not in careful],
+            [one for one in frames if one.partition in careful],
+        )
+
+    def next_of(self, careful: Iterable[Frame]) -> list[Frame]:
+        """Which of these to take next, with nothing else at work: one frame, or some of one partition."""
+        frames: list[Frame] = []
+        most = 1
+        for frame in careful:
+            if not frames:
+                most = 1 if self.is_alone(frame.partition) else self._batch
+            if not frames or frame.partition == frames[0].partition:
+                frames.append(frame)
+            if len(frames) == most:
+                break
+        return frames
 
     def begin(self, frames: Sequence[Frame]) -> dict[int, int]:
         """By partition, the offsets whose notes must be committed before these frames are worked on."""
@@ -112,22 +142,30 @@ class Caution:
             one.is_noted, one.note = True, one.began + 1
         return offsets
 
+    def is_careful(self, partition: int) -> bool:
+        """True while the partition's frames are taken with nothing else at work."""
+        one = self._partitions.get(partition)
+        return one is not None and one.careful > 0
+
     def is_alone(self, partition: int) -> bool:
-        """True while the partition's frames are taken one at a time."""
+        """True while they are taken one at a time."""
         one = self._partitions.get(partition)
         return one is not None and one.alone > 0
 
     def gives_up(self, frame: Frame) -> bool:
-        """True where the frame must not be worked on again."""
+        """True where the frame, the next of its partition, must not be worked on again."""
         one = self._partitions.get(frame.partition)
         return one is not None and one.began >= GIVEN_UP_FROM
 
-    def passed(self, frame: Frame) -> None:
-        """A frame that was taken alone is answered, or given up."""
-        if (one := self._partitions.get(frame.partition)) is not None:
-            one.began = min(one.began, ALONE_FROM)
-            one.alone = max(0, one.alone - 1)
-            one.note = _IN_LINE if one.alone else 0
+    def passed(self, frames: Sequence[Frame]) -> None:
+        """Frames that were taken with care, of one partition, are answered, or given up."""
+        one = self._partitions.get(frames[0].partition) if frames else None
+        if one is None:
+            return
+        one.began = min(one.began, CAREFUL_FROM)
+        one.careful = max(0, one.careful - len(frames))
+        one.alone = min(one.careful, max(0, one.alone - len(frames)))
+        one.note = _FRAME_IN_LINE if one.alone else _BATCH_IN_LINE if one.careful else 0
 
     def note(self, partition: int) -> int:
         """What to commit with the partition's offset."""
@@ -143,7 +181,7 @@ class Caution:
             if one is not None and one.note:
                 self._standing[partition] = offset
                 self._mine[partition] = _Mine(offset, one.note, one.began)
-                one.note = one.note if one.alone else 0
+                one.note = one.note if one.careful else 0
 
     def uncertain(self) -> None:
         """A commit may have come through or not: none of our notes may be taken back any more."""

@@ -78,9 +78,9 @@ class Worker:
         self._room = LOOKAHEAD * worker.max_batch
         self._batcher = MicroBatcher[Arrived](worker.max_batch, worker.max_wait_ms / 1000)
         self._held = HeldBytes()
-        self._caution = Caution(span=(LOOKAHEAD + 1) * worker.max_batch)
-        #: frames to take one at a time
-        self._alone: deque[Frame] = deque()
+        self._caution = Caution(span=(LOOKAHEAD + 1) * worker.max_batch, batch=worker.max_batch)
+        #: frames to take with nothing else at work
+        self._careful: deque[Frame] = deque()
         config = worker_config(settings)
         offsets = AskedBeside(settings, clock, clients)
         self._intake = Intake(
@@ -142,11 +142,12 @@ class Worker:
         self._delivery.assigned(partitions)
 
     def begins(self, partition: int, offset: int, began: int, takes_over: bool) -> None:
-        """Where frames of the partition may have ended workers, they are taken one at a time."""
+        """Where frames of the partition may have ended workers, they are taken with care."""
         if self._caution.begins(partition, offset, began, takes_over) and takes_over:
             log.warning(
                 "partition %d: of %d worker(s) in a row none has committed anything after offset %d; taking its frames "
-                "one at a time for now, in case that one of them ends processes", partition, began, offset,
+                "%s at a time for now, in case that one of them ends processes",
+                partition, began, offset, "one" if self._caution.is_alone(partition) else "a micro-batch",
             )  # fmt: skip
 
     def revoked(self, partitions: set[int], kept: set[int]) -> None:
@@ -188,8 +189,8 @@ class Worker:
         self._fetch()
         if self._needs_rewind:
             return
-        if self._alone:
-            self._answer_alone(self._alone.popleft())
+        if self._careful:
+            self._answer_carefully()
         now = self._clock.now()
         self._answering.adjust(now)
         full = self._held.is_full or not self._batcher.missing
@@ -208,13 +209,13 @@ class Worker:
         self._delivery.poll()
         now = self._clock.now()
         due, commit = self._batcher.due_in(now), self._delivery.due_in(now)
-        patience = 0.0 if self._alone else _IDLE_S if commit is None else min(_IDLE_S, commit)
+        patience = 0.0 if self._careful else _IDLE_S if commit is None else min(_IDLE_S, commit)
         if due is None:  # a single frame ends the wait: its own wait begins with its arrival
             self._take_in(self._intake.fetch(1, patience))
         elif due > 0 and not self._held.is_full:
             self._take_in(self._intake.fetch(self._held.room(self._batcher.missing), min(due, patience)))
-        room = self._held.room(self._room - len(self._batcher) - len(self._alone))
-        if room > 0 and len(self._batcher):
+        room = self._held.room(self._room - len(self._batcher) - len(self._careful))
+        if room > 0 and (self._batcher or self._careful):
             self._take_in(self._intake.fetch(room, 0))
         if now >= self._next_lag:
             self._look_at_lag(now)
@@ -233,8 +234,8 @@ class Worker:
         if not frames:
             return
         self._held.take_in(frames)
-        together, alone = self._caution.split(frames)
-        self._alone += alone
+        together, careful = self._caution.split(frames)
+        self._careful += careful
         self._submit(together)
 
     def _submit(self, frames: Sequence[Frame]) -> None:
@@ -255,22 +256,25 @@ class Worker:
             if partition not in self._delivery.open_offsets():
                 self._delivery.answered(self._topics.frames, partition, offset - 1, 0)
 
-    def _answer_alone(self, frame: Frame) -> None:
-        """A frame that may end this process: nothing else is at work, and all else is committed before."""
+    def _answer_carefully(self) -> None:
+        """Frames that may end this process: nothing else is at work, and all else is committed before."""
         if self._delivery.open_offsets():
             self._commit()
-        self._begin([frame])
-        if self._caution.gives_up(frame):
-            self._answering.refuse(frame, _CRASHED, self._delivery)
-            self._held.let_go([frame])
-            self._delivery.answered(self._topics.frames, frame.partition, frame.offset)
+        frames = self._caution.next_of(self._careful)
+        partition, last = frames[0].partition, frames[-1].offset
+        self._careful = deque(one for one in self._careful if one.partition != partition or one.offset > last)
+        self._begin(frames)
+        if self._caution.gives_up(frames[0]):  # it is taken alone
+            self._answering.refuse(frames[0], _CRASHED, self._delivery)
+            self._held.let_go(frames)
+            self._delivery.answered(self._topics.frames, partition, frames[0].offset)
         else:
-            self._answer(self._answering.submit([frame]))
-        self._caution.passed(frame)
+            self._answer(self._answering.submit(frames))
+        self._caution.passed(frames)
         self._commit()
-        if not self._caution.is_alone(frame.partition):
-            rest = [one for one in self._alone if one.partition == frame.partition]
-            self._alone = deque(one for one in self._alone if one.partition != frame.partition)
+        if not self._caution.is_careful(partition):
+            rest = [one for one in self._careful if one.partition == partition]
+            self._careful = deque(one for one in self._careful if one.partition != partition)
             self._submit(rest)
 
     def _answer(self, arrived: Sequence[Arrived]) -> None:
@@ -342,7 +346,7 @@ class Worker:
     def _rewind(self) -> None:
         """Back to the last commit: what was in flight will be read again."""
         self._batcher.drop(lambda _: True)
-        self._alone.clear()
+        self._careful.clear()
         self._held.hold_only(())
         self._delivery.abort()
         self._intake.keep_membership()
@@ -355,5 +359,5 @@ class Worker:
         self._lost_partitions |= partitions
         self._caution.gone(partitions)
         self._batcher.drop(lambda one: one.frame.partition in partitions)
-        self._alone = deque(one for one in self._alone if one.partition not in partitions)
-        self._held.hold_only([*self._in_flight, *self._alone, *(one.frame for one in self._batcher)])
+        self._careful = deque(one for one in self._careful if one.partition not in partitions)
+        self._held.hold_only([*self._in_flight, *self._careful, *(one.frame for one in self._batcher)])

@@ -274,21 +274,39 @@ def test_the_first_frames_of_a_partition_are_noted_before_they_are_touched_and_t
     assert loop.delivery.commits[-1] == {0: (7, 0)}
 
 
-def test_where_a_worker_ended_frames_are_taken_one_at_a_time_each_committed_and_none_overtakes() -> None:
+@pytest.mark.parametrize(
+    ("began", "places", "note"),
+    [(1, [8, 16, 24], 2), (2, [1, 2, 3, 4, 5, 6, 7, 8, 16, 24], 3)],
+    ids=["a micro-batch at a time", "one at a time, as many as were at work with the last worker"],
+)
+def test_where_a_worker_ended_frames_are_taken_with_care_each_micro_batch_committed_and_none_overtakes(
+    began: int, places: list[int], note: int
+) -> None:
     suspects, others = ([frame(offset, partition) for offset in range(40)] for partition in (0, 1))
     loop = Loop(*(one for pair in zip(suspects, others, strict=True) for one in pair))
     loop.intake.is_done = lambda: len(loop.delivery.produced) == 80
-    loop.worker.begins(0, 0, 1, takes_over=True)
+    loop.worker.begins(0, 0, began, takes_over=True)
     loop.run()
     assert [offset for partition, offset in loop.delivery.produced if partition == 0] == list(range(40))
     assert [offset for partition, offset in loop.delivery.produced if partition == 1] == list(range(40))
     told = [commit[0] for commit in loop.delivery.commits if 0 in commit]
-    assert told[0] == (0, 2)
-    assert told[1:32] == [(offset, 2) for offset in range(1, 32)], "four micro-batches of eight, one by one"
-    assert told[32] == (32, 0)
+    assert told[0] == (0, note)
+    assert [offset for offset, _ in told[1:]] == [*places, 32, 40], "four micro-batches of eight"
+    assert [began for _, began in told[1:]] == [3 if place < 8 else 2 for place in places] + [0, 0]
 
 
-def test_frames_that_still_wait_to_be_taken_alone_are_not_overtaken_once_that_is_over() -> None:
+def test_frames_behind_those_that_are_taken_with_care_wait_for_few_of_them() -> None:
+    """A commit a frame once held other partitions up for a minute, where commits are slow."""
+    careful, others = [frame(offset, 0) for offset in range(40)], [frame(offset, 1) for offset in range(8)]
+    loop = Loop(*careful, *others)
+    loop.intake.is_done = lambda: len(loop.delivery.produced) == 48
+    loop.worker.begins(0, 0, 1, takes_over=True)
+    loop.run()
+    before = next(number for number, commit in enumerate(loop.delivery.commits) if 1 in commit)
+    assert before <= 6, loop.delivery.commits
+
+
+def test_frames_that_still_wait_to_be_taken_with_care_are_not_overtaken_once_that_is_over() -> None:
     waiting, later = [frame(offset, 0) for offset in range(36)], [frame(offset, 0) for offset in range(36, 90)]
     loop = Loop(*later)
     loop.worker.begins(0, 0, 1, takes_over=True)
@@ -300,12 +318,12 @@ def test_frames_that_still_wait_to_be_taken_alone_are_not_overtaken_once_that_is
 
 def test_a_frame_at_which_worker_after_worker_ended_is_refused_untouched() -> None:
     loop = Loop(frame(5, 0), frame(6, 0))
-    loop.worker.begins(0, 5, 3, takes_over=True)
+    loop.worker.begins(0, 5, 4, takes_over=True)
     loop.run()
     assert loop.answering.refused == [(0, 5)]
     assert loop.delivery.produced == [(0, 6)]
     assert loop.answering.sizes == [1]
-    assert loop.delivery.commits[:2] == [{0: (5, 4)}, {0: (6, 2)}]
+    assert loop.delivery.commits[:2] == [{0: (5, 5)}, {0: (6, 3)}]
     assert loop.delivery.commits[-1] == {0: (7, 0)}, "a worker that ends well leaves no note"
 
 
