@@ -55,7 +55,7 @@ def main() -> int:
             # Each has its share of the time: faults that take longer than thought must not cost a later phase its own.
             done += phase.frames
             until = began + chosen.minutes * 60 * done / sum(one.frames for one in to_do)
-            outcome = run(phase, Path(home), folder / phase.name.replace(" ", "-"), until)
+            outcome = run(phase, Path(home), folder / phase.file_name, until)
             keeper.keep(outcome)
         outcomes.append(outcome)
         for failure in outcome.failures():

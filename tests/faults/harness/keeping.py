@@ -47,7 +47,7 @@ class Keeper:
         return kept.outcome if kept.code == self._code and kept.outcome.phase == phase else None
 
     def _file(self, phase: Phase) -> Path:
-        return self._folder / f"{''.join(one if one.isalnum() else '-' for one in phase.name)}.json"
+        return self._folder / f"{phase.file_name}.json"
 
 
 def code_hash(root: Path = _ROOT) -> str:

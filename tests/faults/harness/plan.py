@@ -125,6 +125,15 @@ class Phase:
     standstill_s: float | None = None
     """The longest that a partition may stand still."""
 
+    @property
+    def file_name(self) -> str:
+        """The name, as a folder or a file may have it: brokers take a comma for the end of a folder.
+
+        >>> Phase("compose's time-outs, KIP-848", 1, "exactly_once", 0, 0, 0, 0.0).file_name
+        'compose-s-time-outs--KIP-848'
+        """
+        return "".join(one if one.isalnum() else "-" for one in self.name)
+
 
 #: What a fault takes with its recovery, about: the rate of the frames follows from it.
 _FAULT_S, _SLOW_FAULT_S = 8.0, 22.0
