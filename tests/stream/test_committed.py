@@ -92,6 +92,15 @@ def test_partitions_are_asked_for_together() -> None:
     assert client.questions == [[0, 1, 2]]
 
 
+def test_the_note_that_was_committed_with_an_offset_is_told() -> None:
+    client = Client()
+    client.committed_there[0] = (5, stamp("a-cluster/here", began=3))
+    asked = asking(client)
+    asked.ask(1, [0, 1])
+    notes = {partition: one.began for answer in asked.answers() for partition, one in answer.told.items()}
+    assert notes == {0: 3, 1: 0}
+
+
 def test_where_one_is_unstable_each_is_asked_alone_and_those_first_that_were_asked_less() -> None:
     client = Client()
     client.unstable = {0}

@@ -1,178 +1,14 @@
 """The calls of an intake: what is asked of the broker and of the client, and that nothing of it blocks."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message
 
 from stream.clients import KafkaUnusable
-from stream.committed import Answer, stamp
-from stream.intake import Habits, Intake
-from stream.metrics import Metrics
-from stream.positions import Told
-
-OLD, NEW = "the-old-topic", "the-new-topic"
-
-
-class Client:
-    """A consumer that brings what a test gives it, and notes what it is told."""
-
-    def __init__(self) -> None:
-        self.coming: list[Message] = []
-        self.assigned: list[tuple[int, int]] = []
-        self.sought: list[tuple[int, int]] = []
-        self.paused: set[int] = set()
-        self.refusals: list[KafkaError] = []
-        self.watermarks = (0, 1_000)
-        self.is_closed = self.is_subscribed = False
-
-    def subscribe(self, topics: Sequence[str], on_assign: object, on_revoke: object, on_lost: object) -> None:
-        self.is_subscribed = True
-        self.callbacks = {"assigned": on_assign, "revoked": on_revoke, "lost": on_lost}
-
-    def rebalance(self, how: str, *partitions: int) -> None:
-        callback = cast(Callable[[object, list[TopicPartition]], None], self.callbacks[how])
-        callback(self, [TopicPartition("frames", number) for number in partitions])
-        if how == "assigned":  # at the beginning of an empty log
-            end = KafkaError(KafkaError._PARTITION_EOF)
-            self.coming += [Message("frames", number, 0, error=end) for number in partitions]
-
-    def incremental_assign(self, partitions: Iterable[TopicPartition]) -> None:
-        self.assigned += [(one.partition, one.offset) for one in partitions]
-
-    def assign(self, partitions: Iterable[TopicPartition]) -> None:
-        self.assigned = [(one.partition, one.offset) for one in partitions]
-
-    def consume(self, count: int, timeout: float) -> list[Message]:
-        taken, self.coming = self.coming[:count], self.coming[count:]
-        return taken
-
-    def seek(self, to: TopicPartition) -> None:
-        if self.refusals:
-            raise KafkaException(self.refusals.pop())
-        self.sought.append((to.partition, to.offset))
-
-    def close(self) -> None:
-        if self.assigned:
-            self.rebalance("revoked", *(number for number, _ in self.assigned))
-        self.is_closed = True
-
-    def pause(self, partitions: Iterable[TopicPartition]) -> None:
-        self.paused |= {one.partition for one in partitions}
-
-    def resume(self, partitions: Iterable[TopicPartition]) -> None:
-        self.paused -= {one.partition for one in partitions}
-
-    def get_watermark_offsets(self, partition: TopicPartition, cached: bool) -> tuple[int, int]:
-        assert cached  # anything else waits for the broker
-        return self.watermarks
-
-
-class Broker:
-    """Notes what it is asked, and answers when a test lets it."""
-
-    def __init__(self) -> None:
-        self.is_busy = False
-        self.asked: list[tuple[int, Sequence[int]]] = []
-        self._answers: list[Answer] = []
-
-    def ask(self, number: int, partitions: Sequence[int]) -> None:
-        self.asked.append((number, partitions))
-        self.is_busy = True
-
-    def tell(self, topic_id: str | None = OLD, error: int | None = None, **told: object) -> None:
-        """Of each partition of the latest question the same."""
-        number, partitions = self.asked[-1]
-        what = Told(**{"low": 0, "end": 1_000, "committed": None, "topic_id": topic_id} | told)  # type: ignore[arg-type]
-        if error is None:
-            self._answers.append(Answer(number, topic_id, dict.fromkeys(partitions, what)))
-        else:
-            self._answers.append(Answer(number, error=KafkaError(error)))
-        self.is_busy = False
-
-    def answers(self) -> Iterable[Answer]:
-        answers, self._answers = self._answers, []
-        return answers
-
-    def close(self) -> None: ...
-
-
-class Clock:
-    """Time passes when a test says so; calls take none."""
-
-    def __init__(self) -> None:
-        self.at = 100.0
-
-    def now(self) -> float:
-        return self.at
-
-    def sleep(self, seconds: float) -> None:
-        self.at += seconds
-
-    def call_with_timeout(self, seconds: float, call: Callable[[], object], give_up: object = None) -> object:
-        return call()
-
-    def start_call(self, call: Callable[[], object]) -> object:
-        raise AssertionError("nothing is to be started here")
-
-
-class Member:
-    """An intake with its surroundings, and what its owner was told."""
-
-    def __init__(self, **habits: object) -> None:
-        self.broker, self.clock, self.metrics = Broker(), Clock(), Metrics(max_batch=8)
-        self.told: list[tuple[str, set[int]]] = []
-        self.intake = Intake(
-            self.connect, "frames", self, self.broker, self.metrics,
-            Habits(**habits), self.clock,  # type: ignore[arg-type]
-        )  # fmt: skip
-        self.intake.subscribe()
-
-    def connect(self) -> Consumer:
-        self.client = Client()
-        return cast(Consumer, self.client)
-
-    def assigned(self, partitions: set[int], kept: set[int]) -> None: ...
-
-    def rejoins(self, consumer: Consumer) -> None:
-        assert consumer is cast(Consumer, self.client)
-        self.told.append(("rejoins", set()))
-
-    def begins(self, partition: int, offset: int, began: int, takes_over: bool) -> None:
-        """What workers do about it, :mod:`stream.caution` says."""
-
-    def revoked(self, partitions: set[int], kept: set[int]) -> None:
-        self.told.append(("revoked", partitions))
-
-    def lost(self, partitions: set[int]) -> None:
-        self.told.append(("lost", partitions))
-        self.intake.rewind()  # as the worker does a little later
-
-    def brings(self, *offsets: int, partition: int = 0) -> None:
-        self.client.coming += [Message("frames", partition, offset, value=b"", timestamp=(0, 0)) for offset in offsets]
-
-    def fetch(self) -> list[int]:
-        return [frame.offset for frame in self.intake.fetch(100, 0)]
-
-    def later(self) -> "Member":
-        self.clock.at += 1.0
-        return self
-
-    def metric(self, name: str, **labels: str) -> float | None:
-        return self.metrics.registry.get_sample_value(name, labels)
-
-
-def reading(committed: int | None = 5, **habits: object) -> Member:
-    """A member that reads partition 0 from ``committed`` on."""
-    member = Member(**habits)
-    member.client.rebalance("assigned", 0)
-    member.fetch()
-    member.broker.tell(committed=committed)
-    member.fetch()
-    assert member.metric("layercache_unconfirmed_partitions") == 0
-    return member
+from stream.committed import stamp
+from tests.stream.intake_member import NEW, OLD, Member, reading
 
 
 def test_a_partition_is_assigned_where_a_client_that_goes_astray_is_found_out() -> None:
@@ -259,6 +95,63 @@ def test_a_seek_that_is_refused_is_tried_again() -> None:
     member.brings(5)
     assert member.fetch() == [5]
     assert member.client.sought == [(0, 5)]
+
+
+def test_a_seek_that_hangs_is_tried_again_later() -> None:
+    """The client takes a lock for it; whoever waits for that is no longer heard of by the group."""
+    member = Member()
+    member.client.rebalance("assigned", 0)
+    member.fetch()
+    member.broker.tell(committed=5)
+    member.clock.hangs = True
+    assert member.fetch() == []
+    assert member.client.sought == []
+    member.clock.hangs = False
+    member.brings(5)
+    assert member.fetch() == [5]
+    assert member.client.sought == [(0, 5)]
+
+
+def test_what_may_block_has_until_the_group_misses_the_member() -> None:
+    member = reading(poll_budget_s=8.0)
+    assert member.intake.time_left() == 8.0
+    member.later().later()
+    assert member.intake.time_left() == 6.0
+    member.fetch()
+    assert member.intake.time_left() == 8.0
+    member.clock.at += 9.0
+    assert member.intake.time_left() == 0.0
+
+
+def test_notes_go_with_the_offset_and_are_told_to_who_takes_over() -> None:
+    member = Member()
+    member.client.rebalance("assigned", 0)
+    member.fetch()
+    member.broker.tell(committed=5, began=2)
+    member.fetch()
+    assert member.begun == [(0, 5, 2, True)]
+    assert member.intake.offset_metadata(3) == stamp(OLD, 3)
+    member.intake.rewind()
+    member.fetch()
+    member.broker.tell(committed=5, began=3)
+    member.fetch()
+    assert member.begun[1:] == [(0, 5, 3, False)]
+
+
+def test_notes_of_frames_that_are_gone_are_nobodys() -> None:
+    member = Member()
+    member.client.rebalance("assigned", 0)
+    member.fetch()
+    member.broker.tell(committed=5, began=2, low=8)
+    member.fetch()
+    assert member.begun == [(0, 8, 0, True)]
+
+
+def test_its_owner_is_told_which_partitions_stay() -> None:
+    member = reading()
+    member.client.rebalance("assigned", 1, 2)
+    member.client.rebalance("revoked", 1)
+    assert member.kept == [set(), {0}, {0, 2}]
 
 
 def test_a_rewind_asks_and_seeks_without_waiting() -> None:
@@ -370,6 +263,16 @@ def test_a_topic_made_anew_is_read_from_its_beginning(caplog: pytest.LogCaptureF
     assert "made anew" in caplog.text
 
 
+def test_the_topics_id_is_asked_for_every_two_seconds_and_goes_with_each_frame() -> None:
+    member = reading(committed=5)
+    asked = len(member.broker.asked)
+    for _ in range(3):
+        member.later().fetch()
+    assert member.broker.asked[asked:] == [(member.broker.asked[-1][0], [])]
+    member.brings(5)
+    assert [frame.topic_id for frame in member.intake.fetch(1, 0)] == [OLD]
+
+
 def test_a_topic_made_anew_is_read_by_another_client() -> None:
     """That one which has known the old topic may bring nothing of the new one, ever."""
     member = reading(committed=5)
@@ -474,6 +377,7 @@ def test_lag_counts_partitions_that_were_not_read_and_no_markers_at_the_end() ->
 
 def test_rebalances_are_counted() -> None:
     member = reading()
+    assert member.metric("layercache_partitions") == 1
     member.client.rebalance("lost", 0)
     assert member.metric("layercache_rebalances_total", kind="assigned") == 1
     assert member.metric("layercache_rebalances_total", kind="lost") == 1

@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from schemas.settings import Kafka, Settings, Worker
 from stream.clients import ClientFactory, Config, KafkaUnusable
 from stream.metrics import Metrics
-from stream.transactions import Aborted, ExactlyOnce
+from stream.transactions import Aborted, Delivery, delivery
 
 FENCED = KafkaError(KafkaError._FENCED, "fenced by a newer instance", fatal=True)
 
@@ -47,6 +47,7 @@ class FakeProducer:
 
     def _call(self, name: str) -> None:
         self.cluster.calls.append(name)
+        self.cluster.on_call(name)
         if name in self.fails:
             raise KafkaException(self.fails[name])
 
@@ -65,6 +66,7 @@ class FakeProducer:
 
     def send_offsets_to_transaction(self, offsets: list[TopicPartition], group: bytes, _: float) -> None:
         self._call("offsets")
+        self.cluster.offsets.append([(one.partition, one.offset, one.metadata) for one in offsets])
         self._requests("AddOffsetsToTxn", "TxnOffsetCommit")
 
     def commit_transaction(self, _: float) -> None:
@@ -74,6 +76,13 @@ class FakeProducer:
     def abort_transaction(self, _: float) -> None:
         self._call("abort")
         self._requests("EndTxn")
+
+    def flush(self, _: float) -> int:
+        self._call("flush")
+        return 0
+
+    def purge(self, **_: bool) -> None:
+        """Nothing waits."""
 
     def poll(self, _: float) -> int:
         self._call("poll") if "poll" in self.fails else None
@@ -95,6 +104,9 @@ class FakeCluster:
         self.calls: list[str] = []
         self.next_repeats: set[str] = set()
         self.speaks = True
+        self.on_call: Callable[[str], None] = lambda name: None
+        #: of each transaction: partition, offset and metadata
+        self.offsets: list[list[tuple[int, int, str | None]]] = []
 
     def producer(self, config: Config) -> Producer:
         self.producers.append(FakeProducer(config, self))
@@ -108,6 +120,7 @@ class Member:
     def __init__(self) -> None:
         self.member = "worker-1"
         self.generation = 1
+        self.committed: list[tuple[int, int]] = []
 
     def memberid(self) -> str:
         return self.member
@@ -115,20 +128,28 @@ class Member:
     def consumer_group_metadata(self) -> bytes:
         return b"CGMDv2:" + struct.pack("=i", self.generation) + self.member.encode()
 
+    def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> None:
+        assert not asynchronous
+        self.committed += [(one.partition, one.offset) for one in offsets]
+
 
 class Now:
-    """A clock whose time stands still, and that makes calls at once."""
+    """A clock whose time passes when a test says so, and that makes calls at once."""
 
     def __init__(self) -> None:
+        self.at = 100.0
         self.on_the_side: list[Callable[[], Any]] = []
+        #: how long each call had
+        self.allowed: list[float] = []
 
     def now(self) -> float:
-        return 100.0
+        return self.at
 
     def sleep(self, seconds: float) -> None:
         raise AssertionError("nothing here waits")
 
     def call_with_timeout(self, seconds: float, call: Callable[[], Any], give_up: object = None) -> Any:
+        self.allowed.append(seconds)
         return call()
 
     def start_call(self, call: Callable[[], Any]) -> Future[Any]:
@@ -143,12 +164,14 @@ class Bench:
         self.cluster, self.member, self.clock = FakeCluster(), Member(), Now()
         self.metrics = Metrics(max_batch=32)
         self.settings = Settings(worker=Worker.model_validate(worker))
+        #: how long the group goes without the worker
+        self.time_left = 60.0
         self.works = self.delivery()
 
-    def delivery(self) -> ExactlyOnce:
-        return ExactlyOnce(
-            self.settings, "one", cast(Consumer, self.member), lambda: False, lambda: 60.0, self.metrics, self.clock,
-            ClientFactory(producer=self.cluster.producer),
+    def delivery(self) -> Delivery:
+        return delivery(
+            self.settings, "one", cast(Consumer, self.member), lambda: False, self.metrics, lambda: self.time_left,
+            self.clock, ClientFactory(producer=self.cluster.producer),
         )  # fmt: skip
 
     @property
@@ -228,16 +251,90 @@ def test_an_old_producer_ends_on_a_side_thread() -> None:
     assert end.__self__ == []  # type: ignore[attr-defined]
 
 
-def test_a_member_that_joined_again_commits_nothing_that_it_read_before() -> None:
-    """Thrown out and joined again under another id, without being told that partitions were lost."""
+def test_a_producer_that_is_given_up_is_counted_and_ends_on_a_side_thread() -> None:
     bench = Bench()
+    bench.answer(0)
+    bench.producer.fails["commit"] = FENCED
+    with pytest.raises(Aborted, match="fenced"):
+        bench.works.commit()
+    assert bench.count("replaced_producers", "fenced") == 1
+    assert not bench.clock.on_the_side
+    bench.answer(0)
+    (end,) = bench.clock.on_the_side
+    assert [outlet.producer for outlet in end.__self__] == [bench.cluster.producers[0]]  # type: ignore[attr-defined]
+
+
+def test_no_call_has_longer_than_the_group_goes_without_the_worker() -> None:
+    bench = Bench()
+    bench.time_left = 3.0
+    bench.clock.allowed.clear()
+    bench.answer(0)
+    bench.works.abort()
+    bench.answer(0)
+    bench.producer.fails["commit"] = FENCED
+    with pytest.raises(Aborted):
+        bench.works.commit()
+    bench.works.ensure_producer()
+    assert bench.cluster.calls.count("init") == 2
+    assert bench.clock.allowed == [3.0, 3.0, 3.0, 3.0], "abort, offsets, commit, a new producer"
+
+
+def test_a_commit_has_what_sending_the_offsets_left_of_its_time() -> None:
+    bench = Bench()
+    bench.answer(0)
+    bench.time_left = 3.0
+    bench.clock.allowed.clear()
+
+    def slow(name: str) -> None:
+        bench.clock.at += 2.0 * (name == "offsets")
+
+    bench.cluster.on_call = slow
+    assert bench.works.commit()
+    assert bench.clock.allowed == [3.0, 1.0]
+
+
+def test_the_broker_keeps_a_note_with_each_offset() -> None:
+    bench = Bench()
+    bench.answer(4)
+    bench.answer(7, partition=1)
+    bench.works.commit(lambda partition: f"of {partition}")
+    assert bench.cluster.offsets == [[(0, 5, "of 0"), (1, 8, "of 1")]]
+
+
+@pytest.mark.parametrize("mode", ["exactly_once", "at_least_once"])
+def test_a_member_that_joined_again_commits_nothing_that_it_read_before(mode: str) -> None:
+    """Thrown out and joined again under another id, without being told that partitions were lost."""
+    bench = Bench(delivery=mode)
     bench.works.assigned([0, 1])
     bench.answer(0)
     bench.member.member = "worker-2"
     with pytest.raises(Aborted, match="thrown this worker out"):
         bench.works.commit()
     assert "offsets" not in bench.cluster.calls
+    assert bench.member.committed == []
     assert bench.count("aborts", "thrown_out") == 1
+
+
+@pytest.mark.parametrize("told", ["", "worker-9"], ids=["nobody", "another than its metadata name"])
+def test_who_is_no_member_of_the_group_sends_no_offsets(told: str) -> None:
+    """A broker takes those of a transaction that names no member from anybody, whoever has the partitions."""
+    bench = Bench()
+    bench.answer(0)
+    bench.member.memberid = lambda: told  # type: ignore[method-assign]
+    with pytest.raises(Aborted, match="thrown this worker out"):
+        bench.works.commit()
+    assert "offsets" not in bench.cluster.calls
+
+
+def test_at_least_once_commits_what_was_delivered_and_nothing_else() -> None:
+    bench = Bench(delivery="at_least_once")
+    bench.answer(0)
+    assert bench.works.commit()
+    bench.answer(1)
+    bench.producer.refuse(KafkaError._MSG_TIMED_OUT)
+    with pytest.raises(Aborted, match="predictions was not delivered"):
+        bench.works.commit()
+    assert bench.member.committed == [(0, 1)]
 
 
 def test_a_member_for_which_an_old_request_joined_commits_nothing_that_it_read_before() -> None:

@@ -180,7 +180,8 @@ class Loop:
         self.intake = ScriptedIntake(self.stop, frames)
         self.delivery = Noted()
         self.answering = SlowAnswering(self.delivery.produced)
-        self.worker = Worker(SETTINGS, "w-1", self.answering, Metrics(max_batch=8), self.stop)
+        self.metrics = Metrics(max_batch=8)
+        self.worker = Worker(SETTINGS, "w-1", self.answering, self.metrics, self.stop)
         self.intake.is_done = lambda: self.answering.begun
         self.worker._intake.close()
         self.worker._intake = cast(Intake, self.intake)
@@ -192,6 +193,9 @@ class Loop:
         finally:
             self.answering.released.set()
             self.answering.thread.close()
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, labels)
 
 
 def test_a_batch_whose_partitions_all_stay_goes_on_through_a_rebalance() -> None:
@@ -225,6 +229,21 @@ def test_partitions_that_are_lost_take_the_whole_batch_with_them() -> None:
     loop.run()
     assert (loop.delivery.produced, loop.delivery.committed) == ([], {})
     assert loop.intake.rewinds == 1
+    assert loop.metric("layercache_transactions_total", result="aborted") == 1
+
+
+def test_frames_in_flight_are_counted_as_held_through_a_rebalance() -> None:
+    """Else large frames would be fetched on top of them, past what the worker may hold."""
+    loop = Loop(frame(0, 0, b"12345"), frame(0, 1, b"678"))
+    held: list[int] = []
+
+    def meanwhile() -> None:
+        loop.worker.revoked({1}, kept={0})
+        held.append(loop.worker._held.bytes)
+
+    loop.intake.meanwhile = meanwhile
+    loop.run()
+    assert held == [8], "the one that went is still being answered"
 
 
 @pytest.mark.parametrize("is_revoked", [False, True], ids=["assigned", "revoked"])
