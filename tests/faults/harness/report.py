@@ -52,6 +52,12 @@ What earlier runs found, and what became of it; each has a test of its own or a 
   same. Workers now notice it. And where a leader's epoch had risen before, no frame more was read until the workers
   were started again, since librdkafka keeps the old topic's epochs: workers now read the new one by another client
   (`tests/integration/test_topic_made_anew.py`).
+- *Transactions that hung until the next outage* after all connections had broken at once: librdkafka waits for a
+  coordinator that it dropped when it bootstrapped anew. Transactional producers no longer do
+  (`tests/integration/test_lost_connections.py`).
+- *50 to 82 s without an answer on a partition* of three busy brokers: whoever took over from a worker that had ended
+  took the next 128 frames one by one, in case that one of them ends processes, 0.4 s each, and others waited behind.
+  Now they are taken by micro-batches first ([exactly once](exactly-once.md#frames-that-break-things)).
 - *Workers that a header name ended*: one that is not UTF-8 was left out as it should be until the interpreter had made
   the call quicker, after some hundred frames, and lost sight of the binding's error
   (`tests/stream/test_record_headers.py`).
