@@ -232,6 +232,18 @@ def test_partitions_that_are_lost_take_the_whole_batch_with_them() -> None:
     assert loop.metric("layercache_transactions_total", result="aborted") == 1
 
 
+def test_the_group_hears_of_a_worker_that_goes_back_before_it_waits_for_a_producer() -> None:
+    loop = Loop(frame(0, 0))
+    calls: list[str] = []
+    abort, keep_membership = loop.delivery.abort, loop.intake.keep_membership
+    loop.delivery.abort = lambda: calls.append("abort") or abort()  # type: ignore
+    loop.intake.keep_membership = lambda: calls.append("heard of") or keep_membership()  # type: ignore
+    loop.delivery.ensure_producer = lambda: calls.append("producer")  # type: ignore[method-assign]
+    loop.worker._needs_rewind = True
+    loop.run()
+    assert calls[:3] == ["abort", "heard of", "producer"]
+
+
 def test_frames_in_flight_are_counted_as_held_through_a_rebalance() -> None:
     """Else large frames would be fetched on top of them, past what the worker may hold."""
     loop = Loop(frame(0, 0, b"12345"), frame(0, 1, b"678"))
