@@ -19,6 +19,7 @@ from confluent_kafka.admin import AdminClient
 
 from tests.support.kafka_proxy import KafkaProxy
 from tests.support.ports import free_ports
+from tests.support.topics import partitions_of
 
 _START_DEADLINE_S = 180.0
 _HOST = "localhost"
@@ -288,7 +289,7 @@ class KafkaCluster:
     def leaders(self, topic: str) -> Iterator[KafkaNode]:
         """The node that leads each partition of ``topic``, by partition."""
         client = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
-        partitions = client.list_topics(topic, timeout=10).topics[topic].partitions
+        partitions = partitions_of(topic, client)
         for number in sorted(partitions):
             yield self.nodes[partitions[number].leader - 1]
 

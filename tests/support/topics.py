@@ -2,10 +2,13 @@
 
 import uuid
 
+from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._metadata import PartitionMetadata
 from confluent_kafka.cimpl import NewTopic
 
 from schemas.settings import Topics
+from tests.support.waiting import wait_until
 
 
 def create_topics(bootstrap_servers: str, topics: Topics) -> Topics:
@@ -21,6 +24,18 @@ def create_topics(bootstrap_servers: str, topics: Topics) -> Topics:
     for created in client.create_topics(wanted, operation_timeout=30).values():
         created.result(30)
     return topics
+
+
+def partitions_of(topic: str, client: AdminClient | Consumer) -> dict[int, PartitionMetadata]:
+    """The partitions of a topic that was created, perhaps just now: a broker hears of it after who created it."""
+    found: dict[int, PartitionMetadata] = {}
+
+    def is_known() -> bool:
+        found.update(client.list_topics(topic, timeout=30).topics[topic].partitions)
+        return bool(found)
+
+    wait_until(is_known, f"the broker knows {topic}")
+    return found
 
 
 def unique_topics(partitions: int = 2) -> Topics:

@@ -17,6 +17,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, Topic
 
 from schemas.prediction import Prediction, decoder
 from schemas.settings import Settings
+from tests.support.topics import partitions_of
 from tests.support.trainer_process import as_toml
 from tests.support.waiting import wait_until
 
@@ -128,8 +129,8 @@ class Reader:
             }
         )
         # No group: a member that a slow machine throws out would begin anew, and see everything twice.
-        partitions = self._consumer.list_topics(topic, timeout=30).topics[topic].partitions
-        self._consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in partitions])
+        numbers = partitions_of(topic, self._consumer)
+        self._consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in numbers])
         self.messages: list[Message] = []
 
     def read(self, seconds: float = 0.2) -> None:
