@@ -77,6 +77,7 @@ def test_a_service_is_bounded_watched_and_has_no_rights(name: str) -> None:
 
 
 def test_workers_can_be_many() -> None:
+    assert "/readyz" in str(SERVICES["worker"]["healthcheck"]["test"])  # who waits for them waits for their partitions
     assert "ports" not in SERVICES["worker"]  # two could not have the same one
     assert "container_name" not in SERVICES["worker"]
 

@@ -250,3 +250,12 @@ def test_log_lines_off_a_terminal_are_plain_and_timed() -> None:
 logging.getLogger('stream.worker').info('up'); logging.getLogger('stream.worker').debug('unseen')"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO stream\.worker: up\n", done.stderr)
+
+
+def test_a_worker_that_did_not_finish_ends_without_waiting_for_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr("stream.service.run", lambda settings: 3)
+    monkeypatch.setattr(common, "end_on_sigterm", lambda: None)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    CliRunner().invoke(app, ["worker"])
+    assert ended == [3]

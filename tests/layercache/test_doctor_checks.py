@@ -7,9 +7,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from prometheus_client import CollectorRegistry
 
-from layercache.doctor import machine, store
+from layercache.doctor import groups, machine, store
 from layercache.doctor.checks import Area, Finding, within
 from schemas.settings import Settings, Store, Trainer, Worker
 from stream import health
@@ -126,3 +127,8 @@ def test_a_store_of_an_unknown_kind_is_an_error_that_says_what_to_use() -> None:
     assert (found.state, found.check) == ("error", "reach")
     assert "file://, s3://" in found.fix
     assert "secret" not in found.found + found.fix
+
+
+def test_the_models_in_the_group_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "_guarded", lambda check, look: iter([groups.AREA.ok(check, "")]))
+    assert "models" in [one.check for one in groups.check(Settings())]

@@ -1,5 +1,6 @@
 """One prediction or one dead letter for each frame, whatever is in it; none for frames that others answer by now."""
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence, Set
 from types import SimpleNamespace
 from typing import Any, cast
@@ -90,6 +91,12 @@ class Collected:
             prediction.decoder.decode(value or b"").offset for topic, value, _ in self.records if topic == "predictions"
         ]
 
+    def workers(self) -> set[str | None]:
+        """Who says that it answered."""
+        return {
+            prediction.decoder.decode(value or b"").worker for topic, value, _ in self.records if topic == "predictions"
+        }
+
     def refused(self) -> list[tuple[int, str]]:
         """Offsets of the dead letters, and why."""
         told = [DeadLetterHeaders.read(headers) for topic, _, headers in self.records if topic == "frames.dlq"]
@@ -132,6 +139,7 @@ def frames(*values: bytes, partition: int = 0) -> list[Frame]:
 def test_each_frame_is_answered_in_order_whatever_the_model_makes_of_it(answering: ModelAnswering) -> None:
     sent = answer(answering, frames(b"", b"poison", b"", b"broken", b"nan", b"", b"poison"))
     assert sent.predicted() == [0, 2, 5]
+    assert sent.workers() == {"w-1"}
     assert sent.refused() == [(1, "model-failed"), (3, "corrupt"), (4, "not-finite"), (6, "model-failed")]
     assert sent.taught() == [0, 2, 5], "what has no answer teaches nothing"
 
@@ -192,3 +200,17 @@ def test_a_dead_letter_that_its_topic_does_not_take_goes_without_its_value(answe
     assert values(50_000) == [None]
     assert values(49_000, too_large=49_000) == [None], "the broker refused as large a one, whatever it said before"
     assert values(20_000) == [b"broken".ljust(20_000)]
+
+
+def test_duties_are_done_while_pictures_are_waited_for(answering: ModelAnswering) -> None:
+    released = threading.Event()
+    answering._pool = DecodePool(1, lambda one: picture("green") if released.wait(20) else picture("red"))
+    delivery = Collected()
+
+    def duties() -> float:
+        released.set()
+        return 60.0
+
+    answering.answer(answering.submit(frames(b"")), cast(Delivery, delivery), duties, False, set())
+    answering._pool.close()
+    assert [prediction.decoder.decode(value or b"").class_name for _, value, _ in delivery.records[:1]] == ["green"]

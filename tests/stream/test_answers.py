@@ -1,5 +1,8 @@
 """What is sent says what the engine answered."""
 
+import dataclasses
+
+import msgspec
 import numpy as np
 import pytest
 
@@ -126,3 +129,22 @@ def test_the_whole_path_without_kafka(traced: TracedModel) -> None:
         assert audited == micro_batch(50, 0.3).audits.tolist()
         with pytest.raises(DecodeError):
             worker.answer(exits, [(b"no picture", None)])
+
+
+def test_a_record_says_of_which_topic_its_positions_are(traced: TracedModel) -> None:
+    frames = [msgspec.structs.replace(frame(0), topic_id="a-cluster/new")]
+    (record,) = records(MicroBatch.of(frames, [Decoded(picture("red"), 0.0)], 1.0), Engine(traced))
+    assert record.header.topic_id == "a-cluster/new"
+
+
+def test_what_the_trainer_would_refuse_teaches_nothing(traced: TracedModel) -> None:
+    """Minus infinity gives a probability, zero, and so an answer; but there is nothing to learn from it."""
+    batch = micro_batch(3, audit_rate=1.0)
+    answers = Engine(traced).run(batch.pictures, batch.audits)
+    logits = answers.logits.copy()
+    logits[1, 0] = -np.inf
+    found = DistillationWriter("f00d", "me", 10**7).record(
+        batch, dataclasses.replace(answers, logits=logits), Engine(traced)
+    )
+    assert found is not None
+    assert found.offset.tolist() == [0, 2]

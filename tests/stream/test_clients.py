@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from schemas.settings import Kafka, Settings, Worker
 from stream.clients import consumer_config, is_hopeless, is_replaced, long_running, poll_budget_s, worker_config
+from stream.intake import Habits
 
 
 @pytest.mark.parametrize(("session_ms", "heartbeat_ms"), [(2_000, 500), (45_000, 3_000)])
@@ -68,3 +69,13 @@ def test_a_replaced_static_member_has_nothing_to_wait_for() -> None:
     assert is_replaced(fenced)
     assert not is_replaced(KafkaError(KafkaError._FATAL, "something else"))
     assert not is_hopeless(KafkaError(KafkaError._MAX_POLL_EXCEEDED))
+
+
+def test_only_a_static_member_must_be_forgotten() -> None:
+    own: Worker = Worker(worker_id="w-0", static_membership=True)
+    short = Kafka(consumer_options={"session.timeout.ms": 6_000})
+    found = [
+        Habits.of(worker_config(settings)).static_session_s
+        for settings in (Settings(), Settings(worker=own), Settings(worker=own, kafka=short))
+    ]
+    assert found == [0.0, 45.0, 6.0]

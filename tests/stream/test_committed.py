@@ -8,7 +8,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition, Uuid
 from confluent_kafka.admin import AdminClient
 
-from schemas.settings import Settings
+from schemas.settings import Kafka, Settings
 from stream.clients import ClientFactory
 from stream.committed import Answer, AskedBeside, stamp
 
@@ -158,3 +158,15 @@ def test_what_is_no_error_of_kafkas_is_not_swallowed() -> None:
     asked.ask(1, [0])
     with pytest.raises(KeyError):
         list(asked.answers())
+
+
+def test_who_asks_takes_no_members_name() -> None:
+    made: list[Any] = []
+
+    def consumer(config: object) -> Consumer:
+        made.append(config)
+        return cast(Consumer, Client())
+
+    factory = ClientFactory(consumer=consumer, admin=lambda _: cast(AdminClient, Client()))
+    AskedBeside(Settings(kafka=Kafka(consumer_options={"group.instance.id": "w-0"})), cast(Any, Clock()), factory)
+    assert "group.instance.id" not in made[0]

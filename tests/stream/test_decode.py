@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from early_exit.machine import MachineFailed
 from early_exit.preprocessing import Preprocessing
 from schemas.dead_letter import Reason
 from stream.decode import DecodeError, Limits, decode_frame
@@ -254,3 +255,12 @@ def test_any_damage_gives_a_picture_or_a_reason(kind: str, data: st.DataObject) 
 def test_any_truncation_gives_a_reason(kind: str, share: float) -> None:
     value = ENCODED[kind]
     reason(value[: int(len(value) * share)])
+
+
+def test_where_there_is_no_memory_no_frame_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(*_: object, **__: object) -> torch.Tensor:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("stream.decode.decode_jpeg", decode)
+    with pytest.raises(MachineFailed, match="no memory to decode a frame of"):
+        decode_frame(ENCODED["JPEG"], None, RGB, LIMITS)

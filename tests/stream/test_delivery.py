@@ -46,8 +46,10 @@ def test_a_full_queue_is_waited_for_no_longer_than_the_group_waits() -> None:
     delivery = delivery_to_nowhere(time_left=lambda: 0.2)
     delivery.produce("predictions", b"1")
     delivery.produce("predictions", b"2")
+    began = time.monotonic()
     with pytest.raises(Aborted, match="queue stays full"):
         delivery.produce("predictions", b"3")
+    assert time.monotonic() - began < 5
     assert delivery.due_in(time.monotonic()) is None
     # The next frame gets a producer that has room again.
     delivery.produce("predictions", b"1")
@@ -57,8 +59,10 @@ def test_a_commit_ends_with_the_groups_patience() -> None:
     delivery = delivery_to_nowhere(time_left=lambda: 0.2)
     delivery.produce("predictions", b"1")
     delivery.answered("frames", 0, 0)
+    began = time.monotonic()
     with pytest.raises(Aborted, match="1 records are not delivered"):
         delivery.commit()
+    assert time.monotonic() - began < 5
     assert delivery.due_in(time.monotonic()) is None
 
 

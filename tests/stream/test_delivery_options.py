@@ -92,7 +92,10 @@ def test_the_clients_own_section_wins_and_is_named(tmp_path: Path) -> None:
         assert refused.source == source
 
 
-def test_a_worker_ends_before_it_loads_its_model_and_names_all(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_worker_ends_before_it_loads_its_model_and_names_all(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "load", lambda model: pytest.fail("it is loaded"))
     options: Options = {"isolation.level": "read_uncommitted", "acks": 1}
     assert service.run(Settings(kafka=Kafka(options=options))) == service.FAILED
     [line] = caplog.messages

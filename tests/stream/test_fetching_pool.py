@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from early_exit.machine import MachineFailed
 from early_exit.preprocessing import Preprocessing
 from schemas.dead_letter import Reason
 from schemas.frame import FrameHeaders
@@ -189,3 +190,18 @@ def test_frames_that_were_dropped_are_not_fetched(tmp_path: Path) -> None:
     assert all(isinstance(one.decoded().picture, Tensor) for one in again)
     assert [path.rpartition("/")[2] for path in asked] == ["a", "d", "e"]
     pool.close()
+
+
+def test_where_there_is_no_memory_for_a_picture_its_frame_is_not_blamed(
+    refer: Callable[..., Frame], tmp_path: Path
+) -> None:
+    def decode(frame: Frame) -> Tensor:
+        raise MachineFailed("no memory")
+
+    pool = FetchingPool(1, decode, Fetcher(References(prefixes={f"file://{tmp_path}/": {}}), MOST), 10_000)
+    try:
+        (arrived,) = pool.submit([refer("red", b"red")])
+        with pytest.raises(MachineFailed, match="no memory"):
+            arrived.chunk.result(20)
+    finally:
+        pool.close()

@@ -405,3 +405,8 @@ def test_others_join_again_at_once(session_s: float, must_leave: bool) -> None:
     member.intake.rejoin(must_leave)
     member.fetch()
     assert member.client.is_subscribed
+
+
+def test_where_the_poll_interval_is_short_life_is_shown_more_often() -> None:
+    assert reading(poll_budget_s=2.0).intake.keep_membership() == 0.5
+    assert reading(poll_budget_s=150.0).intake.keep_membership() == 1.0

@@ -1,5 +1,6 @@
 """Workers of different models that share a group see each other."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,3 +46,18 @@ def test_new_partitions_are_noticed_within_seconds() -> None:
     assert consumer_config(Settings(), "group")["topic.metadata.refresh.interval.ms"] == 10_000
     rare = Settings(kafka=Kafka(options={"topic.metadata.refresh.interval.ms": 60_000}))
     assert consumer_config(rare, "group")["topic.metadata.refresh.interval.ms"] == 60_000
+
+
+def test_who_joins_beside_another_model_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    members = [SimpleNamespace(client_id=client_id(model, "w")) for model in (OLD, NEW)]
+    found = [SimpleNamespace(id="layercache", members=members)]
+    client = SimpleNamespace(list_groups=lambda group, timeout: found)
+    monkeypatch.setattr("stream.members.admin_client", lambda settings: client)
+    check = GroupCheck(Settings(), NEW, lambda: True)
+    assert check.look() == ["3f9a52c1e0b7"]
+    assert "has workers of another model, 3f9a52c1e0b7, beside this one's, 81c0ffee0011" in caplog.text
+    caplog.clear()
+    del members[0]
+    assert (check.look(), caplog.text) == ([], "")

@@ -359,3 +359,13 @@ def test_whatever_happens_each_frame_is_answered_once_and_in_order(seed: int) ->
 def whole(answered: Sequence[int], end: int) -> Iterable[int]:
     """From the first frame that was answered to the last one that there is."""
     return range(answered[0], end) if answered else ()
+
+
+def test_the_end_that_was_told_first_of_a_log_says_nothing_of_the_one_that_begins_again() -> None:
+    positions = Positions(from_end=True)
+    positions.assigned([0])
+    start = positions.told(positions.question()[0], 0, Told(None, 0, 100))
+    assert start is not None and start.offset == 100
+    positions.begin_again([0])
+    start = positions.told(positions.question()[0], 0, Told(None, 0, 3))
+    assert start is not None and start.offset == 3

@@ -5,6 +5,9 @@ import gc
 import pytest
 from confluent_kafka import Consumer, Message, TopicPartition
 
+from layercache.dashboard.frames import picture_bytes
+from layercache.dashboard.thumbnails import NoPicture
+from layercache.demo.readings import _complaint
 from schemas.dead_letter import Reason, headers
 from stream.frames import frames_of
 from stream.record_headers import headers_of
@@ -21,7 +24,7 @@ LOOKS_LIKE_IT: Headers = [("<NULL>", b"(<NULL>"), ("ce_id", b"looks-like-it")]
 RECORDS = [HARMLESS, IN_THE_MIDST, NOTHING_ELSE, LOOKS_LIKE_IT]
 
 
-def consumed(records: list[Headers]) -> list[Message]:
+def consumed(records: list[Headers], value: bytes = b"picture") -> list[Message]:
     """Records with these headers as a consumer returns them, by way of librdkafka's mock of a cluster."""
     consumer = Consumer({"test.mock.num.brokers": 1, "bootstrap.servers": "mock", "group.id": "g", "log_level": 0})
     found: list[Message] = []
@@ -32,7 +35,7 @@ def consumed(records: list[Headers]) -> list[Message]:
 
     try:
         (broker,) = consumer.list_topics(TOPIC, timeout=10).brokers.values()
-        publish_with_headers(f"{broker.host}:{broker.port}", TOPIC, b"picture", records)
+        publish_with_headers(f"{broker.host}:{broker.port}", TOPIC, value, records)
         consumer.assign([TopicPartition(TOPIC, 0, 0)])
         wait_until(all_there, "all records are consumed")
     finally:
@@ -76,3 +79,12 @@ def test_it_makes_no_difference_how_often_headers_have_been_looked_at() -> None:
     assert [list(headers_of(message)) for message in messages] == expected
     messages = consumed([*[HARMLESS] * 50, *[IN_THE_MIDST, HARMLESS] * 50])
     assert [list(frame.raw_headers) for frame in frames_of(TOPIC, messages)] == expected
+
+
+def test_the_dashboard_and_the_demo_read_such_records() -> None:
+    away: Headers = [("ce_dataref", b"s3://cameras/1.jpg"), (NotUtf8("x"), b"1")]
+    letter: Headers = [*headers(Reason.CORRUPT, "its end is missing", "frames", 3, 17), (NotUtf8("x"), b"1")]
+    claim, dead = consumed([away, letter], b"")
+    with pytest.raises(NoPicture, match="lies elsewhere"):
+        picture_bytes(claim)
+    assert _complaint(dead) == "frame ? was not answered (corrupt): its end is missing"

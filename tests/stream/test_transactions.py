@@ -1,7 +1,9 @@
 """Transactions with a producer that answers from memory: when it is used again, when not, and who is told."""
 
+import gc
 import logging
 import struct
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, cast
@@ -11,7 +13,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from schemas.settings import Kafka, Settings, Worker
 from stream.clients import ClientFactory, Config, KafkaUnusable
+from stream.kafka_log import LEVEL
 from stream.metrics import Metrics
+from stream.outlet import Outlet
 from stream.transactions import Aborted, Delivery, delivery
 
 FENCED = KafkaError(KafkaError._FENCED, "fenced by a newer instance", fatal=True)
@@ -455,3 +459,48 @@ def test_a_commit_resets_that_count_and_tells_when_it_was() -> None:
     assert bench.works.commit()
     assert bench.metrics.registry.get_sample_value("layercache_last_commit_timestamp_seconds")
     assert not bench.works.commit(), "there is nothing"
+
+
+def test_at_least_once_a_topic_that_refuses_a_record_ends_the_worker_by_name() -> None:
+    bench = Bench(delivery="at_least_once")
+    bench.answer(0)
+    bench.producer.refuse(KafkaError.INVALID_RECORD)
+    with pytest.raises(KafkaUnusable, match=r"topic predictions refuses a record.*cleanup\.policy"):
+        bench.works.commit()
+    assert bench.member.committed == []
+
+
+def test_a_record_that_the_producer_does_not_take_names_its_topic() -> None:
+    bench = Bench()
+    bench.producer.fails["produce"] = KafkaError(KafkaError.MSG_SIZE_TOO_LARGE)
+    with pytest.raises(KafkaUnusable, match=r"a record for topic predictions is larger than message\.max\.bytes"):
+        bench.answer(0)
+
+
+def test_another_client_is_the_one_that_commits() -> None:
+    bench = Bench(delivery="at_least_once")
+    bench.works.assigned([0])
+    another = Member()
+    bench.works.rejoins(cast(Consumer, another))
+    bench.answer(4)
+    assert bench.works.commit()
+    assert (another.committed, bench.member.committed) == ([(0, 5)], [])
+
+
+def test_people_hear_what_a_producer_says(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    assert bench.producer.config["log_level"] == LEVEL
+    bench.producer.config["logger"].log(logging.WARNING, "%s [%s] %s", "REQTMOUT", "p", "a request timed out")
+    assert caplog.messages == ["Kafka: a request timed out"]
+
+
+def test_no_circle_holds_a_producer() -> None:
+    """Python's collector would end it, on whatever thread, and that waits for librdkafka's own."""
+    outlet = Outlet(FakeCluster().producer, {"transactional.id": "one"}, {})
+    held = weakref.ref(outlet)
+    gc.disable()
+    try:
+        del outlet
+        assert held() is None
+    finally:
+        gc.enable()

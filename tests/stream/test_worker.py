@@ -6,12 +6,17 @@ from concurrent.futures import Future
 from typing import Any, cast
 
 import pytest
+from confluent_kafka import Consumer, Producer
+from confluent_kafka.admin import AdminClient
 
 from schemas.settings import Kafka, Settings
+from stream.clients import ClientFactory, Config
 from stream.decode import Unanswerable
 from stream.delivery import Aborted, Delivery
 from stream.frames import Arrived, Decoded, Frame
 from stream.intake import Intake
+from stream.kafka_log import LEVEL, KafkaLog
+from stream.members import named_clients
 from stream.metrics import Metrics
 from stream.patience import SideThread
 from stream.stopping import Stop
@@ -58,7 +63,7 @@ class ScriptedIntake:
         self.rejoins += must_leave
 
     def lags(self) -> dict[int, int]:
-        return {}
+        return {0: 7}
 
     def offset_metadata(self, began: int = 0) -> str:
         return str(began)
@@ -75,6 +80,8 @@ class Noted:
         self.produced: list[tuple[int, int]] = []
         self.committed: dict[int, int] = {}
         self.misses_a_generation = False
+        self.rebalances: list[set[int]] = []
+        self.client: object = None
         #: for each commit, by partition: the offset and its note
         self.commits: list[dict[int, tuple[int, int]]] = []
         self.fails = False
@@ -83,7 +90,11 @@ class Noted:
     def answered(self, topic: str, partition: int, offset: int, frames: int = 1) -> None:
         self.open[partition] = offset
 
-    def assigned(self, partitions: Iterable[int] = ()) -> None: ...
+    def assigned(self, partitions: Iterable[int] = ()) -> None:
+        self.rebalances.append(set(partitions))
+
+    def rejoins(self, consumer: object) -> None:
+        self.client = consumer
 
     def has_missed_a_generation(self) -> bool:
         return self.misses_a_generation
@@ -284,12 +295,13 @@ def test_a_worker_that_shall_stop_waits_for_a_slow_batch_no_longer_than_its_pati
 
 
 def stuck(loop: Loop) -> Any:
-    """The duties are done for ever; the second time the worker has been told to stop."""
+    """The duties are done again and again; the second time the worker has been told to stop."""
 
     def run(call: object, duties: Callable[[], float]) -> None:
-        while True:
+        for _ in range(1_000):
             duties()
             loop.stop.set()
+        raise AssertionError("it waits for ever")
 
     return run
 
@@ -385,3 +397,60 @@ def test_who_hands_a_partition_over_takes_its_note_back() -> None:
     loop.intake.meanwhile = lambda: loop.worker.revoked({1}, kept=set())
     loop.run()
     assert loop.delivery.commits[:3] == [{0: (5, 1)}, {1: (9, 1)}, {1: (9, 0)}]
+
+
+def test_the_workers_clients_are_what_its_intake_and_people_need() -> None:
+    """Whatever the user's options say, which are still heard where they are about something else."""
+    options: Any = {"auto.offset.reset": "latest", "enable.partition.eof": False}
+    kafka = Kafka(bootstrap_servers="localhost:1", consumer_options=options)
+    made: list[tuple[str, Config]] = []
+
+    def remembered(kind: Any) -> Any:
+        def make(config: Config) -> Any:
+            made.append((kind.__name__, config))
+            return kind(config)
+
+        return make
+
+    clients = ClientFactory(remembered(Consumer), remembered(Producer), remembered(AdminClient))
+    settings = SETTINGS.model_copy(update={"kafka": kafka})
+    answering = SlowAnswering([])
+    worker = Worker(settings, "w-1", answering, Metrics(max_batch=8), Stop(), clients=named_clients("me", clients))
+    worker._delivery.close()
+    worker._intake.close()
+    answering.thread.close()
+    assert sorted(kind for kind, _ in made) == ["AdminClient", "Consumer", "Consumer", "Producer"]
+    assert {config["client.id"] for _, config in made} == {"me"}
+    (reader,) = [config for kind, config in made if kind == "Consumer" and "logger" in config]
+    assert (reader["auto.offset.reset"], reader["enable.partition.eof"]) == ("earliest", True)
+    assert (reader["log_level"], type(reader["logger"])) == (LEVEL, KafkaLog)
+    assert worker._delivery._time_left == worker._intake.time_left
+
+
+def test_its_delivery_hears_of_every_rebalance_and_of_another_client() -> None:
+    """By these it knows as whom it commits."""
+    loop = Loop()
+    loop.worker.assigned({0, 1}, kept=set())
+    loop.worker.revoked({1}, kept={0})
+    assert loop.delivery.rebalances == [{0, 1}, set()]
+    client = cast(Consumer, object())
+    loop.worker.rejoins(client)
+    assert loop.delivery.client is client
+
+
+def test_frames_that_wait_go_with_their_partition() -> None:
+    """Those that wait to be taken with care, and those that are being decoded."""
+    loop = Loop()
+    for partition in (0, 1):
+        loop.worker.begins(partition, 5, 1, takes_over=True)
+    loop.worker._take_in([frame(5, 0), frame(5, 1), frame(5, 2), frame(5, 3)])
+    loop.worker.revoked({0, 2}, kept={1, 3})
+    loop.intake.is_done = lambda: len(loop.delivery.produced) >= 2
+    loop.run()
+    assert sorted(loop.delivery.produced) == [(1, 5), (3, 5)]
+
+
+def test_lag_is_told_of_each_partition() -> None:
+    loop = Loop(frame(0, 0))
+    loop.run()
+    assert loop.metric("layercache_consumer_lag", topic="frames", partition="0") == 7

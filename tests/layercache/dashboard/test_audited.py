@@ -13,7 +13,13 @@ from tests.cache_training.builders import record
 
 
 def audits(
-    count: int, wrong: int, version: str | None = "v1", first: int = 0, key: int = 0, exits: tuple[str, ...] = ("a",)
+    count: int,
+    wrong: int,
+    version: str | None = "v1",
+    first: int = 0,
+    key: int = 0,
+    exits: tuple[str, ...] = ("a",),
+    topic_id: str = "",
 ) -> DistillationBatch:
     """Of classes 0, 1, 2 in turn; the first ``wrong`` of them would have been answered otherwise."""
     labels = np.arange(count) % 3
@@ -24,6 +30,7 @@ def audits(
         version=version,
         exits=exits,
         first_offset=first,
+        topic_id=topic_id,
         live_label=live,
         keys=np.full(count, key, np.int64),
         timestamp_ms=np.full(count, 1_000, np.int64),
@@ -102,3 +109,8 @@ def test_only_the_latest_versions_are_kept() -> None:
         tally.add(audits(1, 0, f"v{number}", first=number))
     assert tally.of("m", "v0").normal.audits == 0
     assert tally.of("m", "v19").normal.audits == 1
+
+
+def test_audits_of_a_topic_that_was_made_anew_are_others_at_the_same_positions() -> None:
+    tally = AuditTally(block_s=10)
+    assert [tally.add(audits(10, 1, topic_id=name)) for name in ("old", "old", "new")] == [(10, 1), (0, 0), (10, 1)]
