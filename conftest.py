@@ -14,12 +14,14 @@ _ROOT = Path(__file__).parent
 
 @cache
 def _names() -> dict[str, object]:
-    from early_exit import cuts, models  # torch takes seconds, and most runs need no examples
-    from early_exit.heads import build_head, load_heads, tensor_names
-    from schemas.manifest import Exit, HeadSpec, Manifest
-    from schemas.settings import Model
+    from layercache.early_exit.cutting import cuts
+    from layercache.early_exit.heads.families import build_head
+    from layercache.early_exit.heads.loading import load_heads, tensor_names
+    from layercache.early_exit.model import loading  # torch takes seconds, and most runs need no examples
+    from layercache.schemas.manifest import Exit, HeadSpec, Manifest
+    from layercache.schemas.settings import Model
 
-    traced = cuts.trace(models.load(Model(spec=f"{_ROOT}/examples/fashion_mnist.py:build")))
+    traced = cuts.trace(loading.load(Model(spec=f"{_ROOT}/examples/fashion_mnist.py:build")))
     spec = HeadSpec(family="pooled", features=traced.cut("layer2").shape, classes=10)
     exit_ = Exit(cut="layer2", head=spec, temperature=1.0, threshold=0.0, flops_share=0.48, time_share=0.5)
     manifest = Manifest(

@@ -2,8 +2,9 @@
 
     python -m benchmarks.drift
 
-drives :class:`early_exit.drift.DriftDetector` over seeded streams of audits and writes ``drift.json`` and ``drift.md``
-into ``docs/benchmarks``. Beside it stand two other tests, to show what mixing over starting times is worth.
+drives :class:`layercache.early_exit.drift.DriftDetector` over seeded streams of audits and writes ``drift.json`` and
+``drift.md`` into ``docs/benchmarks``. Beside it stand two other tests, to show what mixing over starting times is
+worth.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta
 
-from early_exit.drift import DriftDetector
+from layercache.early_exit.drift import DriftDetector
 
 Bools = npt.NDArray[np.bool_]
 Risks = npt.NDArray[np.float64]
@@ -227,7 +228,7 @@ def markdown(found: Report) -> str:
     lines = [
         "# The drift test",
         "",
-        "`python -m benchmarks.drift` ran `early_exit.drift.DriftDetector` over seeded streams of audits.",
+        "`python -m benchmarks.drift` ran `layercache.early_exit.drift.DriftDetector` over seeded streams of audits.",
         "",
         "## False alarms",
         "",

@@ -19,16 +19,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from benchmarks.paper_data import BACKBONES, open_task
-from benchmarks.paper_latency import compare, plain, race, serving
-from early_exit import cuts, models
-from early_exit.costs import TimeTable, expected_ms, measure_times
-from early_exit.cuts import TracedModel
-from early_exit.engine import Engine
-from early_exit.heads import CacheHeads, build_head, fuse
-from early_exit.memory import keep_freed_memory
-from schemas.manifest import Exit, HeadSpec, Manifest
-from schemas.settings import Model
+from benchmarks.paper.data import BACKBONES, open_task
+from benchmarks.paper.latency import compare, plain, race, serving
+from layercache.early_exit.cutting import cuts
+from layercache.early_exit.cutting.costs import TimeTable, expected_ms, measure_times
+from layercache.early_exit.cutting.cuts import TracedModel
+from layercache.early_exit.engine import Engine
+from layercache.early_exit.heads.families import build_head, fuse
+from layercache.early_exit.heads.loading import CacheHeads
+from layercache.early_exit.memory import keep_freed_memory
+from layercache.early_exit.model import loading
+from layercache.schemas.manifest import Exit, HeadSpec, Manifest
+from layercache.schemas.settings import Model
 
 _BATCHES = (1, 8, 32)
 _NEVER = 2.0  # no score is above 1
@@ -65,7 +67,7 @@ def _open(name: str, data: Path | None, count: int) -> tuple[TracedModel, Tensor
     if name in BACKBONES:
         task = open_task(name, data, count)
         return task.traced, task.frames
-    traced = cuts.trace(models.load(Model(spec=name)), 5)
+    traced = cuts.trace(loading.load(Model(spec=name)), 5)
     preprocessing = traced.classifier.preprocessing
     shape = (count, preprocessing.channels, *preprocessing.size)
     return traced, torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -18,15 +18,16 @@ import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
-from cache_training.trainer import OnlineTrainer
-from early_exit import cuts, models
-from early_exit.cuts import TracedModel
-from early_exit.engine import Engine
-from early_exit.heads import load_heads
-from early_exit.policy import draw_audits
-from early_exit.store import HeadStore
-from schemas.distillation import DistillationBatch, DistillationHeader
-from schemas.settings import Model, Promise, Trainer
+from layercache.cache_training.trainer import OnlineTrainer
+from layercache.early_exit.cutting import cuts
+from layercache.early_exit.cutting.cuts import TracedModel
+from layercache.early_exit.engine import Engine
+from layercache.early_exit.heads.loading import load_heads
+from layercache.early_exit.model import loading
+from layercache.early_exit.policy import draw_audits
+from layercache.early_exit.store.head_store import HeadStore
+from layercache.schemas.distillation import DistillationBatch, DistillationHeader
+from layercache.schemas.settings import Model, Promise, Trainer
 
 _BATCH = 32
 
@@ -58,7 +59,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
-    traced = cuts.trace(models.load(Model(spec=options.model)), options.max_cuts)
+    traced = cuts.trace(loading.load(Model(spec=options.model)), options.max_cuts)
     frames = read(options.frames, traced)[: options.limit]
     full = Engine(traced)
     truth = np.concatenate([full.run(part, np.ones(len(part), np.bool_)).labels for part in frames.split(_BATCH)])

@@ -26,23 +26,23 @@ import torch
 from confluent_kafka import Consumer, Message, Producer
 from torch import Tensor, nn
 
-from early_exit.cuts import TracedModel, trace
-from early_exit.engine import Answers, Engine
-from early_exit.models import Classifier
-from early_exit.preprocessing import Preprocessing
-from early_exit.store import Live
-from schemas.manifest import Manifest
-from schemas.settings import Kafka, Settings, Topics, Worker
-from stream.answering import ModelAnswering
-from stream.clients import consumer_config, producer_config
-from stream.frames import DecodePool
-from stream.garbage import collect_seldom
-from stream.heads_watch import HeadWatch, Serving
-from stream.metrics import Metrics
-from stream.stopping import Stop
-from stream.worker import Worker as WorkerLoop
-from tests.support.kafka_home import KafkaNode
-from tests.support.topics import create_topics
+from layercache.early_exit.cutting.cuts import TracedModel, trace
+from layercache.early_exit.engine import Answers, Engine
+from layercache.early_exit.model.loading import Classifier
+from layercache.early_exit.model.preprocessing import Preprocessing
+from layercache.early_exit.store.head_store import Live
+from layercache.schemas.manifest import Manifest
+from layercache.schemas.settings import Kafka, Settings, Topics, Worker
+from layercache.stream.frames.decode_pool import DecodePool
+from layercache.stream.kafka.clients import consumer_config, producer_config
+from layercache.stream.worker.answering.answering import ModelAnswering
+from layercache.stream.worker.answering.heads_watch import HeadWatch, Serving
+from layercache.stream.worker.garbage import collect_seldom
+from layercache.stream.worker.loop import Worker as WorkerLoop
+from layercache.stream.worker.metrics import Metrics
+from layercache.stream.worker.stopping import Stop
+from testbed.apache_kafka import KafkaNode
+from testbed.topics import create_topics
 
 #: Without a model to wait for, a larger micro-batch only saves calls.
 MAX_BATCH = 4_096

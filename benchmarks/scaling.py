@@ -16,13 +16,13 @@ from statistics import median
 
 import msgspec
 
-from benchmarks import pipeline_heads
-from benchmarks.pipeline import broker
-from benchmarks.pipeline_load import Load
-from benchmarks.pipeline_measure import WHOLE, Session
-from benchmarks.pipeline_numbers import expected_per_s, frames_for
-from benchmarks.pipeline_report import machine, made_by
-from benchmarks.pipeline_systems import BATCHED, EXACTLY_ONCE, ROOT, Ours
+from benchmarks.pipeline import heads
+from benchmarks.pipeline.__main__ import broker
+from benchmarks.pipeline.load import Load
+from benchmarks.pipeline.measure import WHOLE, Session
+from benchmarks.pipeline.numbers import expected_per_s, frames_for
+from benchmarks.pipeline.report import machine, made_by
+from benchmarks.pipeline.systems import BATCHED, EXACTLY_ONCE, ROOT, Ours
 
 COUNTS = (1, 2, 4)
 #: The loads under which lag is watched, in shares of what one worker alone can do.
@@ -137,7 +137,7 @@ how far it scales. A partition has one worker at most, so there are no rows with
 
 def run(options: argparse.Namespace, servers: str, folder: Path) -> list[Scaled]:
     """All numbers of workers, in turns; the first says what one worker can do."""
-    load = Load(pipeline_heads.MODEL, pipeline_heads.served_pictures(), "image/webp")
+    load = Load(heads.MODEL, heads.served_pictures(), "image/webp")
     runs: dict[tuple[int, int], list[Scaled]] = {}
     one_per_s = expected_per_s(SYSTEM.expected_per_s, load.frame_bytes)
     for repetition in range(options.repetitions):

@@ -189,8 +189,8 @@ def measure() -> Costs:
     import torch
     import torchvision
 
-    from early_exit.preprocessing import Preprocessing
-    from stream.decode import Limits, decode_frame
+    from layercache.early_exit.model.preprocessing import Preprocessing
+    from layercache.stream.frames.decoding import Limits, decode_frame
 
     torch.set_num_threads(1)
     fit = Preprocessing(size=(224, 224), mean=(0.5,) * 3, std=(0.2,) * 3, resize=256)

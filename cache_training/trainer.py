@@ -11,21 +11,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cache_training.audits import Intake, Windows
-from cache_training.certifier import Certifier
-from cache_training.choosing import Choice, Scored, calibrated, choose, worths
-from cache_training.frames import Frames
-from cache_training.learner import Learner
-from cache_training.published import Published
-from cache_training.tally import Count
-from early_exit.cuts import TracedModel
-from early_exit.engine import Engine
-from early_exit.heads import load_heads
-from early_exit.store import HeadStore
-from schemas.distillation import DistillationBatch
-from schemas.manifest import Manifest
-from schemas.settings import Promise
-from schemas.settings import Trainer as TrainerSettings
+from layercache.cache_training.certifying.audit_tally import Count
+from layercache.cache_training.certifying.audits import Intake, Windows
+from layercache.cache_training.certifying.certifier import Certifier
+from layercache.cache_training.certifying.choosing import Choice, Scored, calibrated, choose, worths
+from layercache.cache_training.certifying.live_version import Published
+from layercache.cache_training.learning.kept_frames import Frames
+from layercache.cache_training.learning.learner import Learner
+from layercache.early_exit.cutting.cuts import TracedModel
+from layercache.early_exit.engine import Engine
+from layercache.early_exit.heads.loading import load_heads
+from layercache.early_exit.store.head_store import HeadStore
+from layercache.schemas.distillation import DistillationBatch
+from layercache.schemas.manifest import Manifest
+from layercache.schemas.settings import Promise
+from layercache.schemas.settings import Trainer as TrainerSettings
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class OnlineTrainer:
 
     Give it records by :meth:`ingest`, and time by :meth:`work`; without records there is nothing to do:
 
-    >>> from early_exit.cuts import trace
+    >>> from layercache.early_exit.cutting.cuts import trace
     >>> settings = TrainerSettings(ring_mb=8, replay_mb=8)
     >>> one_cut = trace(traced.classifier, max_proposed=1)
     >>> trainer = OnlineTrainer(one_cut, HeadStore("memory://trainer", "fashion-mnist"), Promise(), settings)

@@ -6,15 +6,17 @@ says who is audited, :mod:`engine` runs micro-batches, :mod:`drift` watches them
 
 Examples here run on the demo's classifier, from the repository's root:
 
->>> from early_exit import cuts, models
->>> from early_exit.engine import Engine
->>> from schemas.settings import Model
->>> traced = cuts.trace(models.load(Model(spec="examples/fashion_mnist.py:build")))
+>>> from layercache.early_exit.cutting import cuts
+>>> from layercache.early_exit.model import loading
+>>> from layercache.early_exit.engine import Engine
+>>> from layercache.schemas.settings import Model
+>>> traced = cuts.trace(loading.load(Model(spec="examples/fashion_mnist.py:build")))
 >>> [cut.name for cut in traced.proposed]
 ['relu', 'layer1', 'layer2', 'layer3']
 
-``heads`` are one version of heads for it, with one exit, at ``layer2`` (:func:`early_exit.heads.load_heads` says how
-they are made), which has learnt nothing and lets every frame go:
+``heads`` are one version of heads for it, with one exit, at ``layer2``
+(:func:`layercache.early_exit.heads.loading.load_heads` says how they are made), which has learnt nothing and lets
+every frame go:
 
 >>> heads.manifest.exits[0].cut
 'layer2'

@@ -11,11 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from early_exit.costs import fair_clock
-from early_exit.cuts import TracedModel
-from early_exit.heads import CacheHeads
-from early_exit.memory import forget_generated_sources
-from schemas.manifest import Certificate
+from layercache.early_exit.cutting.costs import fair_clock
+from layercache.early_exit.cutting.cuts import TracedModel
+from layercache.early_exit.heads.loading import CacheHeads
+from layercache.early_exit.memory import forget_generated_sources
+from layercache.schemas.manifest import Certificate
 
 #: How much a new time moves the running mean of a segment's times.
 _TIME_WEIGHT = 0.1
@@ -90,8 +90,8 @@ class Engine:
     thresholds for overload :meth:`overloaded` gives the engine that answers by them; what either would have said, both
     report alike, so that whoever watches the exits never mixes their budgets.
 
-    Raises :class:`early_exit.cuts.CutError` where the heads' cuts are not the model's. Heads of
-    :func:`early_exit.heads.load_heads` fit.
+    Raises :class:`layercache.early_exit.cutting.cuts.CutError` where the heads' cuts are not the model's. Heads of
+    :func:`layercache.early_exit.heads.loading.load_heads` fit.
 
     >>> frames = torch.zeros(3, 1, 28, 28, dtype=torch.uint8)
     >>> answers = Engine(traced, heads).run(frames, audits=np.array([False, True, False]))

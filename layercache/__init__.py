@@ -22,22 +22,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cache_training.trainer import Progress as Progress
-    from early_exit.blobs import StoreError as StoreError
-    from early_exit.cuts import Cut as Cut
-    from early_exit.cuts import CutError as CutError
-    from early_exit.cuts import TracedModel as TracedModel
-    from early_exit.cuts import trace as trace
-    from early_exit.engine import Answers as Answers
-    from early_exit.engine import Engine as Engine
-    from early_exit.heads import CacheHeads as CacheHeads
-    from early_exit.heads import load_heads as load_heads
-    from early_exit.models import Classifier as Classifier
-    from early_exit.models import load as load_model
-    from early_exit.preprocessing import Preprocessing as Preprocessing
-    from early_exit.store import HeadStore as HeadStore
-    from early_exit.store import open_store as open_store
-    from early_exit.weights import ModelError as ModelError
     from layercache.api.answers import ModelAnswer as ModelAnswer
     from layercache.api.answers import ModelAnswers as ModelAnswers
     from layercache.api.async_client import AsyncClient as AsyncClient
@@ -49,56 +33,72 @@ if TYPE_CHECKING:
     from layercache.api.model import Statistics as Statistics
     from layercache.api.publishing import PublishError as PublishError
     from layercache.api.training import OnlineTrainer as OnlineTrainer
-    from schemas.manifest import Manifest as Manifest
-    from schemas.prediction import Prediction as Prediction
-    from schemas.settings import Promise as Promise
-    from schemas.settings import Settings as Settings
-    from schemas.settings import Store as StoreSettings
-    from schemas.settings import Trainer as TrainerSettings
-    from schemas.settings import load as load_settings
-    from stream.clients import KafkaUnusable as KafkaUnusable
-    from stream.decode import DecodeError as DecodeError
-    from stream.watch import DeadLetter as DeadLetter
+    from layercache.cache_training.trainer import Progress as Progress
+    from layercache.early_exit.cutting.cuts import Cut as Cut
+    from layercache.early_exit.cutting.cuts import CutError as CutError
+    from layercache.early_exit.cutting.cuts import TracedModel as TracedModel
+    from layercache.early_exit.cutting.cuts import trace as trace
+    from layercache.early_exit.engine import Answers as Answers
+    from layercache.early_exit.engine import Engine as Engine
+    from layercache.early_exit.heads.loading import CacheHeads as CacheHeads
+    from layercache.early_exit.heads.loading import load_heads as load_heads
+    from layercache.early_exit.model.loading import Classifier as Classifier
+    from layercache.early_exit.model.loading import load as load_model
+    from layercache.early_exit.model.preprocessing import Preprocessing as Preprocessing
+    from layercache.early_exit.model.weights import ModelError as ModelError
+    from layercache.early_exit.store.blobs import StoreError as StoreError
+    from layercache.early_exit.store.head_store import HeadStore as HeadStore
+    from layercache.early_exit.store.head_store import open_store as open_store
+    from layercache.schemas.manifest import Manifest as Manifest
+    from layercache.schemas.prediction import Prediction as Prediction
+    from layercache.schemas.settings import Promise as Promise
+    from layercache.schemas.settings import Settings as Settings
+    from layercache.schemas.settings import Store as StoreSettings
+    from layercache.schemas.settings import Trainer as TrainerSettings
+    from layercache.schemas.settings import load as load_settings
+    from layercache.stream.frames.decoding import DecodeError as DecodeError
+    from layercache.stream.kafka.clients import KafkaUnusable as KafkaUnusable
+    from layercache.stream.watching import DeadLetter as DeadLetter
 
 #: Where each public name lives: module and, where it has another name there, that.
 _PUBLIC = {
-    "Answers": "early_exit.engine",
+    "Answers": "layercache.early_exit.engine",
     "AsyncClient": "layercache.api.async_client",
     "AsyncFollowing": "layercache.api.async_client",
-    "CacheHeads": "early_exit.heads",
-    "Classifier": "early_exit.models",
+    "CacheHeads": "layercache.early_exit.heads.loading",
+    "Classifier": "layercache.early_exit.model.loading",
     "Client": "layercache.api.client",
-    "Cut": "early_exit.cuts",
-    "CutError": "early_exit.cuts",
-    "DeadLetter": "stream.watch",
+    "Cut": "layercache.early_exit.cutting.cuts",
+    "CutError": "layercache.early_exit.cutting.cuts",
+    "DeadLetter": "layercache.stream.watching",
     "DeadLetterError": "layercache.api.following",
-    "DecodeError": "stream.decode",
+    "DecodeError": "layercache.stream.frames.decoding",
     "EarlyExitModel": "layercache.api.model",
-    "Engine": "early_exit.engine",
+    "Engine": "layercache.early_exit.engine",
     "Following": "layercache.api.following",
-    "HeadStore": "early_exit.store",
-    "KafkaUnusable": "stream.clients",
-    "Manifest": "schemas.manifest",
+    "HeadStore": "layercache.early_exit.store.head_store",
+    "KafkaUnusable": "layercache.stream.kafka.clients",
+    "Manifest": "layercache.schemas.manifest",
     "ModelAnswer": "layercache.api.answers",
     "ModelAnswers": "layercache.api.answers",
-    "ModelError": "early_exit.weights",
+    "ModelError": "layercache.early_exit.model.weights",
     "OnlineTrainer": "layercache.api.training",
-    "Prediction": "schemas.prediction",
-    "Preprocessing": "early_exit.preprocessing",
-    "Progress": "cache_training.trainer",
-    "Promise": "schemas.settings",
+    "Prediction": "layercache.schemas.prediction",
+    "Preprocessing": "layercache.early_exit.model.preprocessing",
+    "Progress": "layercache.cache_training.trainer",
+    "Promise": "layercache.schemas.settings",
     "PublishError": "layercache.api.publishing",
-    "Settings": "schemas.settings",
+    "Settings": "layercache.schemas.settings",
     "Statistics": "layercache.api.model",
-    "StoreError": "early_exit.blobs",
-    "StoreSettings": "schemas.settings:Store",
-    "TracedModel": "early_exit.cuts",
-    "TrainerSettings": "schemas.settings:Trainer",
-    "load_heads": "early_exit.heads",
-    "load_model": "early_exit.models:load",
-    "load_settings": "schemas.settings:load",
-    "open_store": "early_exit.store",
-    "trace": "early_exit.cuts",
+    "StoreError": "layercache.early_exit.store.blobs",
+    "StoreSettings": "layercache.schemas.settings:Store",
+    "TracedModel": "layercache.early_exit.cutting.cuts",
+    "TrainerSettings": "layercache.schemas.settings:Trainer",
+    "load_heads": "layercache.early_exit.heads.loading",
+    "load_model": "layercache.early_exit.model.loading:load",
+    "load_settings": "layercache.schemas.settings:load",
+    "open_store": "layercache.early_exit.store.head_store",
+    "trace": "layercache.early_exit.cutting.cuts",
 }
 
 __all__ = [

@@ -35,7 +35,7 @@ class BrokerError(RuntimeError):
 class EmbeddedBroker:
     """A broker on a free port of this machine, for as long as the ``with`` block runs.
 
-    >>> from schemas.settings import load
+    >>> from layercache.schemas.settings import load
     >>> with EmbeddedBroker() as broker:
     ...     settings = load(overrides={"kafka": {"bootstrap_servers": broker.bootstrap_servers}})
     >>> settings.kafka.bootstrap_servers == broker.bootstrap_servers

@@ -172,7 +172,7 @@ def decode(data: bytes) -> Manifest:
 
     >>> decode(b'{"format": 2, "cuts": []}')
     Traceback (most recent call last):
-    schemas.manifest.LaterFormat: of format 2, this version reads format 1
+    layercache.schemas.manifest.LaterFormat: of format 2, this version reads format 1
     """
     try:
         return decoder.decode(data)

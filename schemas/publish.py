@@ -1,4 +1,4 @@
-"""Writes the published JSON Schemas, ``python -m schemas.publish``: one file a type under ``schemas/json``.
+"""Writes the published JSON Schemas, ``python -m layercache.schemas.publish``: one file a type under ``schemas/json``.
 
 The types are the source; the files are for readers in other languages, and a test keeps them in step.
 """
@@ -12,12 +12,12 @@ from typing import Any
 
 import msgspec
 
-from schemas.dead_letter import DeadLetterHeaders
-from schemas.distillation import DistillationHeader
-from schemas.frame import FrameHeaders
-from schemas.manifest import Manifest, Pin
-from schemas.prediction import Prediction
-from schemas.settings import Settings
+from layercache.schemas.dead_letter import DeadLetterHeaders
+from layercache.schemas.distillation import DistillationHeader
+from layercache.schemas.frame import FrameHeaders
+from layercache.schemas.manifest import Manifest, Pin
+from layercache.schemas.prediction import Prediction
+from layercache.schemas.settings import Settings
 
 FOLDER = Path(__file__).parent / "json"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

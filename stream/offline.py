@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from time import perf_counter
 
-from early_exit.cuts import TracedModel
-from early_exit.engine import Engine
-from schemas.frame import FrameHeaders
-from schemas.settings import Worker
-from stream.answers import DistillationWriter, MicroBatch, PredictionWriter
-from stream.decode import DecodeError, Limits
-from stream.frames import Arrived, DecodePool, Frame, decoder
+from layercache.early_exit.cutting.cuts import TracedModel
+from layercache.early_exit.engine import Engine
+from layercache.schemas.frame import FrameHeaders
+from layercache.schemas.settings import Worker
+from layercache.stream.frames.decode_pool import Arrived, DecodePool, decoder
+from layercache.stream.frames.decoding import DecodeError, Limits
+from layercache.stream.frames.frame import Frame
+from layercache.stream.worker.answering.records import DistillationWriter, MicroBatch, PredictionWriter
 
 #: Micro-batches that are decoded ahead of the engine.
 _AHEAD = 2
@@ -54,7 +55,7 @@ class OfflineWorker:
         """One encoded prediction for each picture (bytes, content type), in order, in batches of ``max_batch``.
 
         Positions decide about audits: picture i is taken to stand at ``first_offset`` + i. Raises
-        :class:`stream.decode.DecodeError` for a picture that a worker would make a dead letter.
+        :class:`layercache.stream.frames.decoding.DecodeError` for a picture that a worker would make a dead letter.
         """
         frames = (
             Frame(topic, partition, first_offset + index, 0, None, value, FrameHeaders(content_type=kind).as_kafka())

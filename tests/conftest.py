@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from layercache.broker import SESSION_TIMEOUT_MS, EmbeddedBroker
-from schemas.settings import Kafka, Topics
+from layercache.schemas.settings import Kafka, Topics
+from testbed.apache_kafka import KafkaNode, Place
+from testbed.kafka_proxy import KafkaProxy
+from testbed.topics import create_topics, unique_topics
 from tests.support import tiny_model as tiny
-from tests.support.kafka_home import KafkaNode, Place
-from tests.support.kafka_proxy import KafkaProxy
 from tests.support.require import missing
-from tests.support.topics import create_topics, unique_topics
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from schemas.publish import documents
+from layercache.schemas.publish import documents
 
 _ASYNCAPI = Path(__file__).parents[2] / "schemas" / "asyncapi.yaml"
 

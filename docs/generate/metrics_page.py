@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
 
-from cache_training.metrics import TrainerMetrics
-from stream.metrics import Metrics
+from layercache.cache_training.service.metrics import TrainerMetrics
+from layercache.stream.worker.metrics import Metrics
 
 _HEAD = """# Metrics
 

@@ -3,7 +3,7 @@
 from itertools import groupby
 
 from layercache.cli.settings import Row, rows
-from schemas.settings import Settings
+from layercache.schemas.settings import Settings
 
 _HEAD = """# Settings
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from schemas.distillation import DistillationBatch
+from layercache.schemas.distillation import DistillationBatch
 
 
 @dataclass(frozen=True)

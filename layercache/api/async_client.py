@@ -12,9 +12,9 @@ from typing import Any, Generic, Self, TypeVar
 from layercache.api.client import PATIENCE_S, Client
 from layercache.api.following import DeadLetter, Following
 from layercache.api.values import Sendable
-from schemas.prediction import Prediction
-from schemas.settings import Settings
-from stream.patience import Deadline
+from layercache.schemas.prediction import Prediction
+from layercache.schemas.settings import Settings
+from layercache.stream.kafka.waiting import Deadline
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

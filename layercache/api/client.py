@@ -12,11 +12,11 @@ from typing import Self
 from layercache.api.following import Answers, DeadLetter, Following, read_prediction
 from layercache.api.publishing import Publisher, PublishError, frame_headers
 from layercache.api.values import Sendable, encoded
-from schemas.prediction import Prediction
-from schemas.settings import Settings, load
-from stream.patience import Deadline
-from stream.publish import PARTING_S
-from stream.watch import read_dead_letter
+from layercache.schemas.prediction import Prediction
+from layercache.schemas.settings import Settings, load
+from layercache.stream.kafka.waiting import Deadline
+from layercache.stream.publishing.publisher import PARTING_S
+from layercache.stream.watching import read_dead_letter
 
 #: How long a call waits for room, and :meth:`Client.close` for what is queued, where nobody says.
 PATIENCE_S = 60.0
@@ -33,7 +33,7 @@ class Client:
 
     >>> import numpy as np
     >>> from layercache.broker import EmbeddedBroker
-    >>> from stream.topics import create
+    >>> from layercache.stream.kafka.topics import create
     >>> with EmbeddedBroker() as broker:
     ...     _ = create(load(overrides={"kafka": {"bootstrap_servers": broker.bootstrap_servers}}))
     ...     with Client(broker.bootstrap_servers) as client:
@@ -231,7 +231,7 @@ class Client:
 
 
 def _settings(where: str | Settings | None, options: Mapping[str, str | int | float | bool] | None) -> Settings:
-    """Raises what :func:`schemas.settings.load` does."""
+    """Raises what :func:`layercache.schemas.settings.load` does."""
     if isinstance(where, Settings):
         kafka = where.kafka.model_copy(update={"options": where.kafka.options | dict(options or {})})
         return where.model_copy(update={"kafka": kafka})

@@ -10,10 +10,10 @@ from typing import Generic, Self, TypeVar
 import msgspec
 from confluent_kafka import Message
 
-from schemas.prediction import Prediction, decoder
-from schemas.settings import Settings
-from stream.clients import KafkaUnusable
-from stream.watch import DeadLetter, follow, read_dead_letter
+from layercache.schemas.prediction import Prediction, decoder
+from layercache.schemas.settings import Settings
+from layercache.stream.kafka.clients import KafkaUnusable
+from layercache.stream.watching import DeadLetter, follow, read_dead_letter
 
 log = logging.getLogger(__name__)
 

@@ -11,21 +11,22 @@ from typing import Literal, Self
 import numpy as np
 from torch import Tensor, nn
 
-from early_exit import cuts, models
-from early_exit.engine import Answers, Engine
-from early_exit.models import Classifier
-from early_exit.policy import draw_audits
-from early_exit.preprocessing import Preprocessing
-from early_exit.store import HeadStore, Live, open_store
 from layercache.api.answers import ModelAnswers
 from layercache.api.pictures import Picture, batched
-from schemas.distillation import DistillationBatch
-from schemas.manifest import Manifest
-from schemas.prediction import FULL
-from schemas.settings import Model, Promise, Settings, Store
-from stream.answers import DistillationWriter, MicroBatch
-from stream.frames import Frame
-from stream.heads_watch import ExitGuard, HeadWatch, flops_shares
+from layercache.early_exit.cutting import cuts
+from layercache.early_exit.engine import Answers, Engine
+from layercache.early_exit.model import loading
+from layercache.early_exit.model.loading import Classifier
+from layercache.early_exit.model.preprocessing import Preprocessing
+from layercache.early_exit.policy import draw_audits
+from layercache.early_exit.store.head_store import HeadStore, Live, open_store
+from layercache.schemas.distillation import DistillationBatch
+from layercache.schemas.manifest import Manifest
+from layercache.schemas.prediction import FULL
+from layercache.schemas.settings import Model, Promise, Settings, Store
+from layercache.stream.frames.frame import Frame
+from layercache.stream.worker.answering.heads_watch import ExitGuard, HeadWatch, flops_shares
+from layercache.stream.worker.answering.records import DistillationWriter, MicroBatch
 
 #: Whose picture it is, a camera's name: near-copies of one key are told apart from independent frames by it.
 Key = str | bytes
@@ -75,8 +76,9 @@ class EarlyExitModel:
     Positions are counted here from 0, under ``stream``, a name that is drawn anew for each model that is made: give one
     only together with your own ``first_position``, where a stream goes on, since no two frames may share a position.
 
-    Calls from several threads take turns. Raises :class:`~early_exit.models.ModelError` for a module that is no
-    classifier of such pictures, :class:`~early_exit.cuts.CutError` for one that cannot be cut.
+    Calls from several threads take turns. Raises :class:`~layercache.early_exit.model.loading.ModelError` for a module
+    that is no classifier of such pictures, :class:`~layercache.early_exit.cutting.cuts.CutError` for one that cannot
+    be cut.
 
     >>> import torch
     >>> from torch.nn import Conv2d, Flatten, Linear, ReLU, Sequential
@@ -115,7 +117,7 @@ class EarlyExitModel:
         elif preprocessing is None:
             raise ValueError("a module needs its preprocessing: Preprocessing(size=(224, 224), mean=(…), std=(…))")
         else:
-            self.classifier = models.of_module(module, preprocessing, classes, name=name, device=device, dtype=dtype)
+            self.classifier = loading.of_module(module, preprocessing, classes, name=name, device=device, dtype=dtype)
         self.promise = promise or Promise()
         self.traced = cuts.trace(self.classifier)
         self.store = self._opened(store)
@@ -152,13 +154,13 @@ class EarlyExitModel:
         >>> model.classes[:2], model.exits
         (('t-shirt', 'trouser'), ())
         """
-        return cls(models.load(Model(spec=spec, weights=weights)), store=store, promise=promise, refresh_s=refresh_s)
+        return cls(loading.load(Model(spec=spec, weights=weights)), store=store, promise=promise, refresh_s=refresh_s)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """Of the model, store and promise that workers of these settings have, in the same mode."""
         return cls(
-            models.load(settings.model),
+            loading.load(settings.model),
             store=settings.store,
             promise=settings.promise,
             mode=settings.worker.mode,

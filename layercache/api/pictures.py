@@ -10,10 +10,10 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from early_exit.preprocessing import Preprocessing
 from layercache.api.values import Array, check_pixels
-from schemas.settings import Worker
-from stream.decode import Limits, channels_first, decode_frame, from_pillow
+from layercache.early_exit.model.preprocessing import Preprocessing
+from layercache.schemas.settings import Worker
+from layercache.stream.frames.decoding import Limits, channels_first, decode_frame, from_pillow
 
 #: One picture: encoded, the path of a file, Pillow's, an array H x W (x 3), or a tensor ``[C, H, W]``, both uint8.
 Picture = bytes | str | os.PathLike[str] | PIL.Image.Image | Array | Tensor
@@ -25,8 +25,8 @@ _LIMITS = Limits.of(Worker())
 def fitted(picture: Picture, preprocessing: Preprocessing) -> Tensor:
     """A picture as the model takes it: uint8 ``[C, h, w]``, resized and cropped.
 
-    Raises ``ValueError`` (for encoded ones its subclass :class:`stream.decode.DecodeError`) where it is no picture,
-    ``OSError`` where there is no such file.
+    Raises ``ValueError`` (for encoded ones its subclass :class:`layercache.stream.frames.decoding.DecodeError`) where
+    it is no picture, ``OSError`` where there is no such file.
 
     >>> grey = Preprocessing(size=(8, 8), mean=(0.5,), std=(0.5,))
     >>> fitted(PIL.Image.new("RGB", (32, 16)), grey).shape, fitted(np.zeros((9, 9), np.uint8), grey).shape

@@ -7,12 +7,12 @@ from datetime import datetime
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from schemas.frame import FrameHeaders
-from schemas.settings import Settings
-from stream.clients import RECORD_SLACK_BYTES, KafkaUnusable, Troubles, producer_config
-from stream.publish import DELIVERY_TIMEOUT_MS
-from stream.reach import cluster, connect, partitions_of
-from stream.sources import rfc3339
+from layercache.schemas.frame import FrameHeaders
+from layercache.schemas.settings import Settings
+from layercache.stream.kafka.clients import RECORD_SLACK_BYTES, KafkaUnusable, Troubles, producer_config
+from layercache.stream.kafka.reach import cluster, connect, partitions_of
+from layercache.stream.publishing.publisher import DELIVERY_TIMEOUT_MS
+from layercache.stream.publishing.sources import rfc3339
 
 _POLL_S = 0.1
 #: How soon a full queue of librdkafka is asked again.

@@ -4,15 +4,15 @@ import queue
 from pathlib import Path
 from typing import Self
 
-from cache_training import trainer as core
-from cache_training.state import Checkpoints
-from cache_training.thread import TrainingThread
-from cache_training.trainer import Progress
-from early_exit import cuts
-from early_exit.store import HeadStore, model_folder
 from layercache.api.answers import ModelAnswers
 from layercache.api.model import EarlyExitModel
-from schemas.settings import Trainer as TrainerSettings
+from layercache.cache_training import trainer as core
+from layercache.cache_training.service.state import Checkpoints
+from layercache.cache_training.service.thread import TrainingThread
+from layercache.cache_training.trainer import Progress
+from layercache.early_exit.cutting import cuts
+from layercache.early_exit.store.head_store import HeadStore, model_folder
+from layercache.schemas.settings import Trainer as TrainerSettings
 
 #: Records between the loop and the thread. A record is a call of the model, of one frame perhaps; the inbox bounds what
 #: they may take up together.
@@ -50,8 +50,8 @@ class OnlineTrainer:
     ) -> None:
         """``store``: where to publish, by default the model's own.
 
-        Raises ``ValueError`` where there is none, :class:`~early_exit.store.StoreError` where it cannot be written to,
-        and ``OSError`` for a ``state_dir`` that cannot.
+        Raises ``ValueError`` where there is none, :class:`~layercache.early_exit.store.head_store.StoreError` where it
+        cannot be written to, and ``OSError`` for a ``state_dir`` that cannot.
         """
         store = store or model.store
         if store is None:
@@ -114,7 +114,7 @@ class OnlineTrainer:
         """Learns for about ``seconds``, then chooses and certifies where that is due; the version it published, if any.
 
         That is then in force in the model at once. Certifying takes its own time, seconds on a slow machine. Raises
-        :class:`~early_exit.store.StoreError` where the store fails: the next step tries again.
+        :class:`~layercache.early_exit.store.head_store.StoreError` where the store fails: the next step tries again.
         """
         if self._thread.ident is not None:
             raise RuntimeError("it learns in a thread of its own: there is nothing to step")

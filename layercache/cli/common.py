@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from layercache.cli.redaction import Formatter, hide, redacted
+from layercache.presenting.redaction import Formatter, hide, redacted
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-    from schemas.settings import Settings
+    from layercache.schemas.settings import Settings
 
 OK, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -66,7 +66,7 @@ def load_settings(config: Path | None = None, **overrides: Mapping[str, Any]) ->
     from pydantic import ValidationError
     from pydantic_settings import SettingsError
 
-    from schemas import settings
+    from layercache.schemas import settings
 
     given = {
         section: {name: value for name, value in options.items() if value is not None}
@@ -124,8 +124,7 @@ def set_up_logging(verbose: bool) -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for room in ("layercache", "stream", "early_exit", "cache_training"):
-        logging.getLogger(room).setLevel(logging.DEBUG if verbose else logging.INFO)
+    logging.getLogger("layercache").setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
 def _refuse_unknown_sections(sections: tuple[str, ...]) -> None:

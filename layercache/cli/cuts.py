@@ -9,8 +9,8 @@ import typer
 from layercache.cli import common
 
 if TYPE_CHECKING:
-    from early_exit.costs import CostTable
-    from early_exit.layouts import Layout
+    from layercache.early_exit.cutting.costs import CostTable
+    from layercache.early_exit.cutting.layouts import Layout
 
 
 #: A pipe has no width of its own, and names should be whole.
@@ -44,11 +44,12 @@ def command(
         config,
         model={"spec": model, "weights": weights, "metadata": metadata, "device": device, "dtype": dtype},
     )
-    from early_exit import costs, cuts, models
+    from layercache.early_exit.cutting import costs, cuts
+    from layercache.early_exit.model import loading
 
     try:
-        traced = cuts.trace(models.load(settings.model), settings.trainer.max_cuts)
-    except (models.ModelError, cuts.CutError) as error:
+        traced = cuts.trace(loading.load(settings.model), settings.trainer.max_cuts)
+    except (loading.ModelError, cuts.CutError) as error:
         common.fail(f"error: {error}", common.WRONG_USAGE)
     table = costs.cost_table(traced)
     layouts: dict[str, Layout] = {cut.name: cut.layout for cut in traced.cuts}

@@ -44,10 +44,10 @@ def command(
     from rich.markdown import Markdown
 
     from layercache.demo.beside import has_display
-    from layercache.demo.frames import FramesError
     from layercache.demo.run import FolderInUse, Options, run
     from layercache.demo.settings import AssetsMissing, find_assets
     from layercache.demo.view import View
+    from layercache.measuring.labelled_frames import FramesError
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup

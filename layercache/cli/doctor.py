@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from layercache.cli import common
-from layercache.cli.redaction import redacted
+from layercache.presenting.redaction import redacted
 
 if TYPE_CHECKING:
     from layercache.doctor.checks import Finding

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from layercache.cli import common, heads_view
+from layercache.cli import common
+from layercache.presenting import heads_view
 
 if TYPE_CHECKING:
-    from early_exit.store import HeadStore
+    from layercache.early_exit.store.head_store import HeadStore
 
 app = typer.Typer(no_args_is_help=True, help="Lists versions of heads; says which of them workers shall use.")
 
@@ -187,12 +188,12 @@ def _store(config: Any, model: Any, weights: Any, metadata: Any, store_url: Any)
         model={"spec": model, "weights": weights, "metadata": metadata, "device": "cpu"},
         store={"url": store_url},
     )
-    from early_exit import models
-    from early_exit.store import open_store
+    from layercache.early_exit.model import loading
+    from layercache.early_exit.store.head_store import open_store
 
     try:
-        classifier = models.load(settings.model)
-    except models.ModelError as error:
+        classifier = loading.load(settings.model)
+    except loading.ModelError as error:
         common.fail(f"error: {error}", common.WRONG_USAGE)
     if settings.model.spec.startswith("torchvision:") and settings.model.weights is None:
         # Its weights would be random: the heads of a model that nobody serves, and an order that nobody obeys.

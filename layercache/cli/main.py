@@ -16,7 +16,6 @@ from layercache.cli import (
     heads,
     profile,
     publish,
-    redaction,
     report,
     settings,
     topics,
@@ -24,6 +23,7 @@ from layercache.cli import (
     watch,
     worker,
 )
+from layercache.presenting import redaction
 
 ROOMS = ("schemas", "early_exit", "stream", "cache_training", "layercache")
 

@@ -9,9 +9,9 @@ import typer
 from layercache.cli import common
 
 if TYPE_CHECKING:
-    from early_exit.cuts import TracedModel
-    from early_exit.heads import CacheHeads
-    from schemas.settings import Settings
+    from layercache.early_exit.cutting.cuts import TracedModel
+    from layercache.early_exit.heads.loading import CacheHeads
+    from layercache.schemas.settings import Settings
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -67,15 +67,16 @@ def command(
     )
     import torch
 
-    from early_exit import cuts, models
-    from early_exit.memory import keep_freed_memory
+    from layercache.early_exit.cutting import cuts
+    from layercache.early_exit.memory import keep_freed_memory
+    from layercache.early_exit.model import loading
 
     keep_freed_memory()
     if settings.worker.torch_threads is not None:
         torch.set_num_threads(settings.worker.torch_threads)
     try:
-        traced = cuts.trace(models.load(settings.model), settings.trainer.max_cuts)
-    except (models.ModelError, cuts.CutError) as error:
+        traced = cuts.trace(loading.load(settings.model), settings.trainer.max_cuts)
+    except (loading.ModelError, cuts.CutError) as error:
         common.fail(f"error: {error}", common.WRONG_USAGE)
     measured = measure(traced, _live_heads(settings, traced), tuple(sorted(set(batch or BATCHES))))
     typer.echo(json.dumps(_as_json(measured), indent=2)) if as_json else _print(measured)
@@ -87,7 +88,7 @@ def measure(traced: "TracedModel", heads: "CacheHeads | None", batches: tuple[in
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from early_exit.costs import measure_times
+    from layercache.early_exit.cutting.costs import measure_times
 
     exits = heads.manifest.exits if heads else ()
     names = [exit_.cut for exit_ in exits] or [cut.name for cut in traced.proposed]
@@ -110,8 +111,8 @@ def measure(traced: "TracedModel", heads: "CacheHeads | None", batches: tuple[in
 
 def _live_heads(settings: "Settings", traced: "TracedModel") -> "CacheHeads | None":
     """The heads that workers use; None where there are none, or every exit is closed."""
-    from early_exit.heads import load_heads
-    from early_exit.store import open_store
+    from layercache.early_exit.heads.loading import load_heads
+    from layercache.early_exit.store.head_store import open_store
 
     classifier = traced.classifier
     store = open_store(settings.store, classifier.name, classifier.fingerprint)

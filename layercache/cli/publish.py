@@ -9,9 +9,9 @@ import typer
 from layercache.cli import common
 
 if TYPE_CHECKING:
-    from schemas.settings import Settings
-    from stream.publish import Counts
-    from stream.sources import Source
+    from layercache.schemas.settings import Settings
+    from layercache.stream.publishing.publisher import Counts
+    from layercache.stream.publishing.sources import Source
 
 _LINE_EVERY_S = 5.0
 
@@ -75,10 +75,10 @@ def command(
     settings = common.load_settings(
         config, kafka=common.kafka_overrides(bootstrap, kafka_options), topics={"frames": topic}
     )
-    from layercache.cli.stopping import stop_on_signals
-    from stream.clients import KafkaUnusable
-    from stream.publish import Plan, publish
-    from stream.sources import SourceError
+    from layercache.stopping import stop_on_signals
+    from layercache.stream.kafka.clients import KafkaUnusable
+    from layercache.stream.publishing.publisher import Plan, publish
+    from layercache.stream.publishing.sources import SourceError
 
     try:
         opened = _open(source, by_reference, settings)
@@ -98,18 +98,18 @@ def command(
 
 
 def _open(source: str, by_reference: str | None, settings: "Settings") -> "Source":
-    from stream.sources import SourceError, open_source
+    from layercache.stream.publishing.sources import SourceError, open_source
 
     prefixes = settings.references.prefixes
     if "://" in source:
-        from stream.reference_sources import Stored
+        from layercache.stream.publishing.referenced import Stored
 
         if by_reference is not None:
             raise SourceError(f"{source} is a URL: its pictures are published by reference where they lie")
         return Stored(source, prefixes)
     if by_reference is None:
         return open_source(source, settings.topics.max_record_bytes)
-    from stream.reference_sources import Deposited
+    from layercache.stream.publishing.referenced import Deposited
 
     return Deposited(open_source(source, settings.worker.max_frame_bytes), by_reference, prefixes)
 

@@ -116,15 +116,16 @@ def command(
 
     import logging
 
-    from early_exit.cuts import CutError
-    from early_exit.models import ModelError
-    from layercache.cli.stopping import stop_on_signals
+    from layercache.early_exit.cutting.cuts import CutError
+    from layercache.early_exit.model.loading import ModelError
     from layercache.report import page
     from layercache.report.frames import Plan
     from layercache.report.run import NothingSeen, Options, run
-    from stream.sources import SourceError
+    from layercache.stopping import stop_on_signals
+    from layercache.stream.publishing.sources import SourceError
 
-    logging.getLogger("cache_training").setLevel(logging.ERROR)  # several trainers' worth of lines; the page tells all
+    # Several trainers' worth of lines; the page tells all.
+    logging.getLogger("layercache.cache_training").setLevel(logging.ERROR)
     plan = Plan(frames, frames_limit, shuffle, settings.trainer.seed, fps, pattern)
     options = Options(plan, tuple(sorted(set(budget or _BUDGETS))), minutes, _command_line())
     with stop_on_signals() as stop, _Display() as display:

@@ -44,7 +44,7 @@ def command(
 
 def rows() -> Iterator[Row]:
     """Every setting, in the order of the settings file."""
-    from schemas.settings import Settings
+    from layercache.schemas.settings import Settings
 
     for section, field in Settings.model_fields.items():
         for name, option in field.annotation.model_fields.items():  # type: ignore[union-attr]

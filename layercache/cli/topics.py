@@ -41,8 +41,8 @@ def create_command(
         kafka=common.kafka_overrides(bootstrap, kafka_options),
         topics={"partitions": partitions, "replication": replication},
     )
-    from stream.clients import KafkaUnusable
-    from stream.topics import create
+    from layercache.stream.kafka.clients import KafkaUnusable
+    from layercache.stream.kafka.topics import create
 
     try:
         outcomes = create(settings, wait, lambda what: typer.echo(what, err=True))

@@ -52,6 +52,6 @@ def command(
         },
     )
     common.end_on_sigterm()
-    from cache_training.app import run
+    from layercache.cache_training.service.app import run
 
     raise typer.Exit(run(settings))

@@ -13,8 +13,8 @@ from layercache.cli import common
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from schemas.prediction import Prediction
-    from stream.watch import Tally
+    from layercache.schemas.prediction import Prediction
+    from layercache.stream.watching import Tally
 
 _ROWS = 15
 _TOLD = 5
@@ -48,9 +48,9 @@ def command(
     settings = common.load_settings(
         config, kafka=common.kafka_overrides(bootstrap, kafka_options), topics={section: topic}
     )
-    from layercache.cli.stopping import stop_on_signals
-    from stream.clients import KafkaUnusable
-    from stream.watch import follow
+    from layercache.stopping import stop_on_signals
+    from layercache.stream.kafka.clients import KafkaUnusable
+    from layercache.stream.watching import follow
 
     name = getattr(settings.topics, section)
     show: _Show = _DeadLetters(as_json) if dead_letters else _Json() if as_json else _predictions()
@@ -110,7 +110,7 @@ class _Predictions(_Show):
     def take(self, message: Any) -> bool:
         import msgspec
 
-        from schemas import prediction
+        from layercache.schemas import prediction
 
         try:
             self.add(prediction.decoder.decode(message.value() or b""), message.value())
@@ -127,7 +127,7 @@ class _Json(_Predictions):
     """Lines of JSON."""
 
     def add(self, prediction: "Prediction", value: bytes) -> None:
-        from stream.watch import json_line
+        from layercache.stream.watching import json_line
 
         sys.stdout.buffer.write(json_line(value) + b"\n")
         sys.stdout.buffer.flush()
@@ -142,8 +142,8 @@ class _DeadLetters(_Show):
     def take(self, message: Any) -> bool:
         import msgspec
 
-        from stream.envelope import shown
-        from stream.watch import read_dead_letter
+        from layercache.stream.frames.envelope import shown
+        from layercache.stream.watching import read_dead_letter
 
         try:
             letter = read_dead_letter(message)
@@ -164,7 +164,7 @@ class _Table(_Predictions):
         from rich.console import Console
         from rich.live import Live
 
-        from stream.watch import Tally
+        from layercache.stream.watching import Tally
 
         self._latest: deque[Prediction] = deque(maxlen=_ROWS)
         self._tally = Tally()
@@ -198,7 +198,7 @@ def _predictions() -> _Show:
 
 
 def _cells(prediction: "Prediction") -> tuple[str, ...]:
-    from stream.envelope import shown
+    from layercache.stream.frames.envelope import shown
 
     return (
         shown(prediction.id),

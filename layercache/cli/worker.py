@@ -70,7 +70,7 @@ def command(
         },
     )
     common.end_on_sigterm()
-    from stream.service import UNFINISHED, run
+    from layercache.stream.worker.service import UNFINISHED, run
 
     code = run(settings)
     if code == UNFINISHED:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from layercache.dashboard.slices import Windows
 from layercache.dashboard.state import END, Flow, Segment
-from schemas.manifest import Manifest
-from schemas.prediction import FULL, Prediction
+from layercache.schemas.manifest import Manifest
+from layercache.schemas.prediction import FULL, Prediction
 
 #: The flow is that of so many latest answers.
 _FLOW_FRAMES = 2_000

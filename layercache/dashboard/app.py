@@ -16,8 +16,8 @@ from starlette.middleware.base import RequestResponseEndpoint
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import Receive, Scope, Send
 
-from layercache.cli.stopping import stop_on_signals
 from layercache.dashboard import page, state
+from layercache.stopping import stop_on_signals
 
 log = logging.getLogger(__name__)
 

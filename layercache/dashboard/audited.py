@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cache_training.audits import Seen
-from cache_training.certificate import upper_bound
-from cache_training.dealing import blocks
-from early_exit.policy import Bools, position_hashes
+from layercache.cache_training.certifying.audits import Seen
+from layercache.cache_training.certifying.certificate import upper_bound
+from layercache.cache_training.certifying.dealing import blocks
 from layercache.dashboard.state import ClassDisagreement, Disagreement
-from schemas.distillation import DistillationBatch
-from schemas.manifest import Certificate
+from layercache.early_exit.policy import Bools, position_hashes
+from layercache.schemas.distillation import DistillationBatch
+from layercache.schemas.manifest import Certificate
 
 #: Versions whose audits are kept: a rollback finds those of the version that it goes back to.
 _VERSIONS = 8
@@ -21,7 +21,8 @@ _CLASSES = 50
 
 @dataclass
 class Count:
-    """Audits for one budget. ``tested``: of near-copies one only, see :func:`cache_training.dealing.blocks`."""
+    """Audits for one budget. ``tested``: of near-copies one only, see
+    :func:`layercache.cache_training.certifying.dealing.blocks`."""
 
     audits: int = 0
     disagreements: int = 0

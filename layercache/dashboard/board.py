@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from layercache.cli.redaction import redacted
 from layercache.dashboard.state import Problem
+from layercache.presenting.redaction import redacted
 
 Where = Literal["broker", "topics", "store", "metrics"]
 

@@ -8,8 +8,6 @@ from typing import Self
 
 from confluent_kafka import Message
 
-from early_exit.store import StoreError
-from layercache.cli.redaction import redacted
 from layercache.dashboard.board import Board
 from layercache.dashboard.frames import FrameReader, Position, answered
 from layercache.dashboard.gathered import FRAMES, Gathered
@@ -19,8 +17,10 @@ from layercache.dashboard.periodic import Periodic
 from layercache.dashboard.scrape import Scraper, WorkerAlarms
 from layercache.dashboard.state import Snapshot
 from layercache.dashboard.tail import Budget, Tail
-from schemas.settings import Settings
-from stream.decode import Limits
+from layercache.early_exit.store.head_store import StoreError
+from layercache.presenting.redaction import redacted
+from layercache.schemas.settings import Settings
+from layercache.stream.frames.decoding import Limits
 
 #: What is read of each topic. A prediction costs some ten microseconds; a distillation record holds a micro-batch.
 _PREDICTIONS = Budget(records_per_s=4_000, bytes_per_s=4e6, begin_with=20_000)

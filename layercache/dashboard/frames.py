@@ -9,14 +9,14 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, Kafka
 from layercache.dashboard.state import DeadLetter, Frame
 from layercache.dashboard.tail import tail_config
 from layercache.dashboard.thumbnails import NoPicture, thumbnail
-from schemas.frame import FrameHeaders
-from schemas.prediction import Prediction
-from schemas.settings import Settings
-from stream.clients import KafkaUnusable, Troubles, describe_error, is_hopeless
-from stream.decode import Limits
-from stream.reach import connect
-from stream.record_headers import headers_of
-from stream.watch import read_dead_letter
+from layercache.schemas.frame import FrameHeaders
+from layercache.schemas.prediction import Prediction
+from layercache.schemas.settings import Settings
+from layercache.stream.frames.decoding import Limits
+from layercache.stream.kafka.clients import KafkaUnusable, Troubles, describe_error, is_hopeless
+from layercache.stream.kafka.reach import connect
+from layercache.stream.kafka.record_headers import headers_of
+from layercache.stream.watching import read_dead_letter
 
 #: How long is waited for the frames of one round.
 _PATIENCE_S = 3.0

@@ -25,10 +25,10 @@ from layercache.dashboard.state import (
     Problem,
     Snapshot,
 )
-from schemas import distillation, prediction
-from schemas.prediction import Prediction
-from schemas.settings import Settings
-from stream.decode import Limits
+from layercache.schemas import distillation, prediction
+from layercache.schemas.prediction import Prediction
+from layercache.schemas.settings import Settings
+from layercache.stream.frames.decoding import Limits
 
 #: Frames and dead letters that are shown.
 FRAMES, LETTERS = 24, 20

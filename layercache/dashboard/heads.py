@@ -5,13 +5,13 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from early_exit.store import HeadStore, StoreError, in_force, model_folders, open_folder
-from layercache.cli import heads_view
 from layercache.dashboard import versions
 from layercache.dashboard.board import Board
 from layercache.dashboard.state import Alarm, Heads
-from schemas.manifest import Manifest
-from schemas.settings import Store
+from layercache.early_exit.store.head_store import HeadStore, StoreError, in_force, model_folders, open_folder
+from layercache.presenting import heads_view
+from layercache.schemas.manifest import Manifest
+from layercache.schemas.settings import Store
 
 log = logging.getLogger(__name__)
 

@@ -1,39 +1,20 @@
 """How far worker and trainer are behind, as the broker knows it; and so whether the broker answers at all."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Literal
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from layercache.dashboard.board import Board, now_ms
-from layercache.dashboard.state import GroupLag, PartitionLag
+from layercache.dashboard.state import GroupLag
 from layercache.dashboard.tail import tail_config
-from schemas.settings import Settings
-from stream.clients import KafkaUnusable, Troubles, consumer_config, describe_error, is_hopeless
-from stream.reach import connect, no_answer
-from stream.trainer_watch import TopicOffsets
+from layercache.schemas.settings import Settings
+from layercache.stream.kafka.clients import KafkaUnusable, Troubles, consumer_config, describe_error, is_hopeless
+from layercache.stream.kafka.offsets import PartitionLag, TopicOffsets, partition_lags
+from layercache.stream.kafka.reach import connect, no_answer
 
 _PROBE_S, _POLL_S = 2.0, 0.1
-
-
-def partition_lags(watermarks: Mapping[int, tuple[int, int]], committed: Mapping[int, int]) -> tuple[PartitionLag, ...]:
-    """By partition, what is still to be read; what retention has deleted is not.
-
-    A negative offset is what Kafka says of a group that has never been there.
-
-    >>> [one.lag for one in partition_lags({0: (6, 10), 1: (0, 8), 2: (5, 8)}, {0: 4, 1: 8, 2: -1001})]
-    [4, 0, 3]
-    """
-    return tuple(
-        PartitionLag(
-            partition=partition,
-            committed=at if (at := committed.get(partition, -1)) >= 0 else None,
-            end=end,
-            lag=max(0, end - max(at, low)),
-        )
-        for partition, (low, end) in sorted(watermarks.items())
-    )
 
 
 class GroupWatch:

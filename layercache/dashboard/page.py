@@ -5,7 +5,17 @@ import logging
 from nicegui import ui
 
 from layercache.dashboard import state
-from layercache.dashboard.cards import dead_letters, figures, flow, frames, header, promise, series, versions, watching
+from layercache.dashboard.cards import (
+    dead_letters,
+    figures,
+    flow,
+    frames,
+    header,
+    promise,
+    series,
+    versions,
+    watching,
+)
 from layercache.dashboard.cards.actions import Actions
 from layercache.dashboard.cards.parts import STATIC, Card, Part, box, text
 

@@ -8,8 +8,9 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from schemas.manifest import Certificate
-from schemas.prediction import FULL
+from layercache.schemas.manifest import Certificate
+from layercache.schemas.prediction import FULL
+from layercache.stream.kafka.offsets import PartitionLag
 
 #: The name of the last segment's end, where a frame has run the whole model.
 END = FULL
@@ -243,18 +244,6 @@ class Alarm(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
 
-class PartitionLag(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a group is in one partition."""
-
-    partition: int
-    committed: int | None
-    """Where the group would go on; None where it has never been."""
-    end: int
-    """After the last record."""
-    lag: int
-    """Records still to be read, those that are there no longer not counted."""
-
-
 class GroupLag(msgspec.Struct, frozen=True, kw_only=True):
     """How far a group is behind in its topic."""
 
@@ -284,7 +273,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     at_ms: int
     """When it was put aside."""
     reason: str
-    """One of :class:`schemas.dead_letter.Reason`."""
+    """One of :class:`layercache.schemas.dead_letter.Reason`."""
     message: str
     picture: Picture | None = None
     no_picture: str = ""
@@ -367,8 +356,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 class Source(Protocol):
     """What the page asks for and does. The actions may take seconds (a store in the cloud): not in an event loop.
 
-    Each returns a sentence that says what holds from then on, and raises :class:`early_exit.store.StoreError`, whose
-    message says why and what to do. ``reason`` is the operator's, and may be empty.
+    Each returns a sentence that says what holds from then on, and raises
+    :class:`layercache.early_exit.store.head_store.StoreError`, whose message says why and what to do. ``reason`` is
+    the operator's, and may be empty.
     """
 
     def snapshot(self) -> Snapshot:

@@ -9,9 +9,16 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from layercache.dashboard.board import Board
 from layercache.dashboard.periodic import Periodic
-from schemas.settings import Settings
-from stream.clients import Config, KafkaUnusable, Troubles, consumer_config, describe_error, is_hopeless
-from stream.reach import connect, no_answer, partitions_of
+from layercache.schemas.settings import Settings
+from layercache.stream.kafka.clients import (
+    Config,
+    KafkaUnusable,
+    Troubles,
+    consumer_config,
+    describe_error,
+    is_hopeless,
+)
+from layercache.stream.kafka.reach import connect, no_answer, partitions_of
 
 #: librdkafka asks for a group's name; this one is never joined, and nothing is ever committed.
 GROUP = "layercache-dashboard"

@@ -7,15 +7,15 @@ import PIL.Image
 import PIL.ImageOps
 
 from layercache.dashboard.state import Picture
-from stream import headers
-from stream.decode import Limits
+from layercache.stream.frames import image_header
+from layercache.stream.frames.decoding import Limits
 
 #: The longer side of a thumbnail, in pixels: sharp on a phone's dense screen, and some kilobytes.
 SIDE = 192
 #: Small pictures stay as they are, without loss.
 _LOSSLESS = 64
 _QUALITY = 82
-_FORMATS = {headers.JPEG: "JPEG", headers.PNG: "PNG", headers.WEBP: "WEBP"}
+_FORMATS = {image_header.JPEG: "JPEG", image_header.PNG: "PNG", image_header.WEBP: "WEBP"}
 
 
 class NoPicture(ValueError):
@@ -32,11 +32,11 @@ def thumbnail(value: bytes | None, limits: Limits) -> Picture:
         raise NoPicture("the frame has no bytes")
     if len(value) > limits.max_bytes:
         raise NoPicture(f"it has {len(value):,} bytes, at most {limits.max_bytes:,} are decoded")
-    kind = headers.sniff(value)
+    kind = image_header.sniff(value)
     if kind is None:
         raise NoPicture("its bytes are no picture that is known here")
     try:
-        picture = _array(value, limits) if kind == headers.NPY else _decoded(kind, value, limits)
+        picture = _array(value, limits) if kind == image_header.NPY else _decoded(kind, value, limits)
         return _encoded(picture)
     except NoPicture:
         raise
@@ -45,7 +45,7 @@ def thumbnail(value: bytes | None, limits: Limits) -> Picture:
 
 
 def _decoded(kind: str, value: bytes, limits: Limits) -> PIL.Image.Image:
-    _check(*headers.picture_size(kind, value), limits)
+    _check(*image_header.picture_size(kind, value), limits)
     opened = PIL.Image.open(io.BytesIO(value), formats=(_FORMATS[kind],))
     opened.draft("RGB", (SIDE, SIDE))  # a large JPEG is decoded small, in a fraction of the time
     turned = PIL.ImageOps.exif_transpose(opened)
@@ -55,7 +55,7 @@ def _decoded(kind: str, value: bytes, limits: Limits) -> PIL.Image.Image:
 
 
 def _array(value: bytes, limits: Limits) -> PIL.Image.Image:
-    header = headers.npy_header(value)
+    header = image_header.npy_header(value)
     shape = header.shape
     if header.dtype != np.uint8:
         raise NoPicture(f"an array of {header.dtype}, only uint8 is a picture")

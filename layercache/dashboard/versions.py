@@ -5,9 +5,9 @@ from datetime import datetime
 
 import msgspec
 
-from early_exit.store import Live
 from layercache.dashboard.state import Alarm, Changes, Heads, Moved, Version
-from schemas.manifest import Manifest, Pin
+from layercache.early_exit.store.head_store import Live
+from layercache.schemas.manifest import Manifest, Pin
 
 
 def changes(manifest: Manifest, before: Manifest | None) -> Changes:

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from layercache.demo.columns import Columns, Integers, answered_per_s, last_quarter, moving
-from layercache.demo.summary import Quarter, Summary, Version
+from layercache.measuring.columns import Columns, Integers, answered_per_s, last_quarter, moving
+from layercache.measuring.summary import Quarter, Summary, Version
 
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",

@@ -5,13 +5,13 @@ from types import TracebackType
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from layercache.demo.tally import Answer, Audit
 from layercache.demo.versions import Versions
-from schemas import dead_letter, distillation, prediction
-from schemas.frame import CE_ID
-from schemas.settings import Settings
-from stream.clients import consumer_config
-from stream.record_headers import headers_of
+from layercache.measuring.tally import Answer, Audit
+from layercache.schemas import dead_letter, distillation, prediction
+from layercache.schemas.frame import CE_ID
+from layercache.schemas.settings import Settings
+from layercache.stream.kafka.clients import consumer_config
+from layercache.stream.kafka.record_headers import headers_of
 
 _BATCH = 500
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from layercache.demo.summary import Shares, Summary, Version
+from layercache.measuring.summary import Shares, Summary, Version
 
 
 def markdown(summary: Summary) -> str:

@@ -9,22 +9,23 @@ from pathlib import Path
 
 import torch
 
-from early_exit.cuts import TracedModel, trace
-from early_exit.engine import Engine
-from early_exit.models import load
-from early_exit.store import HeadStore, open_store
 from layercache.broker import EmbeddedBroker
-from layercache.demo import beside, chart, frames, race, report, settings, streaming
-from layercache.demo.columns import collect, last_quarter
+from layercache.demo import beside, chart, report, settings, streaming
 from layercache.demo.processes import Children, launcher
 from layercache.demo.readings import Readings
-from layercache.demo.summary import Machine, Summary, summarise
-from layercache.demo.tally import Tally
 from layercache.demo.versions import Versions
 from layercache.demo.view import View
-from schemas.settings import Settings
-from stream import topics
-from stream.decode import Limits
+from layercache.early_exit.cutting.cuts import TracedModel, trace
+from layercache.early_exit.engine import Engine
+from layercache.early_exit.model.loading import load
+from layercache.early_exit.store.head_store import HeadStore, open_store
+from layercache.measuring import labelled_frames, race
+from layercache.measuring.columns import collect, last_quarter
+from layercache.measuring.summary import Machine, Summary, summarise
+from layercache.measuring.tally import Tally
+from layercache.schemas.settings import Settings
+from layercache.stream.frames.decoding import Limits
+from layercache.stream.kafka import topics
 
 _SETTINGS_FILE = "demo.toml"
 _RESULTS = ("summary.json", "summary.md", "chart.png")
@@ -57,7 +58,9 @@ def run(options: Options, view: View) -> Summary:
         chosen = settings.choose(options.assets, "", options.out, options.seed)
         traced = trace(load(settings.build(chosen).model))
         classifier = traced.classifier
-        pictures = frames.read(options.assets.frames, options.frames, options.assets.label_pattern, classifier.classes)
+        pictures = labelled_frames.read(
+            options.assets.frames, options.frames, options.assets.label_pattern, classifier.classes
+        )
     tally = Tally(len(pictures), window=min(500, max(1, len(pictures) // 10)))
     with EmbeddedBroker(launcher=launcher()) as broker:
         metrics_port = beside.metrics_port() if options.dashboard else None
@@ -96,13 +99,13 @@ def _report(
     built: Settings,
     traced: TracedModel,
     store: HeadStore,
-    pictures: frames.Frames,
+    pictures: labelled_frames.Frames,
     tally: Tally,
     view: View,
 ) -> Summary:
     torch.set_num_threads(_cpus())
     with view.step("running the full model over all frames") as done:
-        full = frames.full_labels(Engine(traced), pictures, Limits.of(built.worker), done)
+        full = labelled_frames.full_labels(Engine(traced), pictures, Limits.of(built.worker), done)
     answers = tally.answers()
     with view.step("racing exits against none") as done:
         result = race.run(built, traced, store, pictures, answers[last_quarter(len(answers))], done)

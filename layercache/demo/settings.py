@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from schemas.settings import Settings
+from layercache.schemas.settings import Settings
 
 _EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -12,10 +12,10 @@ from confluent_kafka.admin import AdminClient
 from layercache.demo.processes import Child, Children
 from layercache.demo.readings import Readings
 from layercache.demo.settings import Assets
-from layercache.demo.tally import Tally
 from layercache.demo.view import View
-from schemas.settings import Settings
-from stream.clients import admin_client
+from layercache.measuring.tally import Tally
+from layercache.schemas.settings import Settings
+from layercache.stream.kafka.clients import admin_client
 
 #: Starting is slow where torch lies on a cold disk; frames would only wait meanwhile, so going on beats failing.
 _READY_DEADLINE_S = 60.0

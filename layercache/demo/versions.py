@@ -1,8 +1,8 @@
 """The versions of heads that predictions name, read from the store as they turn up."""
 
-from early_exit.store import HeadStore
-from layercache.demo.tally import flops_share
-from schemas.manifest import Manifest
+from layercache.early_exit.store.head_store import HeadStore
+from layercache.measuring.tally import flops_share
+from layercache.schemas.manifest import Manifest
 
 
 class VersionGone(RuntimeError):

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from layercache.demo.tally import Snapshot
+from layercache.measuring.tally import Snapshot
 
 _PLAIN_EVERY_S = 5.0
 _LIVE_EVERY_S = 0.25

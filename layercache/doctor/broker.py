@@ -10,10 +10,10 @@ from confluent_kafka.admin._metadata import ClusterMetadata
 from confluent_kafka.admin._resource import ResourceType
 
 from layercache.doctor.checks import Area, Finding
-from schemas.settings import Settings
-from stream.clients import KafkaUnusable, Troubles, admin_client
-from stream.delivery_options import refused_options
-from stream.reach import cluster
+from layercache.schemas.settings import Settings
+from layercache.stream.kafka.clients import KafkaUnusable, Troubles, admin_client
+from layercache.stream.kafka.delivery_options import refused_options
+from layercache.stream.kafka.reach import cluster
 
 AREA = Area("broker")
 PATIENCE_S = 5.0
@@ -61,7 +61,7 @@ def _logins(settings: Settings) -> Iterator[Finding]:
         yield AREA.ok("login", protocol + (sasl if protocol.startswith("SASL") else ""))
     if protocol == "SASL_PLAINTEXT" and not local:
         yield AREA.warning("encryption", "passwords travel unencrypted", "security.protocol = SASL_SSL")
-    from cache_training.credentials import credentials
+    from layercache.cache_training.service.credentials import credentials
 
     try:
         credentials(settings.kafka)

@@ -6,14 +6,13 @@ from functools import partial
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
 
-from layercache.dashboard.lag import partition_lags
 from layercache.doctor.checks import Area, Finding
-from schemas.settings import Settings
-from stream.clients import KafkaUnusable, Troubles, admin_client, consumer_config, describe_error
-from stream.members import models_of
-from stream.patience import Deadline
-from stream.reach import connect
-from stream.trainer_watch import TopicOffsets
+from layercache.schemas.settings import Settings
+from layercache.stream.kafka.clients import KafkaUnusable, Troubles, admin_client, consumer_config, describe_error
+from layercache.stream.kafka.offsets import TopicOffsets, partition_lags
+from layercache.stream.kafka.reach import connect
+from layercache.stream.kafka.waiting import Deadline
+from layercache.stream.worker.members import models_of
 
 AREA = Area("groups")
 #: Records stamped further ahead of this machine's clock than this come from another time.

@@ -3,14 +3,15 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from early_exit.blobs import Blobs
-from early_exit.cuts import TracedModel
-from early_exit.heads import HeadsError, load_heads
-from early_exit.store import HeadStore, SignatureError, StoreError, model_folder, open_store
 from layercache.doctor.checks import Area, Finding
 from layercache.doctor.store import local_folder
-from schemas.manifest import Manifest
-from schemas.settings import Settings
+from layercache.early_exit.cutting.cuts import TracedModel
+from layercache.early_exit.heads.families import HeadsError
+from layercache.early_exit.heads.loading import load_heads
+from layercache.early_exit.store.blobs import Blobs
+from layercache.early_exit.store.head_store import HeadStore, SignatureError, StoreError, model_folder, open_store
+from layercache.schemas.manifest import Manifest
+from layercache.schemas.settings import Settings
 
 AREA = Area("heads")
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from layercache.doctor.checks import Area, Finding
-from schemas.settings import Settings
+from layercache.schemas.settings import Settings
 
 AREA = Area("machine")
 _PORT_S = 2.0

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Callable, Iterator
 
-from early_exit.cuts import TracedModel
 from layercache.doctor.checks import Area, Finding
-from layercache.report.needs import first_attempt_audits
-from schemas.settings import Settings
+from layercache.early_exit.cutting.cuts import TracedModel
+from layercache.measuring.needs import first_attempt_audits
+from layercache.schemas.settings import Settings
 
 AREA = Area("model")
 _BATCH, _REPEATS = 8, 3
@@ -16,12 +16,13 @@ _RECORD_BYTES = 4_096
 
 def check(settings: Settings, keep: Callable[[TracedModel], None]) -> Iterator[Finding]:
     """Loads and cuts it, and hands it to ``keep`` for those who look at its heads."""
-    from early_exit import costs, cuts, models
-    from layercache.report.results import has_weights
+    from layercache.early_exit.cutting import costs, cuts
+    from layercache.early_exit.model import loading
+    from layercache.early_exit.model.weights import has_weights
 
     try:
-        classifier = models.load(settings.model)
-    except models.ModelError as error:
+        classifier = loading.load(settings.model)
+    except loading.ModelError as error:
         yield AREA.error("load", str(error), "check [model] or --model, --weights and --metadata")
         return
     shape = f"{classifier.preprocessing.channels} × {' × '.join(map(str, classifier.preprocessing.size))}"

@@ -8,10 +8,10 @@ from time import perf_counter
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from early_exit.blobs import Blobs, StoreError, without_password
 from layercache.doctor.checks import Area, Finding
 from layercache.doctor.machine import existing, room
-from schemas.settings import Settings
+from layercache.early_exit.store.blobs import Blobs, StoreError, without_password
+from layercache.schemas.settings import Settings
 
 AREA = Area("store")
 

@@ -8,8 +8,8 @@ from confluent_kafka.admin._resource import ResourceType
 
 from layercache.doctor.broker import Configs, described
 from layercache.doctor.checks import Area, Finding
-from schemas.settings import Settings
-from stream.topics import Wanted, wanted_topics
+from layercache.schemas.settings import Settings
+from layercache.stream.kafka.topics import Wanted, wanted_topics
 
 AREA = Area("topics")
 _HOUR_MS = 3_600_000

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._metadata import ClusterMetadata
 
-from early_exit.cuts import TracedModel
 from layercache.doctor import broker, groups, heads, machine, model, store, topics
 from layercache.doctor.checks import Finding, within
-from schemas.settings import Settings
+from layercache.early_exit.cutting.cuts import TracedModel
+from layercache.schemas.settings import Settings
 
 #: Models are large and disks are slow; the others answer soon or not at all.
 _MODEL_S, _QUICK_S, _STORE_S, _BROKER_S, _TOPICS_S, _GROUPS_S = 180.0, 10.0, 20.0, 12.0, 12.0, 25.0

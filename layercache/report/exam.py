@@ -9,20 +9,20 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from cache_training import versions
-from cache_training.candidates import Costs
-from cache_training.certificate import lower_bound, upper_bound
-from cache_training.choosing import DOUBTS, Choice
-from cache_training.times import BatchTimes
-from early_exit.cuts import TracedModel
-from early_exit.engine import Engine
-from early_exit.heads import load_heads
-from early_exit.policy import cascade
+from layercache.cache_training.certifying import versions
+from layercache.cache_training.certifying.certificate import lower_bound, upper_bound
+from layercache.cache_training.certifying.choosing import DOUBTS, Choice
+from layercache.cache_training.learning.batch_times import BatchTimes
+from layercache.cache_training.learning.candidates import Costs
+from layercache.early_exit.cutting.cuts import TracedModel
+from layercache.early_exit.engine import Engine
+from layercache.early_exit.heads.loading import load_heads
+from layercache.early_exit.policy import cascade
 from layercache.report.frames import Batch
 from layercache.report.numbers import Exam, OfClass, Point
-from schemas.manifest import Manifest
-from schemas.prediction import FULL
-from stream.frames import Frame
+from layercache.schemas.manifest import Manifest
+from layercache.schemas.prediction import FULL
+from layercache.stream.frames.frame import Frame
 
 #: Each end of the interval of a counted disagreement.
 _TAIL = 0.025

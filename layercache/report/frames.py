@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from early_exit.models import Classifier
-from schemas.frame import FrameHeaders
-from schemas.settings import Settings
-from stream.decode import DecodeError, Limits
-from stream.frames import Arrived, Decoded, DecodePool, Frame, decoder
-from stream.sources import Files, Picture, Skipped, Source, SourceError, open_source
+from layercache.early_exit.model.loading import Classifier
+from layercache.schemas.frame import FrameHeaders
+from layercache.schemas.settings import Settings
+from layercache.stream.frames.decode_pool import Arrived, Decoded, DecodePool, decoder
+from layercache.stream.frames.decoding import DecodeError, Limits
+from layercache.stream.frames.frame import Frame
+from layercache.stream.publishing.sources import Files, Picture, Skipped, Source, SourceError, open_source
 
 #: Of all names that are looked at, so many must lead to a class before folders are taken for classes.
 _CLASS_FOLDERS = 0.9
@@ -67,7 +68,7 @@ class Batch:
 class Footage:
     """The frames of one reading, in micro-batches; counts what could not be used.
 
-    Raises :class:`stream.sources.SourceError` where there is nothing to read.
+    Raises :class:`layercache.stream.publishing.sources.SourceError` where there is nothing to read.
     """
 
     def __init__(self, plan: Plan, settings: Settings, classifier: Classifier) -> None:

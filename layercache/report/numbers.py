@@ -4,8 +4,8 @@ from typing import Literal
 
 import msgspec
 
-from early_exit.costs import CutCost
-from schemas.manifest import Certificate
+from layercache.early_exit.cutting.costs import CutCost
+from layercache.schemas.manifest import Certificate
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):

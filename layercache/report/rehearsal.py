@@ -15,22 +15,22 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from cache_training.audits import Intake, Windows
-from cache_training.certifier import Certifier
-from cache_training.choosing import Scored
-from cache_training.dealing import one_per_block
-from cache_training.published import Published
-from cache_training.trainer import FEWEST_TUNING, OnlineTrainer
-from early_exit.cuts import TracedModel
-from early_exit.engine import Answers, Engine
-from early_exit.heads import load_heads
-from early_exit.store import HeadStore
+from layercache.cache_training.certifying.audits import Intake, Windows
+from layercache.cache_training.certifying.certifier import Certifier
+from layercache.cache_training.certifying.choosing import Scored
+from layercache.cache_training.certifying.dealing import one_per_block
+from layercache.cache_training.certifying.live_version import Published
+from layercache.cache_training.trainer import FEWEST_TUNING, OnlineTrainer
+from layercache.early_exit.cutting.cuts import TracedModel
+from layercache.early_exit.engine import Answers, Engine
+from layercache.early_exit.heads.loading import load_heads
+from layercache.early_exit.store.head_store import HeadStore
 from layercache.report.frames import Batch
-from schemas.distillation import decode
-from schemas.manifest import Manifest
-from schemas.prediction import FULL
-from schemas.settings import Promise, Settings
-from stream.answers import DistillationWriter, MicroBatch
+from layercache.schemas.distillation import decode
+from layercache.schemas.manifest import Manifest
+from layercache.schemas.prediction import FULL
+from layercache.schemas.settings import Promise, Settings
+from layercache.stream.worker.answering.records import DistillationWriter, MicroBatch
 
 #: The trainer is given time in parts of this length, so that new heads serve soon.
 _PART_S = 0.3

@@ -3,7 +3,6 @@
 import os
 import platform
 import sys
-import tomllib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,17 +13,18 @@ import numpy.typing as npt
 import torch
 
 import layercache
-from cache_training.choosing import Choice
-from early_exit.costs import CostTable
-from early_exit.cuts import TracedModel
-from layercache.demo.columns import moving
-from layercache.demo.summary import Race
+from layercache.cache_training.certifying.choosing import Choice
+from layercache.early_exit.cutting.costs import CostTable
+from layercache.early_exit.cutting.cuts import TracedModel
+from layercache.early_exit.model.weights import has_weights
+from layercache.measuring.columns import moving
+from layercache.measuring.needs import first_attempt_audits, first_attempt_frames
+from layercache.measuring.summary import Race
 from layercache.report import exam, numbers
 from layercache.report.exam import Known, Sitting
 from layercache.report.frames import Footage
-from layercache.report.needs import first_attempt_audits, first_attempt_frames
 from layercache.report.rehearsal import Columns, Lane, Rehearsal
-from schemas.settings import Model, Settings
+from layercache.schemas.settings import Settings
 
 #: Share of the frames that is kept for the exam.
 EXAM_SHARE = 0.15
@@ -88,17 +88,6 @@ def report_frames(budget: float, confidence: float) -> int:
     1162
     """
     return int(first_attempt_frames(budget, confidence) / (1 - EXAM_SHARE)) + 1
-
-
-def has_weights(model: Model) -> bool:
-    """A model from a file may bring its own weights; torchvision's and timm's are random unless some are named.
-
-    >>> has_weights(Model(spec="torchvision:resnet18")), has_weights(Model(spec="mine.py:build"))
-    (False, True)
-    """
-    if model.weights or not model.spec.startswith(("torchvision:", "timm:")):
-        return True
-    return model.metadata is not None and "weights" in tomllib.loads(model.metadata.read_text("utf-8"))
 
 
 def _fresh(rehearsal: Rehearsal, known: Known) -> npt.NDArray[np.bool_]:

@@ -13,23 +13,24 @@ import msgspec
 import numpy as np
 import torch
 
-from cache_training import versions
-from cache_training.choosing import Choice, Scored, choose
-from early_exit import costs, cuts, models
-from early_exit.cuts import TracedModel
-from early_exit.engine import Engine
-from early_exit.heads import load_heads
-from early_exit.memory import keep_freed_memory
-from layercache.demo import race
-from layercache.demo.summary import Race
+from layercache.cache_training.certifying import versions
+from layercache.cache_training.certifying.choosing import Choice, Scored, choose
+from layercache.early_exit.cutting import costs, cuts
+from layercache.early_exit.cutting.cuts import TracedModel
+from layercache.early_exit.engine import Engine
+from layercache.early_exit.heads.loading import load_heads
+from layercache.early_exit.memory import keep_freed_memory
+from layercache.early_exit.model import loading
+from layercache.measuring import race
+from layercache.measuring.summary import Race
 from layercache.report import numbers
 from layercache.report.exam import Paper, Sitting
 from layercache.report.findings import findings
 from layercache.report.frames import Batch, Footage, Plan
 from layercache.report.rehearsal import Lane, Rehearsal, take
 from layercache.report.results import EXAM_SHARE, gather
-from schemas.manifest import Manifest
-from schemas.settings import Settings
+from layercache.schemas.manifest import Manifest
+from layercache.schemas.settings import Settings
 
 #: The exam has so many frames at most.
 _MOST_EXAM = 4_000
@@ -91,8 +92,8 @@ def run(
 ) -> numbers.Report:
     """Makes the report. Once ``stop`` is set the stream ends where it is, and the exam follows.
 
-    A ``KeyboardInterrupt`` during exam or race cuts these short. Raises :class:`NothingSeen`, what :func:`models.load`
-    and :func:`cuts.trace` raise, and :class:`stream.sources.SourceError`.
+    A ``KeyboardInterrupt`` during exam or race cuts these short. Raises :class:`NothingSeen`, what :func:`loading.load`
+    and :func:`cuts.trace` raise, and :class:`layercache.stream.publishing.sources.SourceError`.
     """
     watch, stop = watch or Quiet(), stop or threading.Event()
     began = time.monotonic()
@@ -100,7 +101,7 @@ def run(
     if settings.worker.torch_threads is not None:
         torch.set_num_threads(settings.worker.torch_threads)
     watch.phase("building and cutting the model")
-    traced = cuts.trace(models.load(settings.model), settings.trainer.max_cuts)
+    traced = cuts.trace(loading.load(settings.model), settings.trainer.max_cuts)
     footage = Footage(options.plan, settings, traced.classifier)
     watch.phase("measuring the model's pieces")
     table = costs.cost_table(traced)

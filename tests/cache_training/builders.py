@@ -4,8 +4,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from cache_training.frames import FrameBuffer, Frames
-from schemas.distillation import DistillationBatch, DistillationHeader
+from layercache.cache_training.learning.kept_frames import FrameBuffer, Frames
+from layercache.schemas.distillation import DistillationBatch, DistillationHeader
 
 
 def frames(n: int, start: int = 0, classes: int = 3) -> Frames:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cache_training import candidates, learner
+from layercache.cache_training.learning import candidates, learner
 
 
 @pytest.fixture

@@ -4,16 +4,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from early_exit import cuts, models
-from early_exit.cuts import TracedModel
-from early_exit.engine import Engine
-from schemas.distillation import DistillationBatch, DistillationHeader
+from layercache.early_exit.cutting import cuts
+from layercache.early_exit.cutting.cuts import TracedModel
+from layercache.early_exit.engine import Engine
+from layercache.early_exit.model import loading
+from layercache.schemas.distillation import DistillationBatch, DistillationHeader
 from tests.support.tiny_model import SIZE, TinyModel
 
 
 def traced(model: TinyModel) -> TracedModel:
     """The tiny model, cut."""
-    return cuts.trace(models.load(model.settings))
+    return cuts.trace(loading.load(model.settings))
 
 
 def pictures(n: int, seed: int) -> Tensor:

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.promise_runs import Scenario, Simulated, live
-from benchmarks.simulated_streams import Independent, TwoCliffs, risks
-from cache_training.versions import described
-from early_exit.engine import Engine
-from early_exit.heads import load_heads
-from early_exit.store import HeadStore
-from schemas.manifest import Manifest
-from schemas.settings import Promise
+from benchmarks.promise.runs import Scenario, Simulated, live
+from benchmarks.promise.simulated_streams import Independent, TwoCliffs, risks
+from layercache.cache_training.certifying.versions import described
+from layercache.early_exit.engine import Engine
+from layercache.early_exit.heads.loading import load_heads
+from layercache.early_exit.store.head_store import HeadStore
+from layercache.schemas.manifest import Manifest
+from layercache.schemas.settings import Promise
 from tests.cache_training.streams import answered, pictures, traced
 from tests.cache_training.trainers import feed, new_trainer, train_until_published
 from tests.support.manifests import overload

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from cache_training.state import Checkpoints
-from cache_training.trainer import OnlineTrainer
-from early_exit.cuts import TracedModel
-from early_exit.engine import Engine
-from early_exit.heads import load_heads
-from early_exit.store import HeadStore, StoreError
-from schemas.settings import Promise
+from layercache.cache_training.service.state import Checkpoints
+from layercache.cache_training.trainer import OnlineTrainer
+from layercache.early_exit.cutting.cuts import TracedModel
+from layercache.early_exit.engine import Engine
+from layercache.early_exit.heads.loading import load_heads
+from layercache.early_exit.store.head_store import HeadStore, StoreError
+from layercache.schemas.settings import Promise
 from tests.cache_training.streams import answered, pictures, traced
 from tests.cache_training.trainers import BUDGET, SETTINGS, feed, new_trainer, train_until_published
 from tests.support.tiny_model import TinyModel

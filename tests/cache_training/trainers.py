@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from cache_training.trainer import OnlineTrainer
-from early_exit.cuts import TracedModel
-from early_exit.engine import Engine
-from early_exit.store import HeadStore
-from schemas.distillation import DistillationBatch
-from schemas.settings import Promise, Trainer
+from layercache.cache_training.trainer import OnlineTrainer
+from layercache.early_exit.cutting.cuts import TracedModel
+from layercache.early_exit.engine import Engine
+from layercache.early_exit.store.head_store import HeadStore
+from layercache.schemas.distillation import DistillationBatch
+from layercache.schemas.settings import Promise, Trainer
 from tests.cache_training.streams import answered, pictures
 
 BUDGET = 0.05

@@ -12,8 +12,8 @@ import yaml
 
 from layercache.cli.main import app
 from layercache.cli.settings import rows
-from schemas import settings
-from schemas.settings import Settings
+from layercache.schemas import settings
+from layercache.schemas.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "deploy" / "kubernetes"

@@ -10,7 +10,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from schemas import settings
+from layercache.schemas import settings
 from tests.support.docker import KAFKA_COMMAND, KAFKA_IMAGE, PROMETHEUS_IMAGE, PYTHON_IMAGE, STORE_IMAGE
 
 ROOT = Path(__file__).parent.parent.parent

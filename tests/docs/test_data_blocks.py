@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from early_exit import metadata
-from schemas import settings
+from layercache.early_exit.model import metadata
+from layercache.schemas import settings
 from tests.docs.pages import Found, blocks, named, pages
 from tests.docs.shell import stack
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.publish import documents
+from layercache.schemas.publish import documents
 from tests.docs.pages import ROOT
 
 pytestmark = pytest.mark.slow
@@ -94,7 +94,7 @@ def test_the_wheel_installs_and_runs_in_a_fresh_environment(packages: Path, tmp_
     layercache = environment / "bin" / "layercache"
     assert run(layercache, "--version", folder=tmp_path).startswith("layercache ")
     assert len(json.loads(run(layercache, "settings", "--json", folder=tmp_path))) > 50
-    program = "import layercache, schemas.publish as p; print(layercache.__file__); print(p.FOLDER.is_dir())"
+    program = "import layercache, layercache.schemas.publish as p; print(layercache.__file__); print(p.FOLDER.is_dir())"
     file, has_schemas = run(python, "-c", program, folder=tmp_path).split()
     assert Path(file).is_relative_to(environment)
     assert has_schemas == "True"

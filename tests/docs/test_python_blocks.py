@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from layercache.broker import SESSION_TIMEOUT_MS, EmbeddedBroker
-from schemas.settings import Settings, load
-from stream.topics import create
+from layercache.schemas.settings import Settings, load
+from layercache.stream.kafka.topics import create
+from testbed.worker_process import Picture, publish, running_worker
 from tests.docs.pages import ROOT, Found, blocks, named, pages
 from tests.support.pictures import coloured, encode
-from tests.support.worker_process import Picture, publish, running_worker
 
 pytestmark = pytest.mark.slow
 

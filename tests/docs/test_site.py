@@ -15,7 +15,7 @@ import pytest
 
 from docs.generate.metrics_page import trainer_metrics, worker_metrics
 from layercache.cli.settings import rows
-from schemas.dead_letter import Reason
+from layercache.schemas.dead_letter import Reason
 from tests.docs.pages import ROOT
 
 #: What a browser fetches by itself when it shows a page.

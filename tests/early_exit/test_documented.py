@@ -9,16 +9,16 @@ from importlib import import_module
 import pytest
 from torch import nn
 
-import early_exit
 import layercache
+from layercache import early_exit
 
 #: Functions without an example, and why.
 WITHOUT_EXAMPLE = {
-    "layouts.layouts": "a step of liveness.profile, whose example shows what it finds",
+    "cutting.layouts.layouts": "a step of liveness.profile, whose example shows what it finds",
     "memory.keep_freed_memory": "changes malloc for the whole process",
-    "metadata.of_timm": "timm may not be installed",
-    "timm_models.build": "timm may not be installed",
-    "weights.weights_file": "a step of models.load, whose example finds a file by it",
+    "model.metadata.of_timm": "timm may not be installed",
+    "model.timm_models.build": "timm may not be installed",
+    "model.weights.weights_file": "a step of loading.load, whose example finds a file by it",
 }
 #: What functions return; their examples show it.
 HOLD_DATA = {"Answers", "CacheHeads", "Cut"}
@@ -28,7 +28,7 @@ USED = {"Classifier", "Engine", "HeadStore", "Preprocessing", "TracedModel"}
 
 def public(module_name: str) -> Iterator[tuple[str, object]]:
     """Name and object of what a module itself defines for others."""
-    module = import_module(f"early_exit.{module_name}")
+    module = import_module(f"layercache.early_exit.{module_name}")
     for name, one in vars(module).items():
         own = (inspect.isclass(one) or inspect.isfunction(one)) and one.__module__ == module.__name__
         if own and not name.startswith("_"):
@@ -51,13 +51,16 @@ def runs_examples(one: object) -> bool:
     return any(not example.options.get(doctest.SKIP) for example in examples)
 
 
-MODULES = [module.name for module in pkgutil.iter_modules(early_exit.__path__)]
+MODULES = [
+    module.name.removeprefix("layercache.early_exit.")
+    for module in pkgutil.walk_packages(early_exit.__path__, "layercache.early_exit.")
+]
 FOUND = {name: one for module in MODULES for name, one in public(module)}
 FUNCTIONS = [name for name, one in FOUND.items() if inspect.isfunction(one)]
 
 
 def test_the_names_are_found() -> None:
-    assert {"cuts.trace", "engine.Engine", "store.HeadStore", "policy.cascade"} <= FOUND.keys()
+    assert {"cutting.cuts.trace", "engine.Engine", "store.head_store.HeadStore", "policy.cascade"} <= FOUND.keys()
     assert {name for name, _ in members(FOUND["engine.Engine"])} == {
         "overloaded",
         "run",
@@ -74,7 +77,7 @@ def test_every_public_name_says_what_it_is_for(name: str) -> None:
     for documented, text in documents.items():
         sentence = inspect.cleandoc(text or "").split("\n\n")[0]
         # a dataclass without a docstring gets its signature for one
-        assert sentence and not sentence.startswith(f"{name.partition('.')[2]}("), f"{documented} has no docstring"
+        assert sentence and not sentence.startswith(f"{name.rpartition('.')[2]}("), f"{documented} has no docstring"
         assert sentence[-1] in ".:", f"{documented} begins with no sentence: {sentence}"
 
 
@@ -94,6 +97,6 @@ def test_every_class_that_users_import_has_an_example_that_runs(name: str) -> No
 
 def test_these_are_all_the_classes_that_users_import() -> None:
     offered = {name for name in layercache.__all__ if inspect.isclass(getattr(layercache, name))}
-    ours = {name for name in offered if getattr(layercache, name).__module__.startswith("early_exit.")}
+    ours = {name for name in offered if getattr(layercache, name).__module__.startswith("layercache.early_exit.")}
     errors = {name for name in ours if issubclass(getattr(layercache, name), Exception)}
     assert ours - HOLD_DATA - errors == USED

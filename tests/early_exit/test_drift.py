@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binomtest
 
 from benchmarks.drift import Detector, OneStart, Shift, alarm_at, count_alarms, measure_delays
-from early_exit.drift import DriftDetector
+from layercache.early_exit.drift import DriftDetector
 
 
 class RunningMean(DriftDetector):

@@ -9,13 +9,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from early_exit import cuts, models
-from early_exit.costs import TimeTable
-from early_exit.cuts import TracedModel
-from early_exit.engine import Answers, Engine
-from early_exit.heads import CacheHeads, build_head
-from early_exit.policy import cascade
-from schemas.manifest import Exit, HeadSpec, Manifest
+from layercache.early_exit.cutting import cuts
+from layercache.early_exit.cutting.costs import TimeTable
+from layercache.early_exit.cutting.cuts import TracedModel
+from layercache.early_exit.engine import Answers, Engine
+from layercache.early_exit.heads.families import build_head
+from layercache.early_exit.heads.loading import CacheHeads
+from layercache.early_exit.model import loading
+from layercache.early_exit.policy import cascade
+from layercache.schemas.manifest import Exit, HeadSpec, Manifest
 from tests.cache_training.streams import pictures
 from tests.support.manifests import overload as overload_of
 from tests.support.tiny_model import TinyModel
@@ -23,7 +25,7 @@ from tests.support.tiny_model import TinyModel
 
 @pytest.fixture
 def traced(tiny_model: TinyModel) -> TracedModel:
-    return cuts.trace(models.load(tiny_model.settings))
+    return cuts.trace(loading.load(tiny_model.settings))
 
 
 def heads(

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch.fx import graph_module
 
-from early_exit.cuts import trace
-from early_exit.engine import Engine
-from early_exit.models import load
+from layercache.early_exit.cutting.cuts import trace
+from layercache.early_exit.engine import Engine
+from layercache.early_exit.model.loading import load
 from tests.support.tiny_model import TinyModel
 
 _PROGRAM = """
 import resource, sys
 import torch
-from early_exit.memory import keep_freed_memory
+from layercache.early_exit.memory import keep_freed_memory
 
 if sys.argv[1] == "keep":
     assert keep_freed_memory()

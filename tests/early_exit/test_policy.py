@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from early_exit.policy import cascade, draw_audits
+from layercache.early_exit.policy import cascade, draw_audits
 
 
 @given(st.integers(0, 2**40), st.floats(0, 1), st.floats(0, 1))

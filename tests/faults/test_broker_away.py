@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from schemas.settings import Kafka, Settings, Topics
-from stream.topics import create
-from stream.trainer_watch import trainer_watch
-from tests.support.kafka_home import KafkaCluster
+from layercache.schemas.settings import Kafka, Settings, Topics
+from layercache.stream.kafka.topics import create
+from layercache.stream.worker.answering.trainer_lag import trainer_watch
+from testbed.apache_kafka import KafkaCluster
+from testbed.topics import unique_topics
+from testbed.waiting import wait_until
 from tests.support.require import missing
-from tests.support.topics import unique_topics
-from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 

@@ -2,9 +2,9 @@
 
 from confluent_kafka import Consumer, Message, TopicPartition
 
-from stream.record_headers import headers_of
+from layercache.stream.kafka.record_headers import headers_of
+from testbed.waiting import wait_until
 from tests.faults.harness.crooked import partition_of, publish
-from tests.support.waiting import wait_until
 
 
 def test_it_lands_at_the_offset_that_the_broker_named() -> None:

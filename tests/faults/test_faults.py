@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.prediction import FULL
+from layercache.schemas.prediction import FULL
 from tests.faults.harness.phase import run
 from tests.faults.harness.plan import Phase, Timeouts
 from tests.support.require import missing

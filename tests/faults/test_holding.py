@@ -2,8 +2,8 @@
 
 import struct
 
+from testbed.kafka_proxy import ADD_OFFSETS_TO_TXN, ADD_PARTITIONS_TO_TXN, END_TXN, KafkaProxy, Request
 from tests.faults.harness.holding import _begins_another
-from tests.support.kafka_proxy import ADD_OFFSETS_TO_TXN, ADD_PARTITIONS_TO_TXN, END_TXN, KafkaProxy, Request
 
 
 def request(api: int, transactional_id: str) -> Request:

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from schemas.settings import Kafka, Settings, Topics, Worker
-from stream.clients import worker_config
-from stream.metrics import Metrics
-from stream.patience import Deadline
-from stream.topics import create
-from stream.transactions import Aborted, Delivery, delivery
-from tests.support.kafka_home import KafkaCluster
+from layercache.schemas.settings import Kafka, Settings, Topics, Worker
+from layercache.stream.kafka.clients import worker_config
+from layercache.stream.kafka.topics import create
+from layercache.stream.kafka.waiting import Deadline
+from layercache.stream.worker.delivery.transactions import Aborted, Delivery, delivery
+from layercache.stream.worker.metrics import Metrics
+from testbed.apache_kafka import KafkaCluster
+from testbed.topics import unique_topics
+from testbed.waiting import wait_until
+from testbed.worker_process import reading
 from tests.support.require import missing
-from tests.support.topics import unique_topics
-from tests.support.waiting import wait_until
-from tests.support.worker_process import reading
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 

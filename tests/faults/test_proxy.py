@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from tests.support.proxy import Proxy
+from testbed.proxy import Proxy
 
 _WAIT_S = 10.0
 _SILENT_S = 0.3

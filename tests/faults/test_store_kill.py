@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from early_exit.store import HeadStore
+from layercache.early_exit.store.head_store import HeadStore
 from tests.support.manifests import manifest, name, publish_forever, tensors
 
 KILLS = 15

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from early_exit.heads import load_heads
-from schemas.settings import Settings, Topics
+from layercache.early_exit.heads.loading import load_heads
+from layercache.schemas.settings import Settings, Topics
+from testbed.trainer_process import running_trainer
+from testbed.waiting import wait_until
 from tests.cache_training.streams import traced
 from tests.conftest import Broker
 from tests.support.tiny_model import TinyModel
-from tests.support.trainer_process import folder_of, produce_records, running_trainer, store_of, trainer_settings
-from tests.support.waiting import wait_until
+from tests.support.trainer_records import folder_of, produce_records, store_of, trainer_settings
 
 KILLS = 3
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from schemas.settings import Settings, Store, Worker
+from layercache.schemas.settings import Settings, Store, Worker
+from testbed.topics import create_topics, unique_topics
+from testbed.worker_process import Picture, Reader, WorkerProcess, publish, reading, start_worker
 from tests.conftest import Broker
 from tests.support.pictures import coloured, encode
 from tests.support.tiny_model import CLASSES, TinyModel
-from tests.support.topics import create_topics, unique_topics
-from tests.support.worker_process import Picture, Reader, WorkerProcess, publish, reading, start_worker
 
 pytestmark = pytest.mark.faults
 

@@ -13,26 +13,28 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from cache_training.trainer import OnlineTrainer
-from early_exit import cuts, models
-from early_exit.blobs import StoreError
-from early_exit.cuts import TracedModel
-from early_exit.heads import HeadsError, build_head, load_heads, tensor_names
-from early_exit.signing import Signer
-from early_exit.store import HeadStore
-from early_exit.version_files import HEADS, MANIFEST, SIGNATURE
-from schemas import manifest as manifests
-from schemas import prediction as predictions
-from schemas.dead_letter import DeadLetterHeaders
-from schemas.distillation import DistillationBatch, DistillationError, DistillationHeader
-from schemas.distillation import decode as decode_distillation
-from schemas.frame import FrameHeaders
-from schemas.manifest import Exit, HeadSpec, Manifest
-from schemas.settings import Promise, Trainer, load
-from stream.decode import DecodeError, Limits, decode_frame
-from stream.envelope import MAX_ENVELOPE_BYTES, check_envelope, shown
-from stream.references import Location, Refused
-from stream.watch import json_line
+from layercache.cache_training.trainer import OnlineTrainer
+from layercache.early_exit.cutting import cuts
+from layercache.early_exit.cutting.cuts import TracedModel
+from layercache.early_exit.heads.families import HeadsError, build_head
+from layercache.early_exit.heads.loading import load_heads, tensor_names
+from layercache.early_exit.model import loading
+from layercache.early_exit.store.blobs import StoreError
+from layercache.early_exit.store.head_store import HeadStore
+from layercache.early_exit.store.signing import Signer
+from layercache.early_exit.store.version_files import HEADS, MANIFEST, SIGNATURE
+from layercache.schemas import manifest as manifests
+from layercache.schemas import prediction as predictions
+from layercache.schemas.dead_letter import DeadLetterHeaders
+from layercache.schemas.distillation import DistillationBatch, DistillationError, DistillationHeader
+from layercache.schemas.distillation import decode as decode_distillation
+from layercache.schemas.frame import FrameHeaders
+from layercache.schemas.manifest import Exit, HeadSpec, Manifest
+from layercache.schemas.settings import Promise, Trainer, load
+from layercache.stream.frames.decoding import DecodeError, Limits, decode_frame
+from layercache.stream.frames.envelope import MAX_ENVELOPE_BYTES, check_envelope, shown
+from layercache.stream.references.prefixes import Location, Refused
+from layercache.stream.watching import json_line
 from tests.support import tiny_model
 from tests.support.pictures import coloured, encode
 
@@ -50,7 +52,7 @@ class Target:
 
 @cache
 def _traced() -> TracedModel:
-    return cuts.trace(models.load(tiny_model.write(Path(tempfile.mkdtemp(prefix="fuzz-"))).settings))
+    return cuts.trace(loading.load(tiny_model.write(Path(tempfile.mkdtemp(prefix="fuzz-"))).settings))
 
 
 # Frames: the pictures themselves

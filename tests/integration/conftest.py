@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from schemas.settings import Settings, Store, Topics, Worker
+from layercache.schemas.settings import Settings, Store, Topics, Worker
+from testbed.apache_kafka import KafkaNode
 from tests.conftest import Broker
-from tests.support.kafka_home import KafkaNode
 from tests.support.require import missing
 from tests.support.tiny_model import TinyModel
 

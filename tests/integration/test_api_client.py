@@ -10,10 +10,10 @@ import pytest
 from layercache.api.async_client import AsyncClient
 from layercache.api.client import Client
 from layercache.api.following import DeadLetterError
-from schemas.settings import Settings
+from layercache.schemas.settings import Settings
+from testbed.worker_process import running_worker
 from tests.support.pictures import coloured, encode
 from tests.support.tiny_model import CLASSES
-from tests.support.worker_process import running_worker
 
 pytestmark = pytest.mark.one_broker
 

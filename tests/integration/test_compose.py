@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from schemas.prediction import FULL, Prediction
-from schemas.settings import Kafka, Settings
+from layercache.schemas.prediction import FULL, Prediction
+from layercache.schemas.settings import Kafka, Settings
+from testbed.ports import free_ports
+from testbed.waiting import wait_until
+from testbed.worker_process import Reader, reading
 from tests.deploy.test_queries import QUERIES
 from tests.support.browser import browser, watched
 from tests.support.docker import KAFKA_IMAGE, PROMETHEUS_IMAGE, PYTHON_IMAGE, STORE_IMAGE, docker, require_docker
-from tests.support.ports import free_ports
 from tests.support.promql import filled_in
 from tests.support.stack import UP_S, Stack
-from tests.support.waiting import wait_until
-from tests.support.worker_process import Reader, reading
 
 #: The first build fetches torch, which may take minutes; later ones find the layers.
 BUILD_S = 1200.0

@@ -11,17 +11,17 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from layercache.broker import EmbeddedBroker
 from layercache.dashboard.collector import Collector
 from layercache.dashboard.state import Snapshot
-from schemas import prediction
-from schemas.prediction import FULL
-from schemas.settings import Kafka, Settings
+from layercache.schemas import prediction
+from layercache.schemas.prediction import FULL
+from layercache.schemas.settings import Kafka, Settings
+from testbed.ports import free_ports
+from testbed.topics import create_topics
+from testbed.waiting import wait_until
+from testbed.worker_process import Picture, publish, running_worker
 from tests.conftest import Broker
 from tests.support.heads import publish_heads, store_of
 from tests.support.kafka_records import answer
 from tests.support.pictures import coloured, encode
-from tests.support.ports import free_ports
-from tests.support.topics import create_topics
-from tests.support.waiting import wait_until
-from tests.support.worker_process import Picture, publish, running_worker
 
 pytestmark = pytest.mark.one_broker
 

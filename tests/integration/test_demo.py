@@ -15,8 +15,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from layercache.demo.summary import Summary
-from tests.support.waiting import wait_until
+from layercache.measuring.summary import Summary
+from testbed.waiting import wait_until
 
 _PATIENCE_S = 240.0
 

@@ -12,20 +12,21 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from early_exit.cuts import TracedModel
-from early_exit.engine import Engine
-from early_exit.heads import load_heads
-from early_exit.store import HeadStore
-from schemas.manifest import Manifest
-from schemas.prediction import FULL, Prediction
-from schemas.settings import Settings, Store, Topics, Worker
+from layercache.early_exit.cutting.cuts import TracedModel
+from layercache.early_exit.engine import Engine
+from layercache.early_exit.heads.loading import load_heads
+from layercache.early_exit.store.head_store import HeadStore
+from layercache.schemas.manifest import Manifest
+from layercache.schemas.prediction import FULL, Prediction
+from layercache.schemas.settings import Settings, Store, Topics, Worker
+from testbed.trainer_process import running_trainer
+from testbed.worker_process import Picture, Reader, WorkerProcess, publish, reading, running_worker
 from tests.cache_training.streams import traced
 from tests.conftest import Broker
 from tests.support import striped_model
 from tests.support.pictures import encode
 from tests.support.striped_model import SHIFTS, Pixels
-from tests.support.trainer_process import running_trainer, store_of, trainer_settings
-from tests.support.worker_process import Picture, Reader, WorkerProcess, publish, reading, running_worker
+from tests.support.trainer_records import store_of, trainer_settings
 
 pytestmark = pytest.mark.one_broker
 

@@ -9,12 +9,12 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 
 from layercache.doctor import groups
-from schemas.settings import Settings, Trainer, Worker
-from stream.clients import worker_config
-from stream.members import GroupCheck, client_id, named_clients
+from layercache.schemas.settings import Settings, Trainer, Worker
+from layercache.stream.kafka.clients import worker_config
+from layercache.stream.worker.members import GroupCheck, client_id, named_clients
+from testbed.topics import create_topics, unique_topics
+from testbed.waiting import wait_until
 from tests.conftest import Broker
-from tests.support.topics import create_topics, unique_topics
-from tests.support.waiting import wait_until
 
 OLD, NEW = "3f9a52c1e0b7d4aa", "81c0ffee00112233"
 

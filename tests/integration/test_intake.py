@@ -9,14 +9,14 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 
-from schemas.settings import Kafka, Settings, Worker
-from stream.clients import long_running, worker_config
-from stream.committed import AskedBeside
-from stream.intake import READER, Habits, Intake
-from stream.metrics import Metrics
+from layercache.schemas.settings import Kafka, Settings, Worker
+from layercache.stream.kafka.clients import long_running, worker_config
+from layercache.stream.worker.consuming.committed import AskedBeside
+from layercache.stream.worker.consuming.consumer import READER, Habits, Intake
+from layercache.stream.worker.metrics import Metrics
+from testbed.topics import create_topics, unique_topics
+from testbed.waiting import wait_until
 from tests.conftest import Broker
-from tests.support.topics import create_topics, unique_topics
-from tests.support.waiting import wait_until
 
 PARTITIONS = 2
 #: By name: the worker's settings and its consumer's options.
@@ -64,7 +64,7 @@ class Member:
     def assigned(self, partitions: set[int], kept: set[int]) -> None: ...
 
     def begins(self, partition: int, offset: int, began: int, takes_over: bool) -> None:
-        """What workers do about it, :mod:`stream.caution` says."""
+        """What workers do about it, :mod:`layercache.stream.worker.caution` says."""
 
     def revoked(self, partitions: set[int], kept: set[int]) -> None: ...
 
@@ -216,7 +216,7 @@ def test_a_client_that_still_asks_where_its_log_begins_passes_over_no_frame(
     """Its question waits behind a long fetch of the partition that it has already. Sent elsewhere meanwhile, it would
     go back to the beginning half a second later, or to the end, past what was published since (librdkafka #2256)."""
     # On a busy machine its answer takes longer than is waited for; the client then does go back, which is noticed.
-    monkeypatch.setattr("stream.intake._OWN_QUESTION_S", 30.0)
+    monkeypatch.setattr("layercache.stream.worker.consuming.consumer._OWN_QUESTION_S", 30.0)
     settings = settings_for(apache_kafka, "cooperative", {"auto.offset.reset": reset, "fetch.wait.max.ms": 1_500})
     with unstable_group(settings) as producer:
         producer.abort_transaction(30)  # 5 is committed

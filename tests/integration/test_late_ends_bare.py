@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
-from schemas.settings import Settings
-from stream.request_watch import RequestWatch
+from layercache.schemas.settings import Settings
+from layercache.stream.worker.delivery.request_watch import RequestWatch
+from testbed.kafka_proxy import HeldRequest, KafkaProxy, ends
+from testbed.topics import create_topics, unique_topics
+from testbed.worker_process import reading
 from tests.conftest import Broker
-from tests.support.kafka_proxy import HeldRequest, KafkaProxy, ends
-from tests.support.topics import create_topics, unique_topics
-from tests.support.worker_process import reading
 
 
 @dataclass

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from schemas.settings import Kafka, Settings, Store, Worker
-from tests.conftest import Broker
-from tests.support.kafka_proxy import (
+from layercache.schemas.settings import Kafka, Settings, Store, Worker
+from testbed.kafka_proxy import (
     ADD_OFFSETS_TO_TXN,
     ADD_PARTITIONS_TO_TXN,
     END_TXN,
@@ -21,11 +20,12 @@ from tests.support.kafka_proxy import (
     ends,
     is_api,
 )
+from testbed.topics import create_topics, unique_topics
+from testbed.waiting import wait_until
+from testbed.worker_process import Picture, Reader, WorkerProcess, publish, reading, running_worker
+from tests.conftest import Broker
 from tests.support.pictures import coloured, encode
 from tests.support.tiny_model import TinyModel
-from tests.support.topics import create_topics, unique_topics
-from tests.support.waiting import wait_until
-from tests.support.worker_process import Picture, Reader, WorkerProcess, publish, reading, running_worker
 
 pytestmark = pytest.mark.slow
 

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from schemas.settings import Kafka, Settings, Worker
-from stream.clients import worker_config
-from stream.metrics import Metrics
-from stream.transactions import Delivery, delivery
-from tests.conftest import Broker
-from tests.support.kafka_proxy import (
+from layercache.schemas.settings import Kafka, Settings, Worker
+from layercache.stream.kafka.clients import worker_config
+from layercache.stream.worker.delivery.transactions import Delivery, delivery
+from layercache.stream.worker.metrics import Metrics
+from testbed.kafka_proxy import (
     ADD_OFFSETS_TO_TXN,
     ADD_PARTITIONS_TO_TXN,
     END_TXN,
@@ -26,9 +25,10 @@ from tests.support.kafka_proxy import (
     ends,
     is_api,
 )
-from tests.support.topics import create_topics, unique_topics
-from tests.support.waiting import wait_until
-from tests.support.worker_process import Reader, reading
+from testbed.topics import create_topics, unique_topics
+from testbed.waiting import wait_until
+from testbed.worker_process import Reader, reading
+from tests.conftest import Broker
 
 #: What Kafka answers to a request of an older epoch: INVALID_PRODUCER_EPOCH.
 OLD_EPOCH = 47
@@ -170,7 +170,8 @@ def test_a_producer_that_repeated_a_request_is_replaced(apache_kafka: Broker, ap
 
 
 def test_this_librdkafka_still_needs_it_and_says_so_in_the_words_we_know(apache_kafka: Broker) -> None:
-    """Where this fails, librdkafka speaks EndTxn v5 (KIP-890), or words its log otherwise: see stream.request_watch."""
+    """Where this fails, librdkafka speaks EndTxn v5 (KIP-890), or words its log otherwise: see
+    layercache.stream.worker.delivery.request_watch."""
     with stream(apache_kafka) as one:
         one.answer(0)
         assert one.works.commit()

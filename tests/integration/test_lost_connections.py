@@ -4,13 +4,13 @@ import time
 
 from confluent_kafka import Consumer
 
-from schemas.settings import Kafka, Settings, Worker
-from stream.clients import worker_config
-from stream.metrics import Metrics
-from stream.transactions import delivery
+from layercache.schemas.settings import Kafka, Settings, Worker
+from layercache.stream.kafka.clients import worker_config
+from layercache.stream.worker.delivery.transactions import delivery
+from layercache.stream.worker.metrics import Metrics
+from testbed.topics import create_topics, unique_topics
+from testbed.waiting import wait_until
 from tests.conftest import Broker
-from tests.support.topics import create_topics, unique_topics
-from tests.support.waiting import wait_until
 
 OUTAGE_S = 2.0
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer
 
-from schemas import distillation
-from schemas.distillation import DistillationBatch
-from schemas.settings import Settings
+from layercache.schemas import distillation
+from layercache.schemas.distillation import DistillationBatch
+from layercache.schemas.settings import Settings
+from testbed.waiting import wait_until
+from testbed.worker_process import Picture, Reader, WorkerProcess, publish, reading, running_worker
 from tests.support.heads import publish_heads
 from tests.support.pictures import coloured, encode
-from tests.support.waiting import wait_until
-from tests.support.worker_process import Picture, Reader, WorkerProcess, publish, reading, running_worker
 
 pytestmark = pytest.mark.one_broker
 

@@ -10,14 +10,14 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
-from schemas.dead_letter import DeadLetterHeaders, Reason
-from schemas.settings import Settings
+from layercache.schemas.dead_letter import DeadLetterHeaders, Reason
+from layercache.schemas.settings import Settings
+from testbed.waiting import wait_until
+from testbed.worker_process import Picture, Reader, WorkerProcess, publish, reading, running_worker
 from tests.support import fragile_model
 from tests.support.fragile_model import BLACK, GREY, WHITE
 from tests.support.odd_headers import NotUtf8, publish_with_headers
 from tests.support.pictures import coloured, encode
-from tests.support.waiting import wait_until
-from tests.support.worker_process import Picture, Reader, WorkerProcess, publish, reading, running_worker
 
 pytestmark = pytest.mark.one_broker
 

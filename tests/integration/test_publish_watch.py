@@ -19,17 +19,17 @@ from confluent_kafka import Message, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 
-from schemas import dead_letter, prediction
-from schemas.dead_letter import Reason
-from schemas.settings import Settings, Topics
-from stream.watch import follow
+from layercache.schemas import dead_letter, prediction
+from layercache.schemas.dead_letter import Reason
+from layercache.schemas.settings import Settings, Topics
+from layercache.stream.watching import follow
+from testbed.ports import free_ports
+from testbed.topics import unique_topics
+from testbed.trainer_process import as_toml
+from testbed.waiting import wait_until
+from testbed.worker_process import reading
 from tests.conftest import Broker
 from tests.schemas.test_published import PREDICTION
-from tests.support.ports import free_ports
-from tests.support.topics import unique_topics
-from tests.support.trainer_process import as_toml
-from tests.support.waiting import wait_until
-from tests.support.worker_process import reading
 
 pytestmark = pytest.mark.one_broker
 

@@ -8,13 +8,13 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
-from schemas.settings import Settings, Worker
-from stream.clients import KafkaUnusable, worker_config
-from stream.metrics import Metrics
-from stream.transactions import Aborted, Delivery, delivery
+from layercache.schemas.settings import Settings, Worker
+from layercache.stream.kafka.clients import KafkaUnusable, worker_config
+from layercache.stream.worker.delivery.transactions import Aborted, Delivery, delivery
+from layercache.stream.worker.metrics import Metrics
+from testbed.topics import create_topics, unique_topics
+from testbed.waiting import wait_until
 from tests.conftest import Broker
-from tests.support.topics import create_topics, unique_topics
-from tests.support.waiting import wait_until
 
 
 def settings_with(broker: Broker, kind: str, **config: str) -> Settings:

@@ -15,15 +15,15 @@ from contextlib import contextmanager
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from schemas.settings import Kafka, Settings, Worker
-from stream.clients import worker_config
-from stream.group_metadata import generation_of
-from stream.metrics import Metrics
-from stream.transactions import Aborted, Delivery, delivery
+from layercache.schemas.settings import Kafka, Settings, Worker
+from layercache.stream.kafka.clients import worker_config
+from layercache.stream.worker.delivery.group_metadata import generation_of
+from layercache.stream.worker.delivery.transactions import Aborted, Delivery, delivery
+from layercache.stream.worker.metrics import Metrics
+from testbed.kafka_proxy import Request, is_api
+from testbed.topics import create_topics, unique_topics
+from testbed.waiting import wait_until
 from tests.conftest import Broker
-from tests.support.kafka_proxy import Request, is_api
-from tests.support.topics import create_topics, unique_topics
-from tests.support.waiting import wait_until
 
 JOIN_GROUP, SYNC_GROUP = 11, 14
 THROWN_OUT = "the group has thrown this worker out"

@@ -14,18 +14,18 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from cache_training.credentials import _unsecured
-from schemas.settings import Kafka, Settings, Store, Trainer, Worker
-from stream.topics import create
+from layercache.cache_training.service.credentials import _unsecured
+from layercache.schemas.settings import Kafka, Settings, Store, Trainer, Worker
+from layercache.stream.kafka.topics import create
+from testbed.topics import unique_topics
+from testbed.trainer_process import as_toml, running_trainer
+from testbed.waiting import wait_until
+from testbed.worker_process import running_worker
 from tests.support.certificates import Authority
 from tests.support.pictures import coloured, encode
 from tests.support.require import missing
 from tests.support.secure_kafka import ADMIN, PASSWORDS, STRANGER, WORKER, SecureKafka
 from tests.support.tiny_model import TinyModel
-from tests.support.topics import unique_topics
-from tests.support.trainer_process import as_toml, running_trainer
-from tests.support.waiting import wait_until
-from tests.support.worker_process import running_worker
 
 FRAMES = 4
 #: On a machine that does much else, five commands that load torch take a minute.

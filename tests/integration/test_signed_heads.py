@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from schemas.prediction import FULL
-from schemas.settings import Settings
+from layercache.schemas.prediction import FULL
+from layercache.schemas.settings import Settings
+from testbed.waiting import wait_until
+from testbed.worker_process import Picture, WorkerProcess, publish, reading, running_worker
 from tests.support.heads import publish_heads, store_of
 from tests.support.pictures import coloured, encode
-from tests.support.waiting import wait_until
-from tests.support.worker_process import Picture, WorkerProcess, publish, reading, running_worker
 
 
 @pytest.mark.parametrize("broker", ["embedded"], indirect=True)

@@ -15,13 +15,13 @@ from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 from torchvision.io import encode_png
 
-from schemas.prediction import FULL, decoder
-from schemas.settings import Topics
+from layercache.schemas.prediction import FULL, decoder
+from layercache.schemas.settings import Topics
+from testbed.ports import free_ports
+from testbed.topics import create_topics
+from testbed.waiting import wait_until
 from tests.support import tiny_model
 from tests.support.docker import KAFKA_COMMAND, KAFKA_IMAGE, require_docker
-from tests.support.ports import free_ports
-from tests.support.topics import create_topics
-from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.docker
 

@@ -11,14 +11,14 @@ from confluent_kafka.cimpl import NewTopic
 from layercache.dashboard.board import Board
 from layercache.dashboard.frames import FrameReader
 from layercache.dashboard.lag import GroupWatch
-from schemas.settings import Settings, Store, Worker
+from layercache.schemas.settings import Settings, Store, Worker
+from testbed.apache_kafka import KafkaNode
+from testbed.topics import create_topics, unique_topics
+from testbed.waiting import wait_until
+from testbed.worker_process import Picture, Reader, publish, reading, running_worker
 from tests.conftest import Broker
-from tests.support.kafka_home import KafkaNode
 from tests.support.pictures import coloured, encode
 from tests.support.tiny_model import TinyModel
-from tests.support.topics import create_topics, unique_topics
-from tests.support.waiting import wait_until
-from tests.support.worker_process import Picture, Reader, publish, reading, running_worker
 
 RED = encode(coloured("red"), "PNG")
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from schemas.settings import Settings, Topics
+from layercache.schemas.settings import Settings, Topics
+from testbed.trainer_process import running_trainer
+from testbed.waiting import wait_until
 from tests.conftest import Broker
 from tests.support.tiny_model import TinyModel
-from tests.support.trainer_process import produce_records, running_trainer, store_of, trainer_settings
-from tests.support.waiting import wait_until
+from tests.support.trainer_records import produce_records, store_of, trainer_settings
 
 pytestmark = pytest.mark.one_broker
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from confluent_kafka import Producer
 
-from schemas.distillation import DistillationBatch, DistillationHeader
-from schemas.settings import Topics
+from layercache.schemas.distillation import DistillationBatch, DistillationHeader
+from layercache.schemas.settings import Topics
+from testbed.trainer_process import as_toml
 from tests.conftest import Broker
 from tests.support.tiny_model import TinyModel
-from tests.support.trainer_process import as_toml, trainer_settings
+from tests.support.trainer_records import trainer_settings
 
 pytestmark = pytest.mark.one_broker
 
@@ -24,8 +25,8 @@ INBOX_MB, MOST_MB = 8, 60
 PROGRAM = f"""
 import json, logging, os, sys, time
 from pathlib import Path
-from cache_training import app, thread
-from schemas.settings import load
+from layercache.cache_training.service import app, thread
+from layercache.schemas.settings import load
 
 logging.basicConfig()
 thread._INBOX_BYTES = {INBOX_MB} << 20

@@ -11,17 +11,17 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from schemas.settings import Kafka, Settings, Store, Worker
-from stream.clients import KafkaUnusable, long_running, worker_config
-from stream.metrics import Metrics
-from stream.transactions import Aborted, delivery
+from layercache.schemas.settings import Kafka, Settings, Store, Worker
+from layercache.stream.kafka.clients import KafkaUnusable, long_running, worker_config
+from layercache.stream.worker.delivery.transactions import Aborted, delivery
+from layercache.stream.worker.metrics import Metrics
+from testbed.topics import create_topics, unique_topics
+from testbed.waiting import wait_until
+from testbed.worker_process import Picture, Reader, WorkerProcess, publish, reading, running_worker
 from tests.conftest import Broker
 from tests.support import tiny_model as tiny
 from tests.support.pictures import coloured, encode
 from tests.support.tiny_model import TinyModel
-from tests.support.topics import create_topics, unique_topics
-from tests.support.waiting import wait_until
-from tests.support.worker_process import Picture, Reader, WorkerProcess, publish, reading, running_worker
 
 RED = encode(coloured("red"), "PNG")
 #: Added to the tiny model: it waits while a file is there, so long at most.
@@ -156,7 +156,7 @@ def test_a_model_slower_than_the_group_is_patient_loses_nothing(apache_kafka: Br
         publish(settings, numbered(range(20)))
         answered_once(reader, 20)
         assert not worker.said("lost partitions")
-        assert not worker.said("WARNING stream.worker")
+        assert not worker.said("WARNING layercache.stream.worker.loop")
         flag.unlink()
         assert worker.stop() == 0
 

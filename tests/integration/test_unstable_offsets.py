@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
-from schemas.settings import Kafka, Settings, Store, Worker
+from layercache.schemas.settings import Kafka, Settings, Store, Worker
+from testbed.topics import create_topics, unique_topics
+from testbed.waiting import wait_until
+from testbed.worker_process import Picture, Reader, publish, reading, running_worker
 from tests.conftest import Broker
 from tests.support.pictures import coloured, encode
 from tests.support.tiny_model import TinyModel
-from tests.support.topics import create_topics, unique_topics
-from tests.support.waiting import wait_until
-from tests.support.worker_process import Picture, Reader, publish, reading, running_worker
 
 RED = encode(coloured("red"), "PNG")
 #: Longer than a test takes: the dead worker's transaction stays open until the test has it aborted.

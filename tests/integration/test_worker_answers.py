@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from schemas import distillation
-from schemas.dead_letter import DeadLetterHeaders, Reason
-from schemas.settings import Settings
+from layercache.schemas import distillation
+from layercache.schemas.dead_letter import DeadLetterHeaders, Reason
+from layercache.schemas.settings import Settings
+from testbed.worker_process import Picture, publish, reading, running_worker
 from tests.support.pictures import COLOURS, coloured, encode
 from tests.support.tiny_model import CLASSES
-from tests.support.worker_process import Picture, publish, reading, running_worker
 
 pytestmark = pytest.mark.one_broker
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from layercache.broker import EmbeddedBroker
-from schemas.settings import Kafka, Settings, Store, Worker
+from layercache.schemas.settings import Kafka, Settings, Store, Worker
+from testbed.apache_kafka import KafkaNode
+from testbed.ports import free_ports
+from testbed.topics import create_topics, unique_topics
+from testbed.waiting import wait_until
+from testbed.worker_process import Picture, Reader, WorkerProcess, publish, reading, running_worker
 from tests.conftest import Broker
-from tests.support.kafka_home import KafkaNode
 from tests.support.pictures import coloured, encode
-from tests.support.ports import free_ports
 from tests.support.tiny_model import TinyModel
-from tests.support.topics import create_topics, unique_topics
-from tests.support.waiting import wait_until
-from tests.support.worker_process import Picture, Reader, WorkerProcess, publish, reading, running_worker
 
 
 def settings_for(kafka: Kafka, model: TinyModel, folder: Path, **worker: object) -> Settings:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from schemas import distillation
-from schemas.settings import Settings
+from layercache.schemas import distillation
+from layercache.schemas.settings import Settings
+from testbed.waiting import wait_until
+from testbed.worker_process import Picture, Reader, publish, reading, running_worker
 from tests.support.heads import publish_heads, store_of
 from tests.support.pictures import coloured, encode
-from tests.support.waiting import wait_until
-from tests.support.worker_process import Picture, Reader, publish, reading, running_worker
 
 pytestmark = pytest.mark.one_broker
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from schemas.prediction import FULL, Prediction
-from schemas.settings import Promise, Settings
+from layercache.schemas.prediction import FULL, Prediction
+from layercache.schemas.settings import Promise, Settings
+from testbed.worker_process import Picture, Reader, publish, reading, running_worker
 from tests.support.heads import publish_heads
 from tests.support.manifests import overload
 from tests.support.pictures import coloured, encode
-from tests.support.worker_process import Picture, Reader, publish, reading, running_worker
 
 pytestmark = pytest.mark.one_broker
 

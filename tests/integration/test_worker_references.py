@@ -10,12 +10,12 @@ import pytest
 from confluent_kafka import Message, Producer
 
 from layercache.doctor import groups
-from schemas.dead_letter import DeadLetterHeaders, Reason
-from schemas.settings import References, Settings
+from layercache.schemas.dead_letter import DeadLetterHeaders, Reason
+from layercache.schemas.settings import References, Settings
+from testbed.waiting import wait_until
+from testbed.worker_process import reading, running_worker
 from tests.support.pictures import coloured, encode
 from tests.support.tiny_model import CLASSES
-from tests.support.waiting import wait_until
-from tests.support.worker_process import reading, running_worker
 
 pytestmark = pytest.mark.one_broker
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from layercache.demo.columns import Integers
-from layercache.demo.summary import Machine, Race, Round
-from layercache.demo.tally import Answer, flops_share
-from schemas.manifest import Certificate, Exit, HeadSpec, Manifest
-from schemas.prediction import FULL
+from layercache.measuring.columns import Integers
+from layercache.measuring.summary import Machine, Race, Round
+from layercache.measuring.tally import Answer, flops_share
+from layercache.schemas.manifest import Certificate, Exit, HeadSpec, Manifest
+from layercache.schemas.prediction import FULL
 
 MACHINE = Machine(cpus=2, platform="Linux", python="3.11", torch="2.4")
 RACE = Race(

@@ -4,9 +4,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from early_exit.costs import CutCost
+from layercache.early_exit.cutting.costs import CutCost
 from layercache.report.numbers import Budget, Exam, Frames, Machine, Model, OfClass, Point, Report, Stream, Version
-from schemas.manifest import Certificate
+from layercache.schemas.manifest import Certificate
 
 EXAM = Exam(
     frames=1500, hit_rate=0.82, flops_saved=0.61, disagreements=6, lowest=0.0015, highest=0.0087,

@@ -8,13 +8,13 @@ import pytest
 import yaml
 from safetensors import deserialize
 
-import schemas.publish
-from schemas.dead_letter import HEADROOM_BYTES
-from schemas.frame import CONTENT_TYPES
-from schemas.settings import Settings
+from layercache.schemas import publish
+from layercache.schemas.dead_letter import HEADROOM_BYTES
+from layercache.schemas.frame import CONTENT_TYPES
+from layercache.schemas.settings import Settings
 from tests.schemas.test_distillation import example_batch
 
-FILE = Path(schemas.publish.__file__).parent / "asyncapi.yaml"
+FILE = Path(publish.__file__).parent / "asyncapi.yaml"
 DOCUMENT: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
 
 
@@ -45,7 +45,7 @@ def test_reference_leads_somewhere(reference: str) -> None:
 
 def test_every_message_schema_is_referred_to() -> None:
     files = {reference for reference in references(DOCUMENT) if reference.startswith("json/")}
-    assert files == {f"json/{name}.json" for name in schemas.publish.documents()} - {
+    assert files == {f"json/{name}.json" for name in publish.documents()} - {
         "json/settings.json",  # a file, not a message
         "json/manifest.json",
         "json/pin.json",

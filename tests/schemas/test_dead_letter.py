@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from schemas.dead_letter import DeadLetterHeaders, Reason, headers, headers_without_value
+from layercache.schemas.dead_letter import DeadLetterHeaders, Reason, headers, headers_without_value
 
 
 @pytest.mark.parametrize("reason", Reason)

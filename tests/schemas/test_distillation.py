@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
-from schemas.distillation import DistillationBatch, DistillationError, DistillationHeader, decode, key_hash
+from layercache.schemas.distillation import (
+    DistillationBatch,
+    DistillationError,
+    DistillationHeader,
+    decode,
+    key_hash,
+)
 
 ARRAYS = [field.name for field in fields(DistillationBatch) if field.name != "header"]
 HEADER = DistillationHeader(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.frame import FrameHeaders, default_id, last_text
+from layercache.schemas.frame import FrameHeaders, default_id, last_text
 
 texts = st.none() | st.text(st.characters(exclude_categories=["Cs"]))
 repeatable = settings(derandomize=True, deadline=None)

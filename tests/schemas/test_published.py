@@ -6,11 +6,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from schemas import dead_letter, manifest, prediction, publish
-from schemas.dead_letter import Reason
-from schemas.frame import FrameHeaders
-from schemas.manifest import Certificate, Exit, Expected, HeadSpec, Manifest
-from schemas.prediction import Prediction, Ranked, Times
+from layercache.schemas import dead_letter, manifest, prediction, publish
+from layercache.schemas.dead_letter import Reason
+from layercache.schemas.frame import FrameHeaders
+from layercache.schemas.manifest import Certificate, Exit, Expected, HeadSpec, Manifest
+from layercache.schemas.prediction import Prediction, Ranked, Times
 
 PREDICTION = Prediction(
     id="bag.webp",
@@ -68,7 +68,7 @@ def validator(name: str) -> jsonschema.Draft202012Validator:
 @pytest.mark.parametrize("name", publish.documents())
 def test_file_is_what_the_type_says(name: str) -> None:
     published = (publish.FOLDER / f"{name}.json").read_text(encoding="utf-8")
-    assert published == publish.render(publish.documents()[name]), "run `python -m schemas.publish`"
+    assert published == publish.render(publish.documents()[name]), "run `python -m layercache.schemas.publish`"
 
 
 def test_no_file_is_left_of_a_type_that_is_gone() -> None:

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from schemas.settings import Promise, Settings, load
+from layercache.schemas.settings import Promise, Settings, load
 
 
 @pytest.fixture

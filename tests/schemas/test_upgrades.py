@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from early_exit.store import HeadStore, StoreError
-from schemas import manifest as manifests
-from schemas import prediction
-from schemas.dead_letter import DeadLetterHeaders, Reason, headers
-from schemas.distillation import DistillationBatch, DistillationError, DistillationHeader, decode
-from schemas.manifest import LaterFormat
+from layercache.early_exit.store.head_store import HeadStore, StoreError
+from layercache.schemas import manifest as manifests
+from layercache.schemas import prediction
+from layercache.schemas.dead_letter import DeadLetterHeaders, Reason, headers
+from layercache.schemas.distillation import DistillationBatch, DistillationError, DistillationHeader, decode
+from layercache.schemas.manifest import LaterFormat
 from tests.support.manifests import manifest, tensors
 
 #: As the first version wrote them, letter by letter.

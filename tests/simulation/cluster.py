@@ -15,14 +15,7 @@ from confluent_kafka import KafkaError
 from tests.simulation.broker import Broker
 from tests.simulation.checks import is_done, problems_of
 from tests.simulation.network import Network
-from tests.simulation.worker_process import (
-    HEARTBEAT_S,
-    MAX_POLL_S,
-    SESSION_S,
-    SOCKET_S,
-    WorkerProcess,
-    settings_of,
-)
+from tests.simulation.worker_process import HEARTBEAT_S, MAX_POLL_S, SESSION_S, SOCKET_S, WorkerProcess, settings_of
 from tests.simulation.world import World
 
 FRAMES, PREDICTIONS, DEAD_LETTERS = "frames", "predictions", "frames.dlq"

@@ -13,14 +13,14 @@ from unittest.mock import patch
 
 from confluent_kafka import OFFSET_END, Consumer, TopicPartition
 
-from stream.delivery import Delivery
-from stream.delivery_states import Event
-from stream.intake import Intake
-from stream.outlet import Outlet
-from stream.positions import Positions, Start, State, Told
-from stream.request_watch import RequestWatch
-from stream.transactions import ExactlyOnce
-from stream.worker import Worker
+from layercache.stream.worker.consuming.consumer import Intake
+from layercache.stream.worker.consuming.positions import Positions, Start, State, Told
+from layercache.stream.worker.delivery.delivery import Delivery
+from layercache.stream.worker.delivery.outlet import Outlet
+from layercache.stream.worker.delivery.request_watch import RequestWatch
+from layercache.stream.worker.delivery.states import Event
+from layercache.stream.worker.delivery.transactions import ExactlyOnce
+from layercache.stream.worker.loop import Worker
 from tests.simulation.membership import group_metadata
 from tests.simulation.offsets import Offsets
 from tests.simulation.schedule import (
@@ -55,7 +55,7 @@ def no_confirmation() -> AbstractContextManager[Any]:
 
 def assigned_at_the_end() -> AbstractContextManager[Any]:
     """A partition is assigned at its log's end, and left from there before the client knows where that is."""
-    return _both(patch("stream.intake.OFFSET_BEGINNING", OFFSET_END), _sent_at_once())
+    return _both(patch("layercache.stream.worker.consuming.consumer.OFFSET_BEGINNING", OFFSET_END), _sent_at_once())
 
 
 def moves_back_go_unnoticed() -> AbstractContextManager[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unittest.mock import patch
 
-from stream.caution import Caution
+from layercache.stream.worker.caution import Caution
 from tests.simulation.cluster import Simulation, Variant
 
 

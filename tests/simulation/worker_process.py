@@ -14,16 +14,17 @@ from typing import Any, TypeVar, cast
 
 from confluent_kafka import KafkaException
 
-from schemas.settings import Kafka, Settings, Worker
-from stream.answering import Duties
-from stream.clients import ClientFactory, KafkaUnusable
-from stream.delivery import Delivery
-from stream.frames import Arrived, Decoded, Frame
-from stream.metrics import Metrics
-from stream.patience import Stuck
-from stream.stopping import STOP_PATIENCE_S, Stop
-from stream.worker import Unfinished
-from stream.worker import Worker as Loop
+from layercache.schemas.settings import Kafka, Settings, Worker
+from layercache.stream.frames.decode_pool import Arrived, Decoded
+from layercache.stream.frames.frame import Frame
+from layercache.stream.kafka.clients import ClientFactory, KafkaUnusable
+from layercache.stream.kafka.waiting import Stuck
+from layercache.stream.worker.answering.answering import Duties
+from layercache.stream.worker.delivery.delivery import Delivery
+from layercache.stream.worker.loop import Unfinished
+from layercache.stream.worker.loop import Worker as Loop
+from layercache.stream.worker.metrics import Metrics
+from layercache.stream.worker.stopping import STOP_PATIENCE_S, Stop
 from tests.simulation.admin import SimulatedAdminClient
 from tests.simulation.broker import Broker
 from tests.simulation.consumer import SimulatedConsumer
@@ -46,7 +47,7 @@ _NEVER: Future[list[Decoded]] = Future()
 
 
 class SimulatedClock:
-    """The project's :class:`stream.patience.Clock`, in simulated time."""
+    """The project's :class:`layercache.stream.kafka.waiting.Clock`, in simulated time."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -64,7 +65,7 @@ class SimulatedClock:
         self._world.current.wait(seconds)
 
     def start_call(self, call: Callable[[], Result]) -> Future[Result]:
-        """As :func:`stream.patience.start_call`: in a thread of its own."""
+        """As :func:`layercache.stream.kafka.waiting.start_call`: in a thread of its own."""
         outcome: Future[Result] = Future()
 
         def run() -> None:
@@ -81,7 +82,7 @@ class SimulatedClock:
     def call_with_timeout(
         self, seconds: float, call: Callable[[], Result], give_up: Callable[[], bool] = lambda: False
     ) -> Result:
-        """As :func:`stream.patience.call_with_timeout`: a call that is given up goes on by itself."""
+        """As :func:`layercache.stream.kafka.waiting.call_with_timeout`: a call that is given up goes on by itself."""
         task = self._process.spawn(call)
         end = self._world.now + seconds
         while not task.join(min(_LOOK_S, max(0.0, end - self._world.now))):
@@ -128,7 +129,8 @@ class Nothing:
 
 
 class TrivialAnswering:
-    """The project's :class:`stream.answering.Answering`: a prediction that names its frame, after some time."""
+    """The project's :class:`layercache.stream.worker.answering.answering.Answering`: a prediction that names its
+    frame, after some time."""
 
     def __init__(self, settings: Settings, clock: SimulatedClock, world: World, slow_rate: float) -> None:
         self._topics = settings.topics

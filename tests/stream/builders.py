@@ -4,13 +4,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from early_exit.cuts import TracedModel
-from early_exit.engine import Engine
-from early_exit.heads import build_head, load_heads, tensor_names
-from schemas.frame import FrameHeaders
-from schemas.manifest import Exit, HeadSpec, Manifest
-from stream.answers import MicroBatch
-from stream.frames import Decoded, Frame
+from layercache.early_exit.cutting.cuts import TracedModel
+from layercache.early_exit.engine import Engine
+from layercache.early_exit.heads.families import build_head
+from layercache.early_exit.heads.loading import load_heads, tensor_names
+from layercache.schemas.frame import FrameHeaders
+from layercache.schemas.manifest import Exit, HeadSpec, Manifest
+from layercache.stream.frames.decode_pool import Decoded
+from layercache.stream.frames.frame import Frame
+from layercache.stream.worker.answering.records import MicroBatch
 from tests.support.pictures import COLOURS, coloured
 from tests.support.tiny_model import CLASSES
 

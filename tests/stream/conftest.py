@@ -2,11 +2,12 @@
 
 import pytest
 
-from early_exit import cuts, models
-from early_exit.cuts import TracedModel
+from layercache.early_exit.cutting import cuts
+from layercache.early_exit.cutting.cuts import TracedModel
+from layercache.early_exit.model import loading
 from tests.support import tiny_model
 
 
 @pytest.fixture(scope="session")
 def traced(tmp_path_factory: pytest.TempPathFactory) -> TracedModel:
-    return cuts.trace(models.load(tiny_model.write(tmp_path_factory.mktemp("tiny")).settings))
+    return cuts.trace(loading.load(tiny_model.write(tmp_path_factory.mktemp("tiny")).settings))

@@ -6,7 +6,8 @@ import numpy as np
 import PIL.Image
 
 from layercache.dashboard import state
-from schemas.manifest import Certificate, ClassResult
+from layercache.schemas.manifest import Certificate, ClassResult
+from layercache.stream.kafka.offsets import PartitionLag
 from tests.support.pictures import COLOURS, coloured
 
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -207,8 +208,7 @@ def _lag(who: str, group: str, topic: str, lags: tuple[int, ...], at_ms: int, se
         group=group,
         topic=topic,
         partitions=tuple(
-            state.PartitionLag(partition=number, committed=4_251 - lag, end=4_251, lag=lag)
-            for number, lag in enumerate(lags)
+            PartitionLag(partition=number, committed=4_251 - lag, end=4_251, lag=lag) for number, lag in enumerate(lags)
         ),
         at_ms=at_ms,
         seconds=seconds,

@@ -6,11 +6,11 @@ from functools import cache
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from cache_training.metrics import TrainerMetrics
-from cache_training.tally import Count
-from cache_training.trainer import Progress
-from schemas.settings import Promise
-from stream.metrics import Metrics
+from layercache.cache_training.certifying.audit_tally import Count
+from layercache.cache_training.service.metrics import TrainerMetrics
+from layercache.cache_training.trainer import Progress
+from layercache.schemas.settings import Promise
+from layercache.stream.worker.metrics import Metrics
 
 #: What a Prometheus adds to each series that it scrapes.
 TARGET_LABELS = frozenset({"job", "instance"})

@@ -2,17 +2,19 @@
 
 import torch
 
-from early_exit import cuts, models
-from early_exit.heads import build_head, tensor_names
-from early_exit.store import HeadStore, open_store
-from schemas.manifest import Exit, HeadSpec, Manifest, Overload
-from schemas.settings import Settings
+from layercache.early_exit.cutting import cuts
+from layercache.early_exit.heads.families import build_head
+from layercache.early_exit.heads.loading import tensor_names
+from layercache.early_exit.model import loading
+from layercache.early_exit.store.head_store import HeadStore, open_store
+from layercache.schemas.manifest import Exit, HeadSpec, Manifest, Overload
+from layercache.schemas.settings import Settings
 from tests.support.tiny_model import CLASSES
 
 
 def store_of(settings: Settings) -> HeadStore:
     """The store of the heads of the settings' model."""
-    classifier = models.load(settings.model)
+    classifier = loading.load(settings.model)
     return open_store(settings.store, classifier.name, classifier.fingerprint)
 
 
@@ -26,7 +28,7 @@ def publish_heads(
     overload: Overload | None = None,
 ) -> Manifest:
     """Publishes a version whose one exit answers ``label`` to every frame; ``model`` claims another fingerprint."""
-    classifier = models.load(settings.model)
+    classifier = loading.load(settings.model)
     cut = cuts.trace(classifier).proposed[0]
     spec = HeadSpec(family="pooled", features=cut.shape, classes=len(CLASSES))
     head = build_head(spec)

@@ -5,10 +5,10 @@ from typing import cast
 
 from confluent_kafka import TIMESTAMP_CREATE_TIME, Message
 
-from schemas import prediction
-from schemas.dead_letter import Reason
-from schemas.dead_letter import headers as dead_letter_headers
-from schemas.prediction import FULL, Prediction, Ranked, Times
+from layercache.schemas import prediction
+from layercache.schemas.dead_letter import Reason
+from layercache.schemas.dead_letter import headers as dead_letter_headers
+from layercache.schemas.prediction import FULL, Prediction, Ranked, Times
 
 MODEL = "3f9a" * 16
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from early_exit.store import HeadStore
-from schemas.manifest import Certificate, Exit, Expected, HeadSpec, Manifest, Overload
+from layercache.early_exit.store.head_store import HeadStore
+from layercache.schemas.manifest import Certificate, Exit, Expected, HeadSpec, Manifest, Overload
 
 
 def manifest(number: int, predecessor: int | None = None, model: str = "ab" * 32) -> Manifest:

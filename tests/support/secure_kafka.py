@@ -13,10 +13,10 @@ from confluent_kafka.admin._acl import AclBinding, AclOperation, AclPermissionTy
 from confluent_kafka.admin._resource import ResourcePatternType
 from confluent_kafka.admin._resource import ResourceType as Resource
 
-from schemas.settings import Kafka, Topics
+from layercache.schemas.settings import Kafka, Topics
+from testbed.apache_kafka import KafkaNode, Place
+from testbed.ports import free_ports
 from tests.support.certificates import Authority
-from tests.support.kafka_home import KafkaNode, Place
-from tests.support.ports import free_ports
 
 ADMIN, WORKER, STRANGER = "admin", "worker", "stranger"
 PASSWORDS = {user: f"password-of-{user}-{uuid.uuid4().hex}" for user in (ADMIN, WORKER, STRANGER)}

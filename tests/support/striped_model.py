@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from schemas.settings import Model
+from layercache.schemas.settings import Model
 from tests.support.tiny_model import TinyModel
 
 Pixels = npt.NDArray[np.uint8]

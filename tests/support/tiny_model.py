@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from schemas.settings import Model
+from layercache.schemas.settings import Model
 
 CLASSES = ("red", "green", "blue")
 SIZE = 16

@@ -6,9 +6,9 @@ from typing import Literal
 import msgspec
 from nicegui import run, ui
 
-from early_exit.store import StoreError
 from layercache.dashboard import state
 from layercache.dashboard.cards.parts import box, text
+from layercache.early_exit.store.head_store import StoreError
 
 log = logging.getLogger(__name__)
 

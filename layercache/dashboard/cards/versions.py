@@ -87,7 +87,8 @@ class Versions:
 
 
 def _before_latest(heads: state.Heads) -> str | None:
-    """Where a rollback without a version goes (:meth:`early_exit.store.HeadStore.rollback`); None for nowhere."""
+    """Where a rollback without a version goes (:meth:`layercache.early_exit.store.head_store.HeadStore.rollback`);
+    None for nowhere."""
     names = [version.version for version in heads.versions]
     if heads.latest not in names:
         return None

@@ -4,6 +4,7 @@ from layercache.dashboard import state
 from layercache.dashboard.cards import parts
 from layercache.dashboard.cards.parts import LocalTime, Part, box, text
 from layercache.dashboard.words import count, milliseconds, percent, plural
+from layercache.stream.kafka.offsets import PartitionLag
 
 _ALARMS_SHOWN = 8
 _CLASSES_SHOWN = 10
@@ -123,7 +124,7 @@ def _draw_lags(lags: tuple[state.GroupLag, ...]) -> None:
                 text(f"and {plural(hidden, 'partition')} more", "p", "lc-hint")
 
 
-def _where(one: state.PartitionLag) -> str:
+def _where(one: PartitionLag) -> str:
     committed = "never committed" if one.committed is None else f"committed up to {one.committed:,}"
     return f"{committed}, end {one.end:,}"
 

@@ -5,6 +5,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from testbed.apache_kafka import KafkaCluster, KafkaNode
+from testbed.proxy import Proxy
+from testbed.waiting import wait_until
 from tests.faults.harness.clock import wall_ms
 from tests.faults.harness.entry import READY
 from tests.faults.harness.fleet import Fleet, Member
@@ -14,9 +17,6 @@ from tests.faults.harness.plan import Timeouts
 from tests.faults.harness.skew import set_clock
 from tests.faults.harness.storage import Storage
 from tests.faults.harness.window import COMES_S, kill_in_window, offsets_sent
-from tests.support.kafka_home import KafkaCluster, KafkaNode
-from tests.support.proxy import Proxy
-from tests.support.waiting import wait_until
 
 _HICCUP_S = (0.2, 2.0)
 _OUTAGE_S = (0.5, 5.0)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from schemas.settings import Settings
+from layercache.schemas.settings import Settings
 from tests.faults.harness.entry import HOLDS
 from tests.faults.harness.lives import Life
 

@@ -12,13 +12,18 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from schemas.settings import Settings
+from layercache.schemas.settings import Settings
+from testbed.trainer_process import as_toml
 from tests.faults.harness import entry
-from tests.support.trainer_process import as_toml
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(
-    ["tests.faults.harness.forked", "layercache.cli.main", "stream.service", "tests.faults.harness.lives"]
+    [
+        "tests.faults.harness.forked",
+        "layercache.cli.main",
+        "layercache.stream.worker.service",
+        "tests.faults.harness.lives",
+    ]
 )
 
 

@@ -12,8 +12,11 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
-from schemas.settings import Kafka, Settings, Store, Worker
-from stream.topics import create
+from layercache.schemas.settings import Kafka, Settings, Store, Worker
+from layercache.stream.kafka.topics import create
+from testbed.apache_kafka import KafkaCluster
+from testbed.topics import unique_topics
+from testbed.waiting import wait_until
 from tests.faults.harness import poison, skew, verdict
 from tests.faults.harness.checks import check
 from tests.faults.harness.clock import Fault, Recovery
@@ -28,9 +31,6 @@ from tests.faults.harness.reading import LiveReader, Reader, read_all
 from tests.faults.harness.storage import Storage
 from tests.faults.harness.verdict import Outcome
 from tests.support import tiny_model
-from tests.support.kafka_home import KafkaCluster
-from tests.support.topics import unique_topics
-from tests.support.waiting import wait_until
 
 log = logging.getLogger(__name__)
 

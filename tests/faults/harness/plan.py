@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from schemas.settings import load
+from layercache.schemas.settings import load
 
 _COMPOSE = Path(__file__).parents[3] / "deploy" / "layercache.toml"
 

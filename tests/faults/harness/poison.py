@@ -5,7 +5,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import zeros
 
-from schemas.settings import Model
+from layercache.schemas.settings import Model
 from tests.support import tiny_model
 
 #: Divides by the brightest value, and looks up the darkest one in a table of one row: both as real models do.

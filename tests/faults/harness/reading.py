@@ -10,9 +10,9 @@ from typing import cast
 import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
-from schemas import dead_letter
-from schemas.frame import CE_ID
-from schemas.settings import Topics
+from layercache.schemas import dead_letter
+from layercache.schemas.frame import CE_ID
+from layercache.schemas.settings import Topics
 from tests.faults.harness.clock import Recovery, wall_ms
 from tests.faults.harness.entry import LIFE_HEADER
 from tests.faults.harness.history import DEAD_LETTER, PREDICTION, UNKNOWN, Recording

@@ -60,7 +60,7 @@ What earlier runs found, and what became of it; each has a test of its own or a 
   Now they are taken by micro-batches first ([exactly once](exactly-once.md#frames-that-break-things)).
 - *Workers that a header name ended*: one that is not UTF-8 was left out as it should be until the interpreter had made
   the call quicker, after some hundred frames, and lost sight of the binding's error
-  (`tests/stream/test_record_headers.py`).
+  (`tests/stream/kafka/test_record_headers.py`).
 """
 
 

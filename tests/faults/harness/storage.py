@@ -11,11 +11,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from early_exit import cuts, models
-from early_exit.heads import PooledHead, build_head, tensor_names
-from early_exit.store import LATEST, HeadStore, StoreError, open_store
-from schemas.manifest import Exit, HeadSpec, Manifest
-from schemas.settings import Settings
+from layercache.early_exit.cutting import cuts
+from layercache.early_exit.heads.families import PooledHead, build_head
+from layercache.early_exit.heads.loading import tensor_names
+from layercache.early_exit.model import loading
+from layercache.early_exit.store.head_store import LATEST, HeadStore, StoreError, open_store
+from layercache.schemas.manifest import Exit, HeadSpec, Manifest
+from layercache.schemas.settings import Settings
 from tests.support.tiny_model import CLASSES
 
 #: Of the file system that is to run full.
@@ -44,7 +46,7 @@ class Storage:
 
     def open(self, settings: Settings) -> None:
         """Gets ready to publish heads for the settings' model."""
-        classifier = models.load(settings.model)
+        classifier = loading.load(settings.model)
         self._model = classifier
         self._cut = cuts.trace(classifier).proposed[0]
         self._store: HeadStore = open_store(settings.store, classifier.name, classifier.fingerprint)

@@ -9,7 +9,7 @@ from typing import TypeVar
 from confluent_kafka import Consumer, IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
-from schemas.settings import Settings, Topics
+from layercache.schemas.settings import Settings, Topics
 from tests.faults.harness.checks import AT_LEAST_ONCE, EXACTLY_ONCE, IN_WORDS, Finding
 from tests.faults.harness.clock import Fault
 from tests.faults.harness.fleet import Ended

@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from testbed.waiting import wait_until
 from tests.faults.harness.entry import DIES
 from tests.faults.harness.fleet import Fleet, Member
 from tests.faults.harness.lives import Life
 from tests.faults.harness.offsets import CommittedOffsets
-from tests.support.waiting import wait_until
 
 #: Longest wait for what must come while frames flow: a commit, a rebalance.
 COMES_S = 60.0

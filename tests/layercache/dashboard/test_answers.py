@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from layercache.dashboard.answers import Answers
 from layercache.dashboard.slices import Slices, Windows
-from schemas.manifest import Manifest
-from schemas.prediction import FULL
+from layercache.schemas.manifest import Manifest
+from layercache.schemas.prediction import FULL
 from tests.support.kafka_records import answer
 from tests.support.manifests import manifest
 

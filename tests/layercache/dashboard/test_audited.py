@@ -6,9 +6,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from cache_training.certificate import upper_bound
+from layercache.cache_training.certifying.certificate import upper_bound
 from layercache.dashboard.audited import AuditTally
-from schemas.distillation import DistillationBatch
+from layercache.schemas.distillation import DistillationBatch
 from tests.cache_training.builders import record
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from layercache.dashboard import state
 from layercache.dashboard.cards import figures, flow, promise, series
 from layercache.dashboard.verdict import judge
+from layercache.stream.kafka.offsets import PartitionLag
 from tests.support.dashboard_state import sample
 
 
@@ -65,7 +66,7 @@ def _seen(audits: int, disagreements: int) -> state.Disagreement:
 
 
 def _behind(records: int) -> state.GroupLag:
-    partitions = (state.PartitionLag(partition=0, committed=0, end=records, lag=records),)
+    partitions = (PartitionLag(partition=0, committed=0, end=records, lag=records),)
     return state.GroupLag(who="workers", group="layercache", topic="frames", partitions=partitions)
 
 

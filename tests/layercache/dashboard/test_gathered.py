@@ -4,18 +4,19 @@ import msgspec
 import numpy as np
 import pytest
 
-from early_exit.store import Live
 from layercache.dashboard import versions
 from layercache.dashboard.frames import answered as shown
 from layercache.dashboard.gathered import FRAMES, LETTERS, Gathered
 from layercache.dashboard.heads import ModelChoice, Seen
 from layercache.dashboard.scrape import Reading
-from layercache.dashboard.state import Frame, GroupLag, PartitionLag, Snapshot, Worker
-from schemas.dead_letter import Reason
-from schemas.manifest import Manifest
-from schemas.prediction import FULL
-from schemas.settings import Promise, Settings
-from stream.decode import Limits
+from layercache.dashboard.state import Frame, GroupLag, Snapshot, Worker
+from layercache.early_exit.store.head_store import Live
+from layercache.schemas.dead_letter import Reason
+from layercache.schemas.manifest import Manifest
+from layercache.schemas.prediction import FULL
+from layercache.schemas.settings import Promise, Settings
+from layercache.stream.frames.decoding import Limits
+from layercache.stream.kafka.offsets import PartitionLag
 from tests.cache_training.builders import record as distillation_record
 from tests.support.dashboard_state import sample
 from tests.support.kafka_records import MODEL, answer, answered, dead_letter, record

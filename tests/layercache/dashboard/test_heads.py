@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from early_exit.store import HeadStore, StoreError, model_folders, open_folder, open_store
-from early_exit.version_files import VersionFiles
 from layercache.dashboard.board import Board
 from layercache.dashboard.heads import HeadsView, ModelChoice
-from schemas.manifest import Manifest
-from schemas.settings import Store
+from layercache.early_exit.store.head_store import HeadStore, StoreError, model_folders, open_folder, open_store
+from layercache.early_exit.store.version_files import VersionFiles
+from layercache.schemas.manifest import Manifest
+from layercache.schemas.settings import Store
 from tests.support.kafka_records import MODEL
 from tests.support.manifests import manifest, name, tensors
 

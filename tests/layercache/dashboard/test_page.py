@@ -13,15 +13,15 @@ from msgspec.structs import replace as _replace
 from nicegui import Client, ui
 from playwright.sync_api import Browser, Page, expect
 
-from early_exit.store import HeadStore
 from layercache.dashboard import app, page, state
 from layercache.dashboard.board import Board
 from layercache.dashboard.heads import HeadsView, ModelChoice
-from schemas.settings import Store
+from layercache.early_exit.store.head_store import HeadStore
+from layercache.schemas.settings import Store
+from testbed.waiting import wait_until
 from tests.support import manifests
 from tests.support.browser import browser, watched
 from tests.support.dashboard_state import sample
-from tests.support.waiting import wait_until
 
 _EVIL = '<img src=x onerror="window.broken = true">'
 _FOLDER = "tiny-" + "ab" * 6

@@ -12,7 +12,7 @@ from prometheus_client import generate_latest
 
 from layercache.dashboard.board import Board
 from layercache.dashboard.scrape import Scraper, Target, WorkerAlarms, WrongUrl, metrics_url, targets
-from stream.metrics import Metrics
+from layercache.stream.worker.metrics import Metrics
 from tests.support.dashboard_state import sample
 
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from layercache.dashboard.board import Board
 from layercache.dashboard.tail import Allowance, Budget, tail_config
-from schemas.settings import Kafka, Settings
+from layercache.schemas.settings import Kafka, Settings
 
 repeatable = settings(derandomize=True, deadline=None, max_examples=60)
 

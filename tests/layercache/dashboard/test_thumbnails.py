@@ -9,7 +9,7 @@ import pytest
 
 from layercache.dashboard.state import Picture
 from layercache.dashboard.thumbnails import SIDE, NoPicture, thumbnail
-from stream.decode import Limits
+from layercache.stream.frames.decoding import Limits
 from tests.support.pictures import COLOURS, coloured, encode, png
 
 LIMITS = Limits(max_bytes=5_000_000, max_pixels=4_000_000)

@@ -3,10 +3,10 @@
 import msgspec
 import pytest
 
-from early_exit.store import Live
 from layercache.dashboard import versions
 from layercache.dashboard.state import Moved
-from schemas.manifest import Manifest, Pin
+from layercache.early_exit.store.head_store import Live
+from layercache.schemas.manifest import Manifest, Pin
 from tests.layercache.dashboard.test_answers import with_exits
 from tests.support.manifests import manifest, name, overload
 

@@ -1,0 +1,1 @@
+"""The paper's tasks, its method and ours: ``python -m benchmarks.paper``."""

@@ -1,0 +1,1 @@
+"""Layercache beside other stream processors: ``python -m benchmarks.pipeline``."""

@@ -1,0 +1,1 @@
+"""Does the promise hold for life: ``python -m benchmarks.promise``."""

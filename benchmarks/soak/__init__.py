@@ -1,0 +1,1 @@
+"""Is memory flat at the machine's limit: ``python -m benchmarks.soak``."""

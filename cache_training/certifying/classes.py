@@ -1,0 +1,79 @@
+"""Disagreement by class: which classes can be tested on their own, and what came out for the worst."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from layercache.cache_training.certifying.certificate import upper_bound
+from layercache.schemas.manifest import ClassResult
+
+#: A class is tested on its own where the longest window should hold this many times the frames that a test needs:
+#: a window of the expected size may hold fewer.
+_MARGIN = 1.5
+_WORST = 20
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Every class in one group: the first for all that are taken together, if any, then one for each of the others."""
+
+    group: npt.NDArray[np.int64]
+    """``[classes]``"""
+    shares: npt.NDArray[np.float64]
+    """``[groups]``: of the stream."""
+    alone: int
+    """How many classes are tested on their own."""
+
+
+def fewest_frames(budget: float, error: float) -> int:
+    """How many frames a binomial test of ``budget`` needs at least, all of them right.
+
+    >>> fewest_frames(0.01, 0.05), fewest_frames(0.05, 0.025)
+    (299, 72)
+    """
+    return math.ceil(math.log(error) / math.log1p(-budget))
+
+
+def grouped(counts: npt.NDArray[np.int64], fewest: int, capacity: int) -> Grouping:
+    """Groups classes by how often they were seen before, ``counts`` ``[classes]``, for windows of up to ``capacity``.
+
+    A class that such a window would hold too seldom for a test of ``fewest`` frames is taken together with all others
+    like it and with those never seen; where they are too few for a test even so, with the rarest of the others. What
+    the counts were taken on must not be in the window that is tested: the groups are then fixed before it is looked at.
+
+    >>> grouped(np.array([500, 0, 480, 12, 8]), fewest=50, capacity=4000).group.tolist()
+    [2, 0, 1, 0, 0]
+    >>> grouped(np.array([500, 500]), fewest=50, capacity=4000).group.tolist()
+    [0, 1]
+    """
+    shares = counts / max(1, counts.sum())
+    order = np.argsort(shares, kind="stable")
+    enough = _MARGIN * fewest / max(1, capacity)
+    together = int((shares < enough).sum())
+    if together and shares[order[:together]].sum() < enough:
+        together = min(together + 1, len(counts))
+    group = np.zeros(len(counts), np.int64)
+    group[order[together:]] = np.arange(len(counts) - together) + (together > 0)
+    return Grouping(group, np.bincount(group, shares).astype(np.float64), len(counts) - together)
+
+
+def worst_classes(
+    wrong: npt.NDArray[np.bool_], labels: npt.NDArray[np.int64], names: Sequence[str], error: float
+) -> tuple[ClassResult, ...]:
+    """The up to 20 classes with the most disagreements, the worst first; ``wrong`` and ``labels`` are ``[frames]``."""
+    frames = np.bincount(labels, minlength=len(names))
+    disagreements = np.bincount(labels[wrong], minlength=len(names))
+    worst = [int(label) for label in np.argsort(-disagreements, kind="stable")[:_WORST] if disagreements[label]]
+    return tuple(
+        ClassResult(
+            label=label,
+            name=names[label],
+            frames=int(frames[label]),
+            disagreements=int(disagreements[label]),
+            upper_bound=upper_bound(int(disagreements[label]), int(frames[label]), error),
+        )
+        for label in worst
+    )

@@ -1,0 +1,77 @@
+"""How long a micro-batch takes that shrinks at exits: what the choice of exits is judged by."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from layercache.cache_training.learning.candidates import Candidate
+from layercache.early_exit.cutting.costs import TimeTable, expected_ms
+
+Floats = npt.NDArray[np.float64]
+
+#: Where expected times are computed; in between they are interpolated. Close together where few frames get: there a
+#: batch often ends before the piece, and the expected time bends most.
+_SHARES = np.linspace(0, 1, 101) ** 2
+#: Larger batches than this are judged like it: a frame's share of their time hardly changes any more.
+_LARGEST = 256
+
+
+class BatchTimes:
+    """Expected time of a micro-batch, as a share of the plain model's, by where its frames leave.
+
+    ``table`` has the model's segments in order, ``to <cut>`` up to the last, and for every candidate ``head <name>``.
+    A batch counts as ``batch`` frames until workers report theirs. Frames leave independently, as in
+    :func:`layercache.early_exit.cutting.costs.expected_ms`: a piece costs its whole fixed time however few frames get
+    there.
+
+    >>> from layercache.cache_training.learning.candidates import Costs
+    >>> from layercache.schemas.manifest import HeadSpec
+    >>> spec = HeadSpec(family="pooled", features=(4,), classes=2)
+    >>> exit_ = Candidate("a/pooled", "a", spec, Costs(0.0, 0.0), seed=0)
+    >>> table = TimeTable({"to a": {8: 8.0}, "to the end": {1: 10.0, 8: 32.0}, "head a/pooled": {8: 0.8}})
+    >>> times = BatchTimes(table, batch=8)
+    >>> left = np.array([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]])
+    >>> [round(share, 3) for share in times.share([exit_], left).tolist()]
+    [1.02, 0.705, 0.22]
+    """
+
+    def __init__(self, table: TimeTable, batch: int) -> None:
+        self._table = table
+        self._reported = False
+        self._judge_by(batch)
+
+    def hear(self, segment_ms: Mapping[str, Mapping[int, float]]) -> None:
+        """Judges by the largest batch that any worker has reported: piece to frames to milliseconds, as records say."""
+        largest = min(_LARGEST, max((frames for by_frames in segment_ms.values() for frames in by_frames), default=0))
+        if largest > (self.batch if self._reported else 0):
+            self._reported = True
+            self._judge_by(largest)
+
+    def share(self, exits: Sequence[Candidate], left: Floats) -> Floats:
+        """``[...]``: time by the shares of frames that leave at each exit and, last, nowhere; ``[..., exits + 1]``.
+
+        Raises ``KeyError`` for an exit whose cut or head was not measured.
+        """
+        reached = np.ones(left.shape[:-1])
+        spent, before = np.zeros(left.shape[:-1]), np.zeros(len(_SHARES))
+        for number, one in enumerate(exits):
+            until = self._until[f"to {one.cut}"]
+            spent += np.interp(reached, _SHARES, until - before + self._heads[f"head {one.name}"])
+            reached, before = reached - left[..., number], until
+        whole = self._until[self._last]
+        spent += np.interp(reached, _SHARES, whole - before)
+        shares: Floats = spent / whole[-1]
+        return shares
+
+    def _judge_by(self, batch: int) -> None:
+        """Tabulates the expected time of every piece, the segments' with all before them, at :data:`_SHARES`."""
+        self.batch = batch
+        curves = {
+            piece: np.array([expected_ms(self._table, {piece: share}, batch) for share in _SHARES.tolist()])
+            for piece in self._table.pieces
+        }
+        segments = [piece for piece in curves if piece.startswith("to ")]
+        self._last = segments[-1]
+        self._until = dict(zip(segments, np.cumsum([curves[piece] for piece in segments], 0), strict=True))
+        self._heads = {piece: curve for piece, curve in curves.items() if piece not in self._until}

@@ -1,0 +1,304 @@
+"""Head candidates: several at every cut, trained side by side; the stream decides which is worth its time."""
+
+import copy
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from layercache.early_exit.cutting.costs import count_flops, measure_ms
+from layercache.early_exit.cutting.cuts import Cut, TracedModel
+from layercache.early_exit.cutting.layouts import Layout
+from layercache.early_exit.heads.families import HeadsError, SkimHead, build_head, fuse
+from layercache.early_exit.heads.skims import path_flops_share, path_weights, skim_path
+from layercache.schemas.manifest import HeadSpec
+
+#: A branch may cost this share of the model's FLOPs at most, and a skim this one: every frame that gets there pays it.
+_BRANCH_SHARE, _SKIM_SHARE = 0.025, 0.12
+#: Of what is left of the model after the cut: a skim must leave something to save.
+_SKIM_OF_REST = 0.2
+#: Dense layers have few FLOPs and many weights (VGG's: 120 million). Training holds five copies, each version one.
+_SKIM_WEIGHTS = 20_000_000
+#: Blocks that keep their value's shape, of each run of them, that a skim may keep.
+_KEPT = range(5)
+_STRIDES = (2, 1)
+_TEMPERATURE = 2.0
+#: A skim starts from weights that know something, the others from nothing.
+_LEARNING_RATE = {"pooled": 3e-3, "branch": 6e-3, "skim": 4e-3}
+_WEIGHT_DECAY = {"pooled": 0.02, "branch": 0.1, "skim": 0.05}
+#: Weight of what a skim shall have inside, beside the answers; and how many deviations a difference counts at most.
+_HINTS, _LARGEST_DIFFERENCE = 2.0, 5.0
+_WARM_UP_STEPS = 30
+#: After so many steps the learning rate has fallen to 1 / sqrt(2).
+_HALF_POWER_STEPS = 1500
+_AVERAGING = 0.99
+TIMING_BATCH, TIMING_REPEATS = 32, 10
+
+
+def propose_heads(cut: Cut, traced: TracedModel) -> list[HeadSpec]:
+    """What to try at a cut: a pooled head, which learns at once, and a skim; where none runs, a branch on maps."""
+    classes = len(traced.classifier.classes)
+    last = cut.layout == "hwc"
+    pooled = HeadSpec(family="pooled", features=cut.shape, classes=classes, grid=2, hidden=128, channels_last=last)
+    better = _skim(cut, traced)
+    if not better and len(cut.shape) == 3:
+        better = _branch(cut, classes, traced.flops)
+    return [pooled, *better]
+
+
+def _branch(cut: Cut, classes: int, model_flops: int) -> list[HeadSpec]:
+    last = cut.layout == "hwc"
+    channels, *size = (cut.shape[2], *cut.shape[:2]) if last else cut.shape
+    if min(size) < 4:
+        return []
+    depth = max(1, min(3, (min(size) - 1).bit_length() - 1))
+    for width in (128, 96, 64, 48, 32, 24, 16):
+        spec = HeadSpec(
+            family="branch", features=cut.shape, classes=classes, width=width, depth=depth, channels_last=last
+        )
+        if width <= max(16, channels) and head_flops(spec) <= _BRANCH_SHARE * model_flops:
+            return [spec]
+    return []
+
+
+def _skim(cut: Cut, traced: TracedModel) -> list[HeadSpec]:
+    """The skim that keeps the most of the model within its share of FLOPs."""
+    best: HeadSpec | None = None
+    most, limit = 0.0, min(_SKIM_SHARE, _SKIM_OF_REST * (1 - cut.flops_share))
+    for stride in _STRIDES if len(cut.shape) == 3 else (1,):
+        for keep, keep_here in product(_KEPT, _KEPT):
+            path = skim_path(traced, cut.name, keep, keep_here)
+            share = path_flops_share(traced, path)
+            if not most < share <= limit * stride**2 or path_weights(traced, path) > _SKIM_WEIGHTS:
+                continue
+            try:
+                spec = fitted_skim(cut, traced, stride, keep, keep_here)
+            except HeadsError:
+                continue
+            if head_flops(spec, traced) <= limit * traced.flops:
+                best, most = spec, share
+    return [best] if best else []
+
+
+def fitted_skim(cut: Cut, traced: TracedModel, stride: int, keep: int, keep_here: int) -> HeadSpec:
+    """A skim that runs: where later layers need the model's size, the smaller map is brought back to it before them.
+
+    See :func:`layercache.early_exit.heads.skims.skim_path`. Raises
+    :class:`layercache.early_exit.heads.families.HeadsError` where none runs.
+    """
+    path = skim_path(traced, cut.name, keep, keep_here)
+    layouts = {one.name: one.layout for one in traced.cuts}
+    restorable = [stop for _, stop in path if layouts.get(stop) in ("chw", "hwc")] if stride > 1 else []
+    for restore in ("", *reversed(restorable)):
+        spec = HeadSpec(
+            family="skim",
+            features=cut.shape,
+            classes=len(traced.classifier.classes),
+            channels_last=cut.layout == "hwc",
+            path=path,
+            stride=stride,
+            restore=restore,
+        )
+        if runs(spec, traced):
+            return spec
+    raise HeadsError(f"no skim from {cut.name} with stride {stride} runs: later layers need another size")
+
+
+def runs(spec: HeadSpec, traced: TracedModel) -> bool:
+    """Whether a head takes the values at its cut, returns logits and learns: a skim's layers may want another size."""
+    try:
+        head = build_head(spec, traced)
+        logits = head.train()(torch.zeros(2, *spec.features))
+        logits.sum().backward()
+        return tuple(logits.shape) == (2, spec.classes)
+    except (HeadsError, RuntimeError, ValueError, AssertionError):  # layers complain in many ways
+        return False
+
+
+def head_flops(spec: HeadSpec, traced: TracedModel | None = None) -> int:
+    """FLOPs of a head for one frame."""
+    return count_flops(build_head(spec, traced).eval(), torch.zeros(1, *spec.features))
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a candidate or a way to a cut costs, as shares of the whole model."""
+
+    flops: float
+    time: float
+
+
+class Candidate:
+    """One head in training: its weights, their running average (which is what serves), and its optimizer."""
+
+    def __init__(
+        self,
+        name: str,
+        cut: str,
+        spec: HeadSpec,
+        costs: Costs,
+        seed: int,
+        traced: TracedModel | None = None,
+        horizon: int | None = None,
+    ) -> None:
+        """``traced`` is what a skim is made of; with ``horizon`` the learning rate ends at nothing in so many steps."""
+        self.name = name
+        self.cut = cut
+        self.spec = spec
+        self.costs = costs
+        #: Whether steps compute in bfloat16, where the processor is quicker at that.
+        self.half = False
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.head = build_head(spec, traced).to(memory_format=torch.channels_last).train()
+        self.average = copy.deepcopy(self.head).eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            self.head.parameters(), lr=_LEARNING_RATE[spec.family], weight_decay=_WEIGHT_DECAY[spec.family]
+        )
+        self.steps = 0
+        self._restored_at = 0
+        self._horizon = horizon
+        #: Where a skim is told what the model has: cuts, and the shape of the skim's own value that stands for it.
+        self.hints: tuple[tuple[str, tuple[int, ...]], ...] = self._hinted(traced)
+        self._hint_layouts = [traced.cut(cut).layout for cut, _ in self.hints] if traced else []
+
+    def _hinted(self, traced: TracedModel | None) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        if not isinstance(self.average, SkimHead) or traced is None:
+            return ()
+        with torch.inference_mode():
+            *inside, _ = self.average.values(torch.zeros(1, *self.spec.features))
+        starts = [start for start, _ in self.spec.path[1:]]
+        hints = tuple((cut, tuple(value.shape[1:])) for cut, value in zip(starts, inside, strict=True))
+        comparable = [
+            traced.cut(cut).layout in ("chw", "hwc") or traced.cut(cut).shape == shape for cut, shape in hints
+        ]
+        return hints if all(comparable) else ()  # fewer tokens than the model has stand for none of its values
+
+    def step(self, maps: Tensor, teacher: Tensor, hints: Sequence[Tensor] = ()) -> None:
+        """One step of distillation: maps ``[N, *features]``, the teacher's logits ``[N, classes]``.
+
+        KL to the teacher's softened answer (Hinton, Vinyals, Dean 2015) plus half the cross-entropy to its label, and
+        for a skim the distance of its values from the model's (``hints``, in the order and shapes of :attr:`hints`;
+        Romero et al. 2015, "FitNets"): with few frames that says far more than the answers alone.
+        """
+        self.steps += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = _LEARNING_RATE[self.spec.family] * self._pace()
+        *inside, logits = self._values(self.head, maps)
+        soft = F.kl_div(
+            F.log_softmax(logits / _TEMPERATURE, 1), F.softmax(teacher / _TEMPERATURE, 1), reduction="batchmean"
+        )
+        loss = soft * _TEMPERATURE**2 + 0.5 * F.cross_entropy(logits, teacher.argmax(1))
+        if hints:
+            for value, hint, layout in zip(inside, hints, self._hint_layouts, strict=True):
+                loss = loss + _HINTS * _distance(value, hint.float(), layout)
+        if not loss.isfinite():
+            return  # one step that overflowed must not stay in the weights for ever
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self._average()
+
+    def measure(self, model_flops: int, model_ms: float) -> None:
+        """Sets :attr:`costs` to what the head costs when it serves a batch of ``TIMING_BATCH``, and picks a precision.
+
+        ``model_flops`` are a frame's, ``model_ms`` a batch's.
+        """
+        served = fuse(copy.deepcopy(self.average))
+        example = torch.zeros(TIMING_BATCH, *self.spec.features)
+        if example.ndim == 4:
+            example = example.contiguous(memory_format=torch.channels_last)
+        flops = count_flops(self.average, example[:1])
+        self.costs = Costs(flops / model_flops, measure_ms(served, example, TIMING_REPEATS) / model_ms)
+        self._choose_precision()
+
+    def _choose_precision(self, frames: int = 16) -> None:
+        """Times a forward and backward pass in float32 and in bfloat16, and steps in the quicker one from now on.
+
+        Depthwise convolutions, for one, are many times slower in bfloat16 on a CPU, dense ones twice as quick.
+        """
+        example = torch.zeros(frames, *self.spec.features)
+        times = {}
+        for half in (False, True, False, True):  # the first of each warms up
+            self.half = half
+            probe = copy.deepcopy(self.head)
+            began = time.perf_counter()
+            self._values(probe, example)[-1].sum().backward()
+            times[half] = time.perf_counter() - began
+        self.half = times[True] < times[False]
+
+    def _values(self, head: nn.Module, maps: Tensor) -> list[Tensor]:
+        """What the head has inside, where it is a skim, and its logits; float32."""
+        if maps.ndim == 4:
+            maps = maps.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+            maps = maps if self.half else maps.float()
+            values = head.values(maps) if isinstance(head, SkimHead) else [head(maps)]
+        return [value.float() for value in values]
+
+    def _pace(self) -> float:
+        """The learning rate's factor: a warm-up, then a half-power decay, or a cosine where the end is known."""
+        warm = min(1.0, (self.steps - self._restored_at) / _WARM_UP_STEPS)
+        if self._horizon is None:
+            return float(warm / (1 + self.steps / _HALF_POWER_STEPS) ** 0.5)
+        return float(warm * 0.5 * (1 + math.cos(math.pi * min(1.0, self.steps / self._horizon))))
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        keep = min(_AVERAGING, (1 + self.steps) / (10 + self.steps))
+        for mine, theirs in zip(_tensors(self.average), _tensors(self.head), strict=True):
+            if mine.is_floating_point():
+                mine.lerp_(theirs, 1 - keep)
+            else:
+                mine.copy_(theirs)
+
+    def logits(self, maps: Tensor) -> Tensor:
+        """``[N, classes]`` by the averaged weights."""
+        with torch.inference_mode():
+            result: Tensor = self.average(maps.float())
+        return result
+
+    def state(self) -> dict[str, Tensor]:
+        """For a checkpoint: weights, averages and the optimizer's moments, all as tensors.
+
+        A skim's moments are twice as large as its millions of weights, and come back within a few hundred steps: they
+        are left out.
+        """
+        tensors = {f"{self.name}|head|{key}": value for key, value in self.head.state_dict().items()}
+        tensors |= {f"{self.name}|average|{key}": value for key, value in self.average.state_dict().items()}
+        tensors[f"{self.name}|steps"] = torch.tensor(self.steps)
+        kept = self.optimizer.state_dict()["state"] if self.spec.family != "skim" else {}
+        for index, moments in kept.items():
+            tensors |= {f"{self.name}|optimizer|{index}|{key}": torch.as_tensor(v) for key, v in moments.items()}
+        return {key: value.detach().clone().contiguous() for key, value in tensors.items()}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """What :meth:`state` gave; raises ``KeyError`` or ``RuntimeError`` where it is another candidate's."""
+        for part, module in (("head", self.head), ("average", self.average)):
+            module.load_state_dict({key: tensors[f"{self.name}|{part}|{key}"] for key in module.state_dict()})
+        self.steps = int(tensors[f"{self.name}|steps"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            owner, _, rest = key.partition("|optimizer|")
+            if owner == self.name and rest:
+                index, name = rest.split("|")
+                moments.setdefault(int(index), {})[name] = value
+        state = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({**state, "state": moments})
+        self._restored_at = 0 if moments else self.steps
+
+
+def _distance(value: Tensor, hint: Tensor, layout: Layout) -> Tensor:
+    """Mean square of the difference in units of each channel's deviation, outliers cut off."""
+    across = (0, 2, 3) if layout == "chw" else tuple(range(hint.ndim - 1))
+    deviation = hint.std(across, keepdim=True) + 1e-3
+    return ((value - hint) / deviation).square().clamp(max=_LARGEST_DIFFERENCE**2).mean()
+
+
+def _tensors(module: nn.Module) -> Sequence[Tensor]:
+    return [*module.parameters(), *module.buffers()]

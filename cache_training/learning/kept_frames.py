@@ -1,0 +1,146 @@
+"""Frames that the trainer keeps: their inputs, the full model's logits, and where they came from."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Frames:
+    """N frames as parallel arrays."""
+
+    inputs: npt.NDArray[np.uint8]
+    """``[N, C, H, W]``"""
+    logits: npt.NDArray[np.float32]
+    """``[N, classes]``, as the worker sent them"""
+    block: npt.NDArray[np.uint64]
+    """``[N]``, see :func:`layercache.cache_training.certifying.dealing.blocks`"""
+    position: npt.NDArray[np.uint64]
+    """``[N]``, a hash of topic, partition and offset: the frame's identity"""
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """``[N]``: what the full model answered."""
+        labels: npt.NDArray[np.int64] = self.logits.argmax(1)
+        return labels
+
+    def rows(self, rows: npt.NDArray[np.generic] | slice) -> "Frames":
+        """Some of the frames."""
+        return Frames(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def tensors(self, prefix: str) -> dict[str, Tensor]:
+        """For a checkpoint: names to tensors; hashes as int64, which safetensors has everywhere."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            f"{prefix}.{name}": torch.from_numpy(np.ascontiguousarray(a.view(np.int64) if a.dtype == np.uint64 else a))
+            for name, a in arrays.items()
+        }
+
+    @classmethod
+    def from_tensors(cls, prefix: str, tensors: dict[str, Tensor]) -> Self:
+        """What :meth:`tensors` gave."""
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        for field in fields(cls):
+            array = tensors[f"{prefix}.{field.name}"].numpy()
+            arrays[field.name] = array.view(np.uint64) if array.dtype == np.int64 else array
+        return cls(**arrays)
+
+
+class FrameBuffer:
+    """Up to ``capacity`` frames; when full, a newcomer takes the place of the ``oldest`` frame or of a ``random`` one.
+
+    Random replacement keeps an exponentially fading sample of the whole past, so that what the stream no longer shows
+    is not forgotten at once; a window of the latest frames replaces the oldest.
+    """
+
+    def __init__(self, capacity: int, replace: Literal["oldest", "random"], seed: int = 0) -> None:
+        self.capacity = capacity
+        self.added = 0
+        self._replace = replace
+        self._random = np.random.default_rng(seed)
+        self._frames: Frames | None = None
+        self._used = 0
+
+    def __len__(self) -> int:
+        return self._used
+
+    def add(self, frames: Frames) -> None:
+        """Takes in frames, in order."""
+        skipped = max(0, len(frames) - self.capacity)
+        frames = frames.rows(slice(skipped, None))
+        if len(frames):
+            if self._frames is None or self._used + len(frames) > len(self._frames):
+                self._grow(frames)
+            assert self._frames is not None
+            slots = self._slots(skipped, len(frames))
+            for field in fields(Frames):
+                getattr(self._frames, field.name)[slots] = getattr(frames, field.name)
+            self._used = min(self.capacity, self._used + len(frames))
+        self.added += skipped + len(frames)
+
+    def frames(self) -> Frames | None:
+        """All frames, oldest first where the oldest are replaced; None while empty. A view: do not write to it."""
+        if self._frames is None or not self._used:
+            return None
+        if self._replace == "oldest" and self._used == self.capacity:
+            return self._frames.rows(np.roll(np.arange(self.capacity), -(self.added % self.capacity)))
+        return self._frames.rows(slice(0, self._used))
+
+    def since(self, added: int) -> Frames | None:
+        """Those of the frames that came after the first ``added``; only for ``oldest``."""
+        everything = self.frames()
+        new = self.added - added
+        return everything.rows(slice(max(0, self._used - new), None)) if everything is not None and new > 0 else None
+
+    def sample(self, n: int) -> Frames | None:
+        """n frames drawn with replacement; None while empty."""
+        if self._frames is None or not self._used:
+            return None
+        return self._frames.rows(self._random.integers(0, self._used, n))
+
+    def clear(self) -> None:
+        """Forgets all frames."""
+        self._frames, self._used, self.added = None, 0, 0
+
+    def _slots(self, skipped: int, n: int) -> npt.NDArray[np.intp]:
+        """Where the next n frames go."""
+        if self._replace == "oldest":
+            return (self.added + skipped + np.arange(n)) % self.capacity
+        fresh = min(n, self.capacity - self._used)
+        replaced = self._random.choice(self.capacity, n - fresh, replace=False)
+        return np.concatenate((np.arange(self._used, self._used + fresh), replaced))
+
+    def _grow(self, like: Frames) -> None:
+        """Doubles the room, so that a small stream never pays for the whole capacity."""
+        room = min(self.capacity, max(1024, 2 * (self._used + len(like))))
+        if self._frames is not None and len(self._frames) == room:
+            return
+        grown = {}
+        for field in fields(Frames):
+            sample = getattr(like, field.name)
+            grown[field.name] = np.empty((room, *sample.shape[1:]), sample.dtype)
+            if self._frames is not None:
+                grown[field.name][: self._used] = getattr(self._frames, field.name)[: self._used]
+        self._frames = Frames(**grown)
+
+
+def capacity_for(megabytes: float, frames: Frames) -> int:
+    """How many frames like these fit into ``megabytes``."""
+    each = sum(getattr(frames, field.name)[:1].nbytes for field in fields(Frames)) / max(1, len(frames.rows(slice(1))))
+    return max(1, int(megabytes * 1e6 / each))
+
+
+def together(parts: Iterable[Frames | None]) -> Frames | None:
+    """All frames of the parts; None where there are none."""
+    present = [part for part in parts if part is not None and len(part)]
+    if not present:
+        return None
+    return Frames(*(np.concatenate([getattr(part, field.name) for part in present]) for field in fields(Frames)))

@@ -1,0 +1,228 @@
+"""Teaches all candidates: teacher passes over views fill a ring, head steps draw from it, each at a rate of its own."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from layercache.cache_training.learning.batch_times import BatchTimes
+from layercache.cache_training.learning.candidates import TIMING_BATCH, Candidate, Costs, propose_heads
+from layercache.cache_training.learning.kept_frames import FrameBuffer, Frames, together
+from layercache.cache_training.learning.ring import FeatureRing
+from layercache.cache_training.learning.views import views
+from layercache.early_exit.cutting.costs import TimeTable, chain_ms, measure_ms, measure_times
+from layercache.early_exit.cutting.cuts import TracedModel
+from layercache.early_exit.cutting.layouts import Layout
+from layercache.early_exit.heads.families import fuse
+from layercache.schemas.manifest import HeadSpec
+
+_PASS_FRAMES = 64
+_STEP_FRAMES = 128
+_SKIMS_AT_A_TIME = 1
+#: Batches that a model's pieces are timed with; all together about as many frames as ``TIMING_REPEATS`` large ones.
+_TIMED_BATCHES, _TIMED_REPEATS = (1, 4, 8, TIMING_BATCH), 7
+#: How often a view is learnt from before it is old: more passes cost the teacher's time, fewer make heads overfit.
+_USES_OF_A_VIEW = 5
+#: Share of learning audits in what is taught, the stream as it is; the rest are misses, its hard side.
+_AUDIT_SHARE = 0.5
+
+
+class Teacher:
+    """The full model, cut at the places where heads are tried."""
+
+    def __init__(self, traced: TracedModel, cuts: Sequence[str]) -> None:
+        self.traced = traced
+        self.cuts = tuple(cuts)
+        self._segments: list[nn.Module] = [
+            segment.to(memory_format=torch.channels_last) for segment in traced.segments(self.cuts)
+        ]
+        self._quick: list[nn.Module] | None = None
+
+    def answer(self, inputs: Tensor, quick: bool = False) -> tuple[dict[str, Tensor], Tensor]:
+        """Maps by cut and float32 logits ``[N, classes]`` of uint8 ``[N, C, H, W]``.
+
+        ``quick``: in bfloat16 where the processor is quicker at that, good enough to learn from (twice as many views in
+        the same time) and never used to judge.
+        """
+        classifier = self.traced.classifier
+        segments, dtype = self._segments, classifier.dtype
+        if quick and dtype == torch.float32:
+            segments = self._quicker()
+            dtype = dtype if segments is self._segments else torch.bfloat16
+        with torch.inference_mode():
+            x = classifier.preprocessing.normalise(inputs.to(classifier.device), dtype)
+            x = x.contiguous(memory_format=torch.channels_last)
+            maps = {}
+            for cut, segment in zip(self.cuts, segments[:-1], strict=True):
+                x = maps[cut] = segment(x)
+            return maps, segments[-1](x).float()
+
+    def _quicker(self) -> list[nn.Module]:
+        """The segments in float32 or in bfloat16, whichever ran quicker when first asked."""
+        if self._quick is None:
+            half = [copy.deepcopy(segment).to(torch.bfloat16) for segment in self._segments]
+            example = self.traced.classifier.example(TIMING_BATCH).contiguous(memory_format=torch.channels_last)
+            times = [
+                sum(chain_ms(segments, example.to(dtype), 2))
+                for segments, dtype in ((self._segments, torch.float32), (half, torch.bfloat16))
+            ]
+            self._quick = half if times[1] < times[0] else self._segments
+        return self._quick
+
+    def times(self) -> dict[str, dict[int, float]]:
+        """Milliseconds of ``to <cut>`` and ``to the end`` by size of the micro-batch, measured now."""
+        names = [f"to {cut}" for cut in (*self.cuts, "the end")]
+        segments = dict(zip(names, self._segments, strict=True))
+        return measure_times(segments, {}, self.traced.classifier.example, _TIMED_BATCHES, _TIMED_REPEATS)
+
+    def costs(self, times: Mapping[str, Mapping[int, float]]) -> dict[str, Costs]:
+        """What it costs to reach each cut, by what :meth:`times` gave for the largest batch."""
+        spent = list(accumulate(by_batch[TIMING_BATCH] for by_batch in times.values()))
+        return {
+            cut: Costs(self.traced.cut(cut).flops_share, time / spent[-1])
+            for cut, time in zip(self.cuts, spent, strict=False)
+        }
+
+
+class Learner:
+    """All candidates, what they learn from, and what they are compared on."""
+
+    def __init__(
+        self,
+        traced: TracedModel,
+        cuts: Sequence[str],
+        ring_mb: float,
+        seed: int,
+        heads: Mapping[str, Sequence[HeadSpec]] | None = None,
+        horizon: int | None = None,
+    ) -> None:
+        """``heads`` by cut, where others than the proposed ones shall be tried; ``horizon`` in steps, where known."""
+        self.cuts = tuple(cuts)
+        proposed = heads or {cut: propose_heads(traced.cut(cut), traced) for cut in cuts}
+        specs = [(cut, spec) for cut in cuts for spec in proposed.get(cut, ())]
+        self.candidates = [
+            Candidate(f"{cut}/{spec.family}", cut, spec, Costs(0.0, 0.0), seed + number, traced, horizon)
+            for number, (cut, spec) in enumerate(specs)
+        ]
+        wanted = {*cuts, *(cut for one in self.candidates for cut, _ in one.hints)}
+        self.teacher = Teacher(traced, [cut.name for cut in traced.cuts if cut.name in wanted])
+        times = self.teacher.times()
+        costs = self.teacher.costs(times)
+        self.cut_costs = {cut: costs[cut] for cut in cuts}
+        for candidate in self.candidates:
+            candidate.measure(traced.flops, sum(by_batch[TIMING_BATCH] for by_batch in times.values()))
+        heads_times = {f"head {candidate.name}": _head_times(candidate) for candidate in self.candidates}
+        #: Of the model with each of the candidates.
+        self.times = BatchTimes(TimeTable(times | heads_times), TIMING_BATCH)
+        shapes = {cut: traced.cut(cut).shape for cut in cuts}
+        hints = {_hint_name(*hint): hint[1] for candidate in self.candidates for hint in candidate.hints}
+        classes = len(traced.classifier.classes)
+        self.ring = FeatureRing(shapes | hints, classes, 0.6 * ring_mb * 1e6)
+        self.tuning = FeatureRing(shapes, classes, 0.4 * ring_mb * 1e6)
+        self.views_made = 0
+        self.disagreeing_passes = 0
+        self._generator = torch.Generator().manual_seed(seed)
+        self._uses = 0
+        self._together = horizon is not None
+        self._worths: Mapping[str, float] = {}
+        self._turn = 0
+
+    def keep_for_tuning(self, frames: Frames) -> None:
+        """Takes in tuning audits: the maps are the teacher's, the logits those that the worker sent."""
+        for start in range(0, len(frames), _PASS_FRAMES):
+            part = frames.rows(slice(start, start + _PASS_FRAMES))
+            maps, logits = self.teacher.answer(torch.from_numpy(part.inputs))
+            # The worker's numerics may differ from ours; where labels differ, somebody should know.
+            self.disagreeing_passes += int((logits.argmax(1).cpu().numpy() != part.labels).sum())
+            self.tuning.add(maps, torch.from_numpy(part.logits))
+
+    def learn(self, audits: FrameBuffer, misses: FrameBuffer) -> bool:
+        """One step for every candidate, after a teacher pass where views are used up; False without frames."""
+        if self._uses <= 0:
+            share = _AUDIT_SHARE if len(misses) else 1.0
+            wanted = round(_PASS_FRAMES * share) if len(audits) else 0
+            frames = together((audits.sample(wanted), misses.sample(_PASS_FRAMES - wanted)))
+            if frames is None:
+                return False
+            seen = views(torch.from_numpy(frames.inputs), self._generator)
+            self._remember(*self.teacher.answer(seen, quick=True))
+            self.views_made += len(seen)
+            self._uses += _USES_OF_A_VIEW * len(seen)
+        rows = self.ring.sample(_STEP_FRAMES, self._generator)
+        teacher = self.ring.logits(rows)
+        learning = self._learning_now()
+        for cut in self.cuts:
+            here = [candidate for candidate in learning if candidate.cut == cut]
+            maps = self.ring.at(cut, rows) if here else teacher
+            for candidate in here:
+                hints = [self.ring.at(_hint_name(*hint), rows) for hint in candidate.hints]
+                candidate.step(maps, teacher, hints)
+        self._uses -= _STEP_FRAMES
+        return True
+
+    def focus(self, worths: Mapping[str, float]) -> None:
+        """Says what each candidate would save by now (by name): the best skim learns at every step from now on."""
+        self._worths = worths
+
+    def _learning_now(self) -> list[Candidate]:
+        """Who takes this step. Small heads always do; a step of a skim costs as much as those of all small heads.
+
+        So with many skims two learn at a time: the one that saves most, and in turn one of the others.
+        """
+        skims = [one for one in self.candidates if one.spec.family == "skim"]
+        if self._together or len(skims) <= _SKIMS_AT_A_TIME:
+            return self.candidates
+        self._turn += 1
+        skims.sort(key=lambda one: -self._worths.get(one.name, 0.0))
+        waiting = skims[_SKIMS_AT_A_TIME:]
+        resting = [one for one in waiting if one is not waiting[self._turn % len(waiting)]]
+        return [one for one in self.candidates if one not in resting]
+
+    def _remember(self, maps: dict[str, Tensor], logits: Tensor) -> None:
+        """Puts a teacher's pass into the ring, hints as small as the skims' own values are."""
+        hints = {
+            _hint_name(cut, shape): _shrunk(maps[cut], shape, self.teacher.traced.cut(cut).layout)
+            for candidate in self.candidates
+            for cut, shape in candidate.hints
+        }
+        self.ring.add(maps | hints, logits)
+
+    def forget(self) -> None:
+        """Forgets the stream as it was; the heads keep what they know."""
+        self.ring.clear()
+        self.tuning.clear()
+        self._uses = 0
+
+    def tuning_logits(self, candidate: Candidate, rows: Tensor) -> Tensor:
+        """``[len(rows), classes]``: a candidate's answers to tuning audits."""
+        return torch.cat([candidate.logits(self.tuning.at(candidate.cut, part)) for part in rows.split(256)])
+
+
+def _head_times(candidate: Candidate) -> dict[int, float]:
+    """Milliseconds of a candidate's head, as it would be served, by size of the micro-batch."""
+    served = fuse(copy.deepcopy(candidate.average))
+    times = {}
+    for batch in _TIMED_BATCHES:
+        example = torch.zeros(batch, *candidate.spec.features)
+        if example.ndim == 4:
+            example = example.contiguous(memory_format=torch.channels_last)
+        times[batch] = measure_ms(served, example, _TIMED_REPEATS)
+    return times
+
+
+def _hint_name(cut: str, shape: tuple[int, ...]) -> str:
+    """The ring's name for the model's value at a cut in a skim's shape."""
+    return f"{cut} {'x'.join(map(str, shape))}"
+
+
+def _shrunk(value: Tensor, shape: tuple[int, ...], layout: Layout) -> Tensor:
+    """The model's value, averaged to a skim's shape."""
+    if tuple(value.shape[1:]) == shape:
+        return value
+    if layout == "hwc":
+        pooled = F.adaptive_avg_pool2d(value.permute(0, 3, 1, 2), (shape[0], shape[1]))
+        return pooled.permute(0, 2, 3, 1)
+    return F.adaptive_avg_pool2d(value, (shape[1], shape[2]))

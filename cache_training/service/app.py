@@ -1,0 +1,246 @@
+"""The Faust app that feeds the trainer: an agent takes records from the distillation topic, a thread learns from them.
+
+A record is acknowledged only once a checkpoint holds what it taught, so that its offset and its effect are never apart.
+"""
+
+import asyncio
+import concurrent.futures
+import logging
+import queue
+from typing import Any
+
+import faust
+import torch
+from aiohttp.web import Response
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from layercache.cache_training.service.credentials import credentials
+from layercache.cache_training.service.state import Checkpoints
+from layercache.cache_training.service.thread import Arrived, TrainingThread
+from layercache.cache_training.trainer import OnlineTrainer
+from layercache.early_exit.cutting import cuts
+from layercache.early_exit.cutting.cuts import CutError
+from layercache.early_exit.memory import keep_freed_memory
+from layercache.early_exit.model import loading
+from layercache.early_exit.model.loading import ModelError
+from layercache.early_exit.store.head_store import StoreError, model_folder, open_store
+from layercache.schemas.distillation import DistillationBatch, DistillationError, decode
+from layercache.schemas.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_TAKE, _WITHIN_S = 8, 0.2
+#: Records that Faust may hold for the agent, and that it takes from its client at a time: a record can have megabytes,
+#: and Faust stops taking once it has too many, not before.
+_BUFFER_RECORDS, _POLLED_RECORDS = 8, 8
+_BROKER_WAIT_S = 5.0
+#: How long a killed trainer's partitions wait for the next one.
+_SESSION_TIMEOUT_MS = 10_000
+
+
+def run(settings: Settings) -> int:
+    """Trains until SIGTERM or SIGINT; the exit code is 0, or 1 where something cannot be mended by waiting."""
+    if not _topic_is_there(settings):
+        return 1
+    keep_freed_memory()
+    try:
+        torch.set_num_threads(settings.trainer.torch_threads)
+        classifier = loading.load(settings.model)
+        traced = cuts.trace(classifier, settings.trainer.max_cuts)
+        store = open_store(settings.store, classifier.name, classifier.fingerprint)
+        store.check_writable()
+        checkpoints = Checkpoints(settings.trainer.state_dir / model_folder(classifier.name, classifier.fingerprint))
+        thread: list[TrainingThread] = []
+        trainer = OnlineTrainer(
+            traced,
+            store,
+            settings.promise,
+            settings.trainer,
+            make_durable=lambda: thread[0].checkpoint(),  # noqa: PLW0108  # made later
+        )
+        saved = checkpoints.load()
+        if saved is not None:
+            trainer.restore(*saved)
+            log.info("resumed from the checkpoint in %s", checkpoints.folder)
+    except (ModelError, CutError, StoreError, OSError) as error:
+        log.error("%s", error)
+        return 1
+    thread.append(TrainingThread(trainer, checkpoints, settings.trainer.checkpoint_s, settings.trainer.torch_threads))
+    return _serve(settings, thread[0])
+
+
+def _topic_is_there(settings: Settings) -> bool:
+    """Waits for the broker; False where it answers that the distillation topic does not exist."""
+    topic = settings.topics.distillation
+    refusals: list[KafkaError] = []
+    config: dict[str, Any] = {
+        "bootstrap.servers": settings.kafka.bootstrap_servers,
+        "log_level": 0,
+        "error_cb": lambda error: refusals.append(error) if _is_refusal(error) else None,
+        **settings.kafka.options,
+    }
+    try:
+        client = AdminClient(config)
+        credentials(settings.kafka)
+    except (KafkaException, ValueError, OSError) as error:
+        log.error("the trainer cannot connect with these options: %s", error)
+        return False
+    while True:
+        try:
+            found = client.list_topics(timeout=_BROKER_WAIT_S).topics
+        except KafkaException as error:
+            client.poll(0)  # lets error_cb speak
+            if refusals:
+                log.error(
+                    "Kafka at %s cannot be used: %s; check security.protocol, sasl.* and ssl.* in kafka.options",
+                    settings.kafka.bootstrap_servers, refusals[-1].str(),
+                )  # fmt: skip
+                return False
+            log.warning("no broker at %s yet (%s); waiting", settings.kafka.bootstrap_servers, error.args[0].str())
+            continue
+        if topic not in found:
+            log.error(
+                "topic %r does not exist, or this user may not see it; create it with `layercache topics create`, or "
+                "give the user rights on it", topic,
+            )  # fmt: skip
+        return topic in found and _may_join(settings)
+
+
+def _may_join(settings: Settings) -> bool:
+    """False where the broker says that this user has no right on its group: the trainer's own client would ask on.
+
+    By a consumer that never joins. An admin client that asks for a group that the broker does not know yet ends the
+    process with a segmentation fault (confluentinc/librdkafka #5040, in 2.16 still).
+    """
+    group = settings.trainer.group_id
+    config = {"bootstrap.servers": settings.kafka.bootstrap_servers, "log_level": 0, "group.id": group}
+    consumer = Consumer(config | settings.kafka.options)
+    said = []
+    try:
+        consumer.committed([TopicPartition(settings.topics.distillation, 0)], _BROKER_WAIT_S)
+    except KafkaException as error:
+        said.append(error.args[0])
+        # That is a time-out most often. Why there is no coordinator comes as if it were a record.
+        while (message := consumer.poll(0)) is not None:
+            said.append(message.error())
+    finally:
+        consumer.close()
+    if any(error is not None and error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED for error in said):
+        log.error("this user may not join the group %r; give it the right to read it (docs/security.md)", group)
+        return False
+    return True
+
+
+def _is_refusal(error: KafkaError) -> bool:
+    """Wrong credentials, or a certificate that is not trusted: waiting does not cure that."""
+    if error.code() == KafkaError._SSL:
+        return "certificate" in error.str()
+    return error.code() in (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED)
+
+
+def build_app(settings: Settings, thread: TrainingThread) -> faust.App:
+    """The Faust app whose agent hands records to ``thread``."""
+    users = settings.kafka.options | settings.kafka.consumer_options
+    session_s = int(users.get("session.timeout.ms", _SESSION_TIMEOUT_MS)) / 1000
+    app = faust.App(
+        settings.trainer.group_id,
+        broker="kafka://" + settings.kafka.bootstrap_servers.replace(",", ";kafka://"),
+        broker_credentials=credentials(settings.kafka),
+        autodiscover=False,
+        topic_disable_leader=True,
+        consumer_auto_offset_reset="earliest",
+        broker_max_poll_records=_POLLED_RECORDS,
+        consumer_max_fetch_size=settings.topics.max_record_bytes + 1_000_000,
+        broker_max_poll_interval=600,
+        broker_session_timeout=session_s,
+        broker_heartbeat_interval=session_s / 4,
+        stream_wait_empty=False,
+        stream_buffer_maxsize=_BUFFER_RECORDS,
+        web_enabled=settings.trainer.web_port is not None,
+        web_port=settings.trainer.web_port or 6066,
+        store="memory://",
+        datadir=str(settings.trainer.state_dir / "faust"),
+    )
+    topic = app.topic(
+        settings.topics.distillation, key_type=bytes, value_type=bytes, value_serializer="raw", key_serializer="raw"
+    )
+
+    committing: list[concurrent.futures.Future[None]] = []
+
+    async def commit(offsets: dict[Any, int]) -> None:
+        # Faust's own list of acknowledged offsets takes the record after each transaction marker for a part of the gap,
+        # and so never gets past the next marker (seen in 0.15): it is left empty, and what is committed is said here.
+        consumer: Any = app.consumer
+        for partition, offset in offsets.items():
+            consumer._gap[partition].chop(0, offset)
+        await consumer._commit(offsets)
+
+    def acknowledge(offsets: dict[Any, int]) -> None:
+        if offsets and not app.loop.is_closed():
+            committing[:] = [asyncio.run_coroutine_threadsafe(commit(offsets), app.loop)]
+
+    thread.acknowledge = acknowledge
+
+    @app.agent(topic)
+    async def learn(stream: Any) -> None:
+        async for events in stream.noack_take(_TAKE, within=_WITHIN_S):
+            for event in events:
+                await _hand_over(thread, (_decoded(event.value), event.message.tp, event.message.offset + 1))
+
+    @app.task  # type: ignore[untyped-decorator]  # Faust's own
+    async def train() -> None:
+        thread.start()
+        while thread.is_alive():
+            await asyncio.sleep(0.2)
+        if thread.failure is not None:
+            raise RuntimeError("the trainer failed") from thread.failure
+
+    @app.page("/metrics")  # type: ignore[arg-type]  # the answer is of the driver's own type
+    async def metrics(_: Any, __: Any) -> Response:
+        return Response(body=generate_latest(thread.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    @app.on_before_shutdown.connect
+    async def finish(*_: Any, **__: Any) -> None:
+        # While the consumer still runs, so that the last checkpoint's records can be acknowledged.
+        if thread.is_alive():
+            await asyncio.get_running_loop().run_in_executor(None, thread.stop)
+            for future in committing:
+                await asyncio.wrap_future(future)
+
+    return app
+
+
+def _decoded(value: bytes | None) -> DistillationBatch | None:
+    try:
+        return decode(value or b"")
+    except DistillationError as error:
+        log.warning("skipping a record of the distillation topic: %s", error)
+        return None
+
+
+async def _hand_over(thread: TrainingThread, arrived: Arrived) -> None:
+    while True:
+        try:
+            thread.inbox.put_nowait(arrived)
+            return
+        except queue.Full:
+            await asyncio.sleep(0.05)
+
+
+def _serve(settings: Settings, thread: TrainingThread) -> int:
+    app = build_app(settings, thread)
+    for noisy in ("faust", "aiokafka", "mode"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    worker = faust.Worker(app, loglevel="WARN", quiet=True, redirect_stdouts=False, override_logging=False)
+    try:
+        worker.execute_from_commandline()
+    except SystemExit as stopped:
+        code = stopped.code if isinstance(stopped.code, int) else 1
+    else:
+        code = 0
+    finally:
+        if thread.is_alive():
+            thread.stop()
+    return 1 if thread.failure is not None else code

@@ -1,0 +1,131 @@
+"""A version of heads as it is served: built from a manifest and its tensors, and refused where it does not fit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+
+import torch
+from torch import Tensor, nn
+
+from layercache.early_exit.cutting.cuts import TracedModel
+from layercache.early_exit.heads.families import HeadsError, build_head, fuse
+from layercache.schemas.manifest import Exit, Manifest
+
+#: A head has no more hidden values or channels, or a branch more convolutions.
+_WIDEST, _DEEPEST = 65_536, 32
+
+
+@dataclass(frozen=True)
+class CacheHeads:
+    """A version of heads, ready to be served: one module in eval mode for each of the manifest's exits."""
+
+    manifest: Manifest
+    modules: tuple[nn.Module, ...]
+
+
+def _check_answers(head: nn.Module, exit_: Exit, version: str) -> None:
+    """Runs a head once: a skim's path is a file's word, and layers that do not fit must not meet a frame."""
+    try:
+        with torch.inference_mode():
+            shape = tuple(head(torch.zeros(2, *exit_.head.features)).shape)
+    except Exception as error:  # layers complain in many ways
+        raise HeadsError(f"heads {version}: the head at {exit_.cut!r} does not run: {error}") from error
+    if shape != (2, exit_.head.classes):
+        raise HeadsError(
+            f"heads {version}: the head at {exit_.cut!r} returns {shape[1:]}, not {exit_.head.classes} logits"
+        )
+
+
+def tensor_names(cut: str, head: nn.Module) -> dict[str, Tensor]:
+    """A head's tensors under their names in ``heads.safetensors``: ``<cut>.<parameter>``.
+
+    >>> sorted(tensor_names("fc", nn.Linear(4, 2)))
+    ['fc.bias', 'fc.weight']
+    """
+    return {f"{cut}.{name}": value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
+
+
+def _loaded(exit_: Exit, tensors: Mapping[str, Tensor], traced: TracedModel, version: str) -> nn.Module:
+    """The exit's head with its tensors, which must be those that it has, in shape and dtype, and finite.
+
+    Sizes come out of a file: they are compared before any memory is taken for a head of that size.
+    """
+    where = f"heads {version}: the head at {exit_.cut!r}"
+    spec = exit_.head
+    if not (0 <= spec.hidden <= _WIDEST and 0 <= spec.width <= _WIDEST and 0 <= spec.depth <= _DEEPEST):
+        raise HeadsError(f"{where} says it is of {spec.hidden} hidden values, {spec.width} wide, {spec.depth} deep")
+    try:
+        if spec.family == "skim":  # copies of pieces of the model, no larger than that
+            head = build_head(spec, traced)
+            expected = head.state_dict()
+        else:
+            with torch.device("meta"):
+                expected = build_head(spec).state_dict()
+            head = nn.Module()
+    except (RuntimeError, OverflowError, ZeroDivisionError, TypeError) as error:  # sizes of which torch makes nothing
+        raise HeadsError(f"{where} cannot be built: {error}") from error
+    own = {name: tensors.get(f"{exit_.cut}.{name}") for name in expected}
+    for name, like in expected.items():
+        found = own[name]
+        if found is None or (found.shape, found.dtype) != (like.shape, like.dtype):
+            has = "is missing" if found is None else f"is {found.dtype} {tuple(found.shape)}"
+            raise HeadsError(f"{where} does not load: {name} {has}, not {like.dtype} {tuple(like.shape)}")
+        if found.is_floating_point() and not found.isfinite().all():
+            raise HeadsError(f"{where} does not load: {exit_.cut}.{name} is not finite")
+    if spec.family != "skim":
+        head = build_head(spec)
+    head.load_state_dict(own)
+    return head
+
+
+def load_heads(manifest: Manifest, tensors: Mapping[str, Tensor], traced: TracedModel) -> CacheHeads:
+    """Builds the heads of a version for the traced model.
+
+    Raises :class:`HeadsError` where they belong to another model, name an unknown cut, or a tensor is missing, has
+    another shape or dtype, is not finite, or belongs to no exit.
+
+    >>> from layercache.schemas.manifest import Exit, HeadSpec
+    >>> spec = HeadSpec(family="pooled", features=traced.cut("layer2").shape, classes=10)
+    >>> exit_ = Exit(cut="layer2", head=spec, temperature=1.0, threshold=0.9, flops_share=0.5, time_share=0.5)
+    >>> manifest = Manifest(
+    ...     version="v1", model=traced.classifier.fingerprint, model_name="tiny", created="2026-01-01T00:00:00Z",
+    ...     reason="first", predecessor=None, exits=(exit_,), audit_rate=0.1, certificate=None, expected=None)
+    >>> heads = load_heads(manifest, tensor_names("layer2", build_head(spec)), traced)
+    >>> heads.modules[0](torch.zeros(2, 64, 14, 14)).shape
+    torch.Size([2, 10])
+    """
+    fingerprint = traced.classifier.fingerprint
+    shapes = {cut.name: tuple(cut.shape) for cut in traced.cuts}
+    if manifest.model != fingerprint:
+        raise HeadsError(
+            f"heads {manifest.version} were trained for model {manifest.model[:12]}, this one is {fingerprint[:12]}"
+        )
+    overload = manifest.overload.thresholds if manifest.overload else None
+    if overload is not None and (len(overload) != len(manifest.exits) or not all(map(isfinite, overload))):
+        raise HeadsError(f"heads {manifest.version}: thresholds for overload {overload} do not fit the exits")
+    modules = []
+    used: set[str] = set()
+    for exit_ in manifest.exits:
+        if exit_.cut not in shapes:
+            raise HeadsError(f"heads {manifest.version} exit at {exit_.cut!r}, which is no cut of this model")
+        if tuple(exit_.head.features) != shapes[exit_.cut]:
+            raise HeadsError(
+                f"heads {manifest.version}: the head at {exit_.cut!r} is for {exit_.head.features}, "
+                f"the value there is {shapes[exit_.cut]}"
+            )
+        if exit_.head.classes != len(traced.classifier.classes):
+            raise HeadsError(
+                f"heads {manifest.version}: the head at {exit_.cut!r} names {exit_.head.classes} classes, "
+                f"the model {len(traced.classifier.classes)}"
+            )
+        if not exit_.temperature > 0 or not isfinite(exit_.temperature) or not isfinite(exit_.threshold):
+            raise HeadsError(f"heads {manifest.version}: temperature and threshold at {exit_.cut!r} make no sense")
+        head = _loaded(exit_, tensors, traced, manifest.version)
+        used |= tensor_names(exit_.cut, head).keys()
+        head = fuse(head.eval().requires_grad_(False))
+        _check_answers(head, exit_, manifest.version)
+        modules.append(head)
+    unused = sorted(tensors.keys() - used)
+    if unused and manifest.exits:  # a version kept closed has heads, and no exits to build them for
+        raise HeadsError(f"heads {manifest.version}: tensor {unused[0]!r} belongs to no exit")
+    return CacheHeads(manifest, tuple(modules))

@@ -1,0 +1,315 @@
+"""The store of heads: versions that are seen whole or not at all, and what an operator says about them.
+
+``<folder>/<version>/heads.safetensors``, ``manifest.json`` and ``manifest.sig``, ``<folder>/attempts/<n>``,
+``<folder>/LATEST``, written last and in one piece, and ``<folder>/PIN``.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+from torch import Tensor
+
+from layercache.early_exit.store.blobs import Blobs, StoreError
+from layercache.early_exit.store.signing import SignatureError, Signer, signer
+from layercache.early_exit.store.version_files import VersionFiles, check_name
+from layercache.schemas import manifest as schema
+from layercache.schemas.manifest import Manifest, Pin
+from layercache.schemas.settings import Store
+
+__all__ = [
+    "HeadStore",
+    "Live",
+    "SignatureError",
+    "StoreError",
+    "in_force",
+    "model_folder",
+    "model_folders",
+    "open_folder",
+    "open_store",
+]
+
+log = logging.getLogger(__name__)
+
+LATEST, PIN, ATTEMPTS = "LATEST", "PIN", "attempts"
+
+#: What these may hold at most; see :mod:`layercache.early_exit.store.version_files` for the others.
+_MAX_LATEST_BYTES, _MAX_PIN_BYTES = 1_000, 100_000
+
+#: What a crash left behind is deleted once it is older than any publish can take.
+_ABANDONED = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Live:
+    """What workers should use now: ``version``, None where there is none or an operator closed all exits."""
+
+    version: str | None
+    closed: bool
+    pinned: bool
+
+
+def in_force(pin: Pin | None, latest: str | None) -> Live:
+    """What :meth:`HeadStore.live` says where an operator holds ``pin``, and ``latest`` is the latest version.
+
+    >>> in_force(None, "v7"), in_force(Pin(version=None), "v7")
+    (Live(version='v7', closed=False, pinned=False), Live(version=None, closed=True, pinned=True))
+    """
+    if pin is not None:
+        return Live(pin.version, closed=pin.version is None, pinned=True)
+    return Live(latest, closed=False, pinned=False)
+
+
+def model_folder(name: str, fingerprint: str) -> str:
+    """The folder of a model's heads: readable, and its own whatever the model is called.
+
+    >>> model_folder("torchvision:resnet18", "3f9a" * 16)
+    'torchvision-resnet18-3f9a3f9a3f9a'
+    """
+    readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[:60] or "model"
+    return f"{readable}-{fingerprint[:12]}"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def open_store(settings: Store | str, name: str, fingerprint: str) -> "HeadStore":
+    """The store of the heads of the model of that name and fingerprint, where the settings, or a URL alone, say.
+
+    Raises :class:`StoreError` for a URL that no file system is known for, and for signing keys that are none.
+
+    >>> store = open_store("memory://heads", "fashion-mnist", "3f9a" * 16)
+    >>> store.url, store.live()
+    ('memory://heads/fashion-mnist-3f9a3f9a3f9a', Live(version=None, closed=False, pinned=False))
+    """
+    settings = Store(url=settings) if isinstance(settings, str) else settings
+    return open_folder(settings, model_folder(name, fingerprint))
+
+
+def open_folder(settings: Store, folder: str) -> "HeadStore":
+    """The store of the heads in a folder that :func:`model_folders` has found. Raises as :func:`open_store` does.
+
+    >>> open_folder(Store(url="memory://seen"), "fashion-mnist-3f9a3f9a3f9a").live().version is None
+    True
+    """
+    return HeadStore(settings.url, folder, settings.options, settings.keep_last, signer=signer(settings))
+
+
+def model_folders(settings: Store, fingerprint: str = "") -> list[str]:
+    """The folders of models that have heads, of those alone whose fingerprint is, or begins with, this one.
+
+    For readers that know a model from its predictions and need not load it. Raises :class:`StoreError`.
+
+    >>> model_folders(Store(url="memory://no-heads-yet"), "3f9a" * 16)
+    []
+    """
+    ending = rf".*-{re.escape(fingerprint[:12])}[0-9a-f]{{{12 - len(fingerprint[:12])}}}"
+    return [name for name in Blobs(settings.url, "", settings.options).list() if re.fullmatch(ending, name)]
+
+
+class HeadStore:
+    """Versions of one model's heads under ``url``, any ``fsspec`` URL, in ``folder`` (see :func:`model_folder`).
+
+    Every method raises :class:`StoreError` where the store cannot be reached, read or written, and where it has no
+    such version. ``keep_last`` versions are kept, 2 at least. With a ``signer`` versions are signed as they are
+    published, and those without a right signature raise :class:`SignatureError` before anything in them is looked at.
+
+    Most programs get theirs from :func:`open_store`, or as the ``store`` of a :class:`layercache.EarlyExitModel`. What
+    a trainer publishes is live at once; an operator's :meth:`pin`, :meth:`close` and :meth:`rollback` reach everybody
+    who serves from the store within seconds.
+
+    >>> from layercache.early_exit.heads.loading import tensor_names
+    >>> store = HeadStore("memory://example", "fashion-mnist-eb575f920e07")
+    >>> _ = store.publish(heads.manifest, tensor_names("layer2", heads.modules[0]))
+    >>> store.live()
+    Live(version='v1', closed=False, pinned=False)
+    >>> store.close("looks odd")
+    >>> store.live()
+    Live(version=None, closed=True, pinned=True)
+    >>> store.unpin()
+    >>> [(manifest.version, [exit_.cut for exit_ in manifest.exits]) for manifest in store.versions()]
+    [('v1', ['layer2'])]
+    """
+
+    def __init__(
+        self,
+        url: str,
+        folder: str,
+        options: dict[str, Any] | None = None,
+        keep_last: int = 10,
+        now: Callable[[], datetime] = _now,
+        signer: Signer | None = None,
+    ) -> None:
+        self._blobs = Blobs(url, folder, options)
+        self._files = VersionFiles(self._blobs, signer)
+        self._keep_last = max(2, keep_last)
+        self._now = now
+
+    @property
+    def url(self) -> str:
+        """Where the model's versions lie."""
+        return self._blobs.url
+
+    def check_writable(self) -> None:
+        """Writes and removes a probe: a trainer should learn at its start that it cannot publish."""
+        self._blobs.put(".probe", b"")
+        self._blobs.remove(".probe")
+
+    def publish(self, manifest: Manifest, tensors: Mapping[str, Tensor]) -> Manifest:
+        """Stores a version and makes it the latest; returns the manifest as stored, with the heads' hash.
+
+        A publish that was interrupted can be repeated; a version of other content under the same name is an error.
+        """
+        check_name(manifest.version)
+        manifest = self._files.write(manifest, tensors)
+        self._blobs.put(LATEST, manifest.version.encode())
+        try:
+            self._clean()
+        except StoreError as error:
+            log.warning("%s is published, but old versions could not be deleted: %s", manifest.version, error)
+        return manifest
+
+    def live(self) -> Live:
+        """What workers should use now. A pin goes before the latest version."""
+        pin = self.pin_state()
+        return in_force(pin, self.latest() if pin is None else None)
+
+    def latest(self) -> str | None:
+        """The version published or rolled back to last; None before the first."""
+        name = self._blobs.read(LATEST, _MAX_LATEST_BYTES)
+        if name is None:
+            return None
+        try:
+            return check_name(name.decode().strip())
+        except (UnicodeDecodeError, StoreError) as error:
+            raise StoreError(f"{self.url}/{LATEST} names no version ({name[:40]!r}); roll back to one") from error
+
+    def load(self, version: str) -> tuple[Manifest, dict[str, Tensor]]:
+        """A version's manifest and tensors, checked against the manifest's hash."""
+        return self._files.load(version)
+
+    def sign(self, version: str) -> None:
+        """Signs a version that is there: one from before there was a key, or one that shall outlive a change of keys.
+
+        Its heads are checked against the manifest's hash; whether it is the trainer's is for the caller to know.
+        """
+        self._files.sign(version)
+
+    def versions(self) -> list[Manifest]:
+        """The manifests of all whole versions, newest first; unreadable ones are left out with a warning."""
+        manifests, unreadable = self.look({})
+        for error in unreadable.values():
+            log.warning("%s", error)
+        return manifests
+
+    def look(self, known: Mapping[str, Manifest]) -> tuple[list[Manifest], dict[str, StoreError]]:
+        """The manifests of all whole versions, newest first, and why others that are there cannot be read.
+
+        Versions never change: those that are ``known``, by name, are not read again.
+        """
+        manifests: list[Manifest] = []
+        unreadable: dict[str, StoreError] = {}
+        for version in self._folders():
+            try:
+                manifests.append(known.get(version) or self._files.manifest(version))
+            except StoreError as error:
+                if self._files.exists(version):
+                    unreadable[version] = error
+        return sorted(manifests, key=lambda one: (one.created, one.version), reverse=True), unreadable
+
+    def pin(self, version: str, reason: str = "") -> None:
+        """Holds ``version`` for all workers, whatever is published, until :meth:`unpin`."""
+        self.load(version)
+        self._put_pin(Pin(version=version, reason=reason, created=self._now().isoformat(timespec="seconds")))
+
+    def close(self, reason: str = "") -> None:
+        """Keeps every exit closed, whatever is published, until :meth:`unpin`."""
+        self._put_pin(Pin(version=None, reason=reason, created=self._now().isoformat(timespec="seconds")))
+
+    def unpin(self) -> None:
+        """Lets workers follow the latest version again."""
+        self._blobs.remove(PIN)
+
+    def pin_state(self) -> Pin | None:
+        """What an operator holds; None for nothing."""
+        data = self._blobs.read(PIN, _MAX_PIN_BYTES)
+        if data is None:
+            return None
+        try:
+            return schema.pin_decoder.decode(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise StoreError(f"{self.url}/{PIN} is corrupt: {error}; pin, close or unpin again") from error
+
+    def rollback(self, version: str | None = None) -> str:
+        """Makes an older version the latest, by default the live one's predecessor; returns its name.
+
+        The next publish moves on from there; :meth:`pin` outlives it.
+        """
+        if version is None:
+            version = self._before_latest()
+        self.load(version)
+        self._blobs.put(LATEST, version.encode())
+        return version
+
+    def claim_attempt(self) -> int:
+        """Takes the next number of an attempt to certify, from 1; no other caller ever gets the same.
+
+        >>> store = HeadStore("memory://example", "attempts-are-counted")
+        >>> store.claim_attempt(), store.claim_attempt(), store.attempts()
+        (1, 2, 2)
+        """
+        number = self.attempts() + 1
+        while not self._blobs.create(f"{ATTEMPTS}/{number}", self._now().isoformat().encode()):
+            number += 1
+        return number
+
+    def attempts(self) -> int:
+        """How many attempts were claimed."""
+        return max((int(name) for name in self._blobs.list(ATTEMPTS) if name.isdecimal()), default=0)
+
+    def _put_pin(self, pin: Pin) -> None:
+        self._blobs.put(PIN, schema.encoder.encode(pin))
+
+    def _folders(self) -> list[str]:
+        """Names that may be versions."""
+        return [name for name in self._blobs.list() if name not in (LATEST, PIN, ATTEMPTS) and name[0] != "."]
+
+    def _before_latest(self) -> str:
+        latest = self.latest()
+        if latest is None:
+            raise StoreError(f"{self.url} has no version yet: nothing to roll back")
+        versions = self.versions()
+        there = [manifest.version for manifest in versions]
+        predecessor = next((manifest.predecessor for manifest in versions if manifest.version == latest), None)
+        if predecessor in there:
+            return str(predecessor)
+        older = there[there.index(latest) + 1 :] if latest in there else there
+        if not older:
+            raise StoreError(f"{self.url} has nothing older than {latest}; `layercache heads close` closes all exits")
+        return older[0]
+
+    def _clean(self) -> None:
+        """Deletes versions beyond ``keep_last`` that no worker may yet be told to use, and what crashes left."""
+        pin, latest, versions = self.pin_state(), self.latest(), self.versions()
+        keep: set[str | None] = {manifest.version for manifest in versions[: self._keep_last]}
+        keep |= {latest} | {manifest.predecessor for manifest in versions if manifest.version == latest}
+        keep |= {pin.version} if pin else set()
+        for manifest in versions:
+            if manifest.version not in keep:
+                self._files.delete(manifest.version)
+        for name in set(self._folders()) - {manifest.version for manifest in versions}:
+            paths = [f"{name}/{file}" for file in self._blobs.list(name)] or [name]
+            if not self._files.exists(name) and all(map(self._is_abandoned, paths)):
+                self._files.delete(name)
+        for name in self._blobs.list():
+            if name.startswith(".") and self._is_abandoned(name):
+                self._blobs.remove(name)
+
+    def _is_abandoned(self, path: str) -> bool:
+        written = self._blobs.modified(path)
+        return written is not None and self._now() - written > _ABANDONED

@@ -1,0 +1,162 @@
+"""The files of one version of heads: how they are written and signed, and how they are checked before they are used."""
+
+import re
+from collections.abc import Mapping
+from hashlib import sha256
+
+import msgspec
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from layercache.early_exit.store.blobs import Blobs, StoreError
+from layercache.early_exit.store.signing import SignatureError, Signer
+from layercache.schemas import manifest as schema
+from layercache.schemas.manifest import Manifest
+
+HEADS, MANIFEST, SIGNATURE = "heads.safetensors", "manifest.json", "manifest.sig"
+
+#: What files may hold at most. Whoever may write to the store must not be able to fill a worker's memory.
+MAX_HEADS_BYTES, MAX_MANIFEST_BYTES, MAX_SIGNATURE_BYTES = 1 << 30, 1 << 20, 1_000
+#: Names, shapes and places of the tensors; safetensors itself allows a hundred megabytes.
+MAX_HEADER_BYTES = 4 << 20
+
+
+class VersionFiles:
+    """``<version>/heads.safetensors``, ``manifest.json`` and, with a ``signer``, ``manifest.sig``.
+
+    With a signer every reading method raises :class:`SignatureError` for a version without a right signature, before
+    anything in it is looked at. All raise :class:`StoreError`.
+    """
+
+    def __init__(self, blobs: Blobs, signer: Signer | None) -> None:
+        self._blobs = blobs
+        self._signer = signer
+
+    def write(self, manifest: Manifest, tensors: Mapping[str, Tensor]) -> Manifest:
+        """Stores a version and returns its manifest with the heads' hash; the manifest is written last.
+
+        What is there already may be written again, but not changed.
+        """
+        heads = safetensors.torch.save({name: _plain(tensor) for name, tensor in tensors.items()})
+        manifest = msgspec.structs.replace(manifest, heads_sha256=sha256(heads).hexdigest())
+        encoded = schema.encoder.encode(manifest)
+        there = self._blobs.read(f"{manifest.version}/{MANIFEST}", MAX_MANIFEST_BYTES)
+        if there is not None and there != encoded:
+            raise StoreError(
+                f"{self._blobs.url} already has another version {manifest.version}; versions are never changed"
+            )
+        if there is None:
+            self._blobs.put(f"{manifest.version}/{HEADS}", heads)
+        self._write_signature(manifest.version, encoded)
+        if there is None:
+            self._blobs.put(f"{manifest.version}/{MANIFEST}", encoded)
+        return manifest
+
+    def sign(self, version: str) -> None:
+        """Signs a version that is there; whether it is the trainer's is for the caller to know.
+
+        For versions from before there was a key, and for those that shall outlive a key.
+        """
+        if self._signer is None:
+            raise StoreError("no key to sign with: set store.signing_key_file, or LAYERCACHE_STORE__SIGNING_KEY")
+        data = self._read(version)
+        self._read_heads(self._decode(version, data))
+        self._write_signature(version, data)
+
+    def manifest(self, version: str) -> Manifest:
+        """A version's manifest."""
+        data = self._read(version)
+        self._check_signature(version, data)
+        return self._decode(version, data)
+
+    def load(self, version: str) -> tuple[Manifest, dict[str, Tensor]]:
+        """A version's manifest and tensors, checked against the manifest's hash."""
+        manifest = self.manifest(version)
+        data = self._read_heads(manifest)
+        path = f"{self._blobs.url}/{version}/{HEADS}"
+        if int.from_bytes(data[:8], "little") > MAX_HEADER_BYTES:
+            raise StoreError(f"{path} is corrupt: no heads have so long a header; roll back to another version")
+        try:
+            return manifest, safetensors.torch.load(data)
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise StoreError(f"{path} is corrupt: {error}; roll back to another version") from error
+
+    def exists(self, version: str) -> bool:
+        """Whether there is a manifest, readable or not."""
+        return MANIFEST in self._blobs.list(version)
+
+    def delete(self, version: str) -> None:
+        """The manifest goes first: from then on the version does not exist."""
+        files = self._blobs.list(version)
+        for file in sorted(files, key=lambda file: file != MANIFEST):
+            self._blobs.remove(f"{version}/{file}")
+        self._blobs.remove(version)
+
+    def _write_signature(self, version: str, manifest: bytes) -> None:
+        if self._signer is not None:
+            self._blobs.put(f"{version}/{SIGNATURE}", self._signer.sign(manifest))
+
+    def _check_signature(self, version: str, manifest: bytes) -> None:
+        if self._signer is None:
+            return
+        signature = self._blobs.read(f"{version}/{SIGNATURE}", MAX_SIGNATURE_BYTES)
+        if signature is None or not self._signer.accepts(manifest, signature):
+            what = "is not signed" if signature is None else "is not signed by any key that is accepted here"
+            raise SignatureError(
+                f"{self._blobs.url}/{version} {what}: it is not used. If it is the trainer's own, give both the same "
+                f"store.signing_key, or sign it: layercache heads sign {version}"
+            )
+
+    def _read(self, version: str) -> bytes:
+        data = self._blobs.read(f"{check_name(version)}/{MANIFEST}", MAX_MANIFEST_BYTES)
+        if data is None:
+            raise StoreError(
+                f"{self._blobs.url} has no version {version}; `layercache heads list` shows those that there are"
+            )
+        return data
+
+    def _read_heads(self, manifest: Manifest) -> bytes:
+        """The bytes of a version's heads, which the manifest's hash, and so its signature, vouches for."""
+        path = f"{manifest.version}/{HEADS}"
+        data = self._blobs.read(path, MAX_HEADS_BYTES)
+        if data is None:
+            raise StoreError(f"{self._blobs.url}/{path} is missing; roll back to another version")
+        if self._signer is not None and not manifest.heads_sha256:
+            raise SignatureError(
+                f"{self._blobs.url}/{manifest.version} has no hash of its heads for a signature to cover"
+            )
+        if manifest.heads_sha256 and sha256(data).hexdigest() != manifest.heads_sha256:
+            raise StoreError(
+                f"{self._blobs.url}/{path} is corrupt: its hash is not the manifest's; roll back, or copy it anew"
+            )
+        return data
+
+    def _decode(self, version: str, data: bytes) -> Manifest:
+        path = f"{self._blobs.url}/{version}/{MANIFEST}"
+        try:
+            manifest = schema.decode(data)
+        except schema.LaterFormat as error:
+            raise StoreError(f"{path} is {error}: upgrade this process, or roll back to another version") from error
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise StoreError(f"{path} is corrupt: {error}; roll back to another version") from error
+        if manifest.version != version:
+            raise StoreError(f"{path} is version {manifest.version}'s; roll back to another version")
+        return manifest
+
+
+def check_name(version: str) -> str:
+    """The name of a version, which is one of a folder. Raises :class:`StoreError` for others.
+
+    >>> check_name("v00012")
+    'v00012'
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", version) or version in ("LATEST", "PIN", "attempts"):
+        raise StoreError(f"{version[:200]!r} is no name for a version: use letters, digits, '_', '.' and '-'")
+    return version
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """What safetensors can store: on the CPU, and sharing no memory."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

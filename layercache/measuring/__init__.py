@@ -1,0 +1,5 @@
+"""Exits against none: what demo and report measure alike.
+
+:mod:`labelled_frames` are frames with the full model's labels, :mod:`tally` counts answers, :mod:`columns` puts them
+into arrays, :mod:`race` times exits against the full model, :mod:`summary` is what came of it.
+"""

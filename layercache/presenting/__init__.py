@@ -1,0 +1,3 @@
+"""What several commands show alike: settings without their secrets (:mod:`redaction`), and versions of heads
+(:mod:`heads_view`).
+"""

@@ -1,0 +1,155 @@
+"""How versions of heads are shown: as JSON, in a sentence, in tables."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from layercache.early_exit.store.head_store import HeadStore, Live
+    from layercache.schemas.manifest import Certificate, Expected, Manifest, Overload, Pin
+
+
+def state(store: "HeadStore") -> dict[str, Any]:
+    """What the store says is in force."""
+    live, pin = store.live(), store.pin_state()
+    return {
+        "store": store.url,
+        "latest": store.latest(),
+        "live": {"version": live.version, "closed": live.closed, "pinned": live.pinned},
+        "reason": pin.reason if pin else "",
+        "attempts": store.attempts(),
+    }
+
+
+def sentence(store: "HeadStore") -> str:
+    """The same for people."""
+    return told(store.live(), store.pin_state(), store.latest())
+
+
+def told(live: "Live", pin: "Pin | None", latest: str | None) -> str:
+    """The same of what has been read already."""
+    why = f" ({pin.reason})" if pin and pin.reason else ""
+    if live.closed:
+        return f"all exits are kept closed{why}; `layercache heads unpin` opens them again"
+    if live.pinned:
+        return f"workers are held at {live.version}{why}; latest is {latest}"
+    return f"workers use {live.version}" if live.version else "no version yet: every frame runs the full model"
+
+
+def summary(manifest: "Manifest") -> dict[str, Any]:
+    """A version in a list."""
+    expected, certificate, overload = manifest.expected, manifest.certificate, manifest.overload
+    return {
+        "version": manifest.version,
+        "created": manifest.created,
+        "reason": manifest.reason,
+        "exits": [exit_.cut for exit_ in manifest.exits],
+        "audit_rate": manifest.audit_rate,
+        "hit_rate": expected.hit_rate if expected else None,
+        "flops_saved": expected.flops_saved if expected else None,
+        "time_saved": expected.time_saved if expected else None,
+        "max_disagreement": certificate.max_disagreement if certificate else None,
+        "upper_bound": certificate.upper_bound if certificate else None,
+        "overload_max_disagreement": overload.certificate.max_disagreement if overload else None,
+        "overload_upper_bound": overload.certificate.upper_bound if overload else None,
+        "overload_time_saved": overload.expected.time_saved if overload else None,
+    }
+
+
+def print_versions(store: "HeadStore") -> None:
+    """All versions, and what is in force."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", box=None, header_style="bold")
+    table.add_column("version", no_wrap=True)  # to be copied, it must be whole; it begins with the time of its making
+    for name in ("why", "exits", "hits", "FLOPs saved", "risk at most"):
+        table.add_column(name)
+    live = store.live().version
+    for manifest in store.versions():
+        row = summary(manifest)
+        table.add_row(
+            "*" if manifest.version == live else "",
+            manifest.version,
+            manifest.reason,
+            ", ".join(row["exits"]) or "all closed",
+            _percent(row["hit_rate"]),
+            _percent(row["flops_saved"]),
+            _percent(row["upper_bound"], 2),
+        )
+    console = Console()
+    if table.row_count:
+        console.print(table)
+        console.print()
+    console.print(
+        f"{store.url}: {sentence(store)}; {store.attempts()} attempts to certify", markup=False, soft_wrap=True
+    )
+
+
+def print_version(manifest: "Manifest") -> None:
+    """One version: its exits, and why they are safe."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(f"{manifest.version} of {manifest.model_name} ({manifest.model[:12]})", markup=False)
+    console.print(f"{manifest.created}, {manifest.reason}, after {manifest.predecessor or 'none'}", markup=False)
+    table = Table("exit", "head", "temperature", "threshold", "FLOPs", "time", box=None, header_style="bold")
+    for exit_ in manifest.exits:
+        figures = (f"{exit_.temperature:.3g}", f"{exit_.threshold:.4f}")
+        shares = (_percent(exit_.flops_share), _percent(exit_.time_share))
+        table.add_row(exit_.cut, exit_.head.family, *figures, *shares)
+    console.print(table if manifest.exits else "every exit is closed")
+    certificate, expected = manifest.certificate, manifest.expected
+    if certificate:
+        console.print(_certified(certificate), markup=False)
+        _print_classes(console, certificate)
+    if expected:
+        console.print(_expected(expected), markup=False)
+    if manifest.overload:
+        _print_overload(console, manifest.overload)
+    console.print(f"audits: {_percent(manifest.audit_rate)} of frames", markup=False)
+
+
+def _print_overload(console: "Console", overload: "Overload") -> None:
+    """What a worker that is behind may do."""
+    thresholds = ", ".join(f"{threshold:.4f}" for threshold in overload.thresholds)
+    console.print(f"under overload, thresholds {thresholds}", markup=False)
+    console.print(_certified(overload.certificate), markup=False)
+    _print_classes(console, overload.certificate)
+    console.print(_expected(overload.expected), markup=False)
+
+
+def _certified(certificate: "Certificate") -> str:
+    return (
+        f"certified for {certificate.max_disagreement:.2%} at {certificate.confidence:.0%}: "
+        f"{certificate.disagreements} of {certificate.frames} audits differ, risk at most "
+        f"{certificate.upper_bound:.2%} (attempt {certificate.attempt}, p = {certificate.p_value:.2g})"
+    )
+
+
+def _expected(expected: "Expected") -> str:
+    saved = f"{_percent(expected.flops_saved)} of FLOPs and {_percent(expected.time_saved)} of time"
+    return f"expected: {_percent(expected.hit_rate)} hits, saving {saved}"
+
+
+def _print_classes(console: "Console", certificate: "Certificate") -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    if certificate.max_class_disagreement is not None and certificate.class_upper_bound is not None:
+        console.print(
+            f"certified for {certificate.max_class_disagreement:.2%} within each of {certificate.classes_tested} "
+            f"classes, and within all others together: risk at most {certificate.class_upper_bound:.2%}",
+            markup=False,
+        )
+    if certificate.worst_classes:
+        table = Table("class that differed", "audits", "differ", "risk at most", box=None, header_style="bold")
+        for one in certificate.worst_classes:
+            bound = _percent(one.upper_bound)
+            table.add_row(escape(f"{one.name} ({one.label})"), str(one.frames), str(one.disagreements), bound)
+        console.print(table)
+
+
+def _percent(share: float | None, digits: int = 1) -> str:
+    return "" if share is None else f"{share:.{digits}%}"

@@ -1,0 +1,187 @@
+"""From a frame's bytes to the picture that the model sees, or to the reason why there is none."""
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import torch
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg, decode_webp
+
+from layercache.early_exit.machine import MachineFailed, is_the_machines
+from layercache.early_exit.model.preprocessing import Preprocessing
+from layercache.schemas.dead_letter import Reason
+from layercache.schemas.frame import CONTENT_TYPES
+from layercache.schemas.settings import Worker
+from layercache.stream.frames import image_header
+
+# Pillow's own guard against large pictures knows one limit for the whole process; ours is checked before it is asked.
+PIL.Image.MAX_IMAGE_PIXELS = None
+
+_MORE_MEMORY = "give the worker more, or lower worker.max_frame_pixels or worker.decode_threads"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a frame may be at most; larger ones are not decoded."""
+
+    max_bytes: int
+    max_pixels: int
+
+    @classmethod
+    def of(cls, settings: Worker) -> "Limits":
+        """The worker's."""
+        return cls(settings.max_frame_bytes, settings.max_frame_pixels)
+
+
+class Unanswerable(ValueError):
+    """Why a frame becomes a dead letter: ``reason`` for machines, the message for people."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class DecodeError(Unanswerable):
+    """A frame without a picture."""
+
+
+def decode_frame(value: bytes | None, content_type: str | None, preprocessing: Preprocessing, limits: Limits) -> Tensor:
+    """The frame's picture, uint8 ``[C, h, w]``, resized and cropped for the model.
+
+    JPEG, PNG, WebP or ``.npy`` (uint8, H x W or H x W x 3), told by the first bytes; a ``content_type`` of one of these
+    must agree. Size in bytes and in pixels is checked before anything is decoded. Raises :class:`DecodeError`, and
+    nothing else, whatever the bytes are; :class:`~layercache.early_exit.machine.MachineFailed` where there is no
+    memory for it.
+    """
+    if not value:
+        raise DecodeError(Reason.EMPTY, "the frame has no bytes")
+    if len(value) > limits.max_bytes:
+        raise DecodeError(Reason.TOO_MANY_BYTES, f"{len(value):,} bytes, at most {limits.max_bytes:,} are decoded")
+    kind = _kind(value, content_type)
+    try:
+        picture = (
+            _array(value, preprocessing, limits)
+            if kind == image_header.NPY
+            else _picture(kind, value, preprocessing, limits)
+        )
+        return preprocessing.fit(picture)
+    except DecodeError:
+        raise
+    except image_header.Unsupported as error:
+        raise DecodeError(Reason.UNKNOWN_FORMAT, str(error)) from error
+    except Exception as error:  # decoders raise what they like, and none of it may stop the stream
+        if is_the_machines(error):
+            raise MachineFailed(
+                f"no memory to decode a frame of {len(value):,} bytes ({error}): {_MORE_MEMORY}"
+            ) from error
+        said = str(error).partition("\n")[0] or type(error).__name__
+        raise DecodeError(Reason.CORRUPT, f"{kind} that does not decode: {said}") from error
+
+
+def _kind(value: bytes, content_type: str | None) -> str:
+    kind = image_header.sniff(value)
+    if kind is None:
+        raise DecodeError(
+            Reason.UNKNOWN_FORMAT, f"none of {', '.join(CONTENT_TYPES)}: the frame starts with {value[:12]!r}"
+        )
+    claimed = (content_type or "").partition(";")[0].strip().lower()
+    if claimed in CONTENT_TYPES and claimed != kind:
+        raise DecodeError(Reason.WRONG_CONTENT_TYPE, f"content-type says {claimed}, the bytes are {kind}")
+    return kind
+
+
+def _picture(kind: str, value: bytes, preprocessing: Preprocessing, limits: Limits) -> Tensor:
+    _check_size(*image_header.picture_size(kind, value), preprocessing, limits)
+    if kind == image_header.PNG:
+        return _png(value)
+    data = torch.frombuffer(bytearray(value), dtype=torch.uint8)
+    if kind == image_header.WEBP:
+        picture: Tensor = decode_webp(data, ImageReadMode.RGB)
+        return picture
+    mode = ImageReadMode.GRAY if preprocessing.channels == 1 else ImageReadMode.RGB
+    picture = decode_jpeg(data, mode, apply_exif_orientation=True)
+    return picture
+
+
+def _png(value: bytes) -> Tensor:
+    """By Pillow: torchvision 0.29's decoder ends the process with a segmentation fault on some damaged PNGs."""
+    _check_png_chunks(value)
+    with PIL.Image.open(io.BytesIO(value), formats=("PNG",)) as opened:
+        return from_pillow(opened)
+
+
+def from_pillow(image: PIL.Image.Image) -> Tensor:
+    """A picture of Pillow's, turned as its EXIF says: uint8 ``[1, H, W]`` for grey, else ``[3, H, W]``.
+
+    >>> from_pillow(PIL.Image.new("RGBA", (4, 2))).shape
+    torch.Size([3, 2, 4])
+    """
+    picture = PIL.ImageOps.exif_transpose(image)
+    if picture.mode.startswith("I"):  # 16 bits of grey
+        pixels = (np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8)
+    else:
+        pixels = np.array(picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB"))
+    return channels_first(pixels)
+
+
+def _check_png_chunks(value: bytes) -> None:
+    """All chunks are there to the last and their checksums fit; Pillow would be content with less."""
+    at = len(image_header.PNG_SIGNATURE)
+    data = memoryview(value)
+    name = b""
+    while name != b"IEND":
+        if at + 12 > len(value):
+            raise image_header.HeaderError("it ends before its last chunk")
+        length, name = struct.unpack_from(">I4s", value, at)
+        if at + 12 + length > len(value):
+            raise image_header.HeaderError("it ends within a chunk")
+        (checksum,) = struct.unpack_from(">I", value, at + 8 + length)
+        if zlib.crc32(data[at + 4 : at + 8 + length]) != checksum:
+            raise image_header.HeaderError(f"the checksum of chunk {name!r} is wrong")
+        at += 12 + length
+
+
+def _array(value: bytes, preprocessing: Preprocessing, limits: Limits) -> Tensor:
+    header = image_header.npy_header(value)
+    shape = header.shape
+    if header.dtype.hasobject:
+        raise DecodeError(Reason.PICKLED, "an .npy of Python objects: nothing is ever unpickled")
+    if header.dtype != np.uint8:
+        raise DecodeError(Reason.WRONG_DTYPE, f"an .npy of {header.dtype}, only uint8 is a picture")
+    if (len(shape) != 2 and not (len(shape) == 3 and shape[2] == 3)) or min(shape) < 1:
+        raise DecodeError(Reason.WRONG_SHAPE, f"an .npy of shape {shape}, a picture is H x W or H x W x 3")
+    _check_size(shape[0], shape[1], preprocessing, limits)
+    expected, found = int(np.prod(shape)), len(value) - header.start
+    if expected != found:
+        raise DecodeError(Reason.CORRUPT, f"an .npy of shape {shape} with {found:,} bytes of values, not {expected:,}")
+    flat = np.frombuffer(bytearray(value[header.start :]), np.uint8)
+    return channels_first(flat.reshape(shape, order="F" if header.fortran_order else "C"))
+
+
+def _check_size(height: int, width: int, preprocessing: Preprocessing, limits: Limits) -> None:
+    if height * width > limits.max_pixels:
+        raise DecodeError(
+            Reason.TOO_MANY_PIXELS,
+            f"{width} x {height} = {height * width:,} pixels, at most {limits.max_pixels:,} are decoded",
+        )
+    if preprocessing.resize is not None:
+        # The shorter side is brought to a given length: a picture of one row would become as long as memory.
+        longer = max(height, width) * preprocessing.resize / min(height, width)
+        fitted = longer * preprocessing.resize
+        if fitted > max(limits.max_pixels, preprocessing.resize**2):
+            raise DecodeError(
+                Reason.TOO_MANY_PIXELS,
+                f"{width} x {height} would be {fitted:,.0f} pixels once its shorter side is {preprocessing.resize}, "
+                f"at most {limits.max_pixels:,} are decoded",
+            )
+
+
+def channels_first(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Tensor:
+    """uint8 ``[C, H, W]`` of H x W or H x W x C; shares its memory."""
+    picture = torch.from_numpy(pixels)
+    return picture[None] if picture.ndim == 2 else picture.permute(2, 0, 1)

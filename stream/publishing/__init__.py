@@ -1,0 +1,5 @@
+"""Publishing frames.
+
+:mod:`sources` reads pictures from a folder, a zip, a video or a webcam, :mod:`referenced` puts them into a store or
+refers to those that are there, and :mod:`publisher` sends them at a pace and counts what the broker has acknowledged.
+"""

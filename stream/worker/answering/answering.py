@@ -1,0 +1,275 @@
+"""What answers frames: pictures are decoded, the engine runs, and predictions and dead letters go to the delivery."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from layercache.early_exit.cutting.cuts import TracedModel
+from layercache.early_exit.engine import Answers, Engine
+from layercache.early_exit.model.loading import ModelError
+from layercache.schemas.dead_letter import Reason
+from layercache.schemas.prediction import FULL
+from layercache.schemas.settings import Settings
+from layercache.stream.frames.decode_pool import Arrived, Decoded, DecodePool, all_decoded
+from layercache.stream.frames.decoding import DecodeError, Unanswerable
+from layercache.stream.frames.envelope import dead_letter_of, shown
+from layercache.stream.frames.frame import Frame
+from layercache.stream.kafka.clients import RECORD_SLACK_BYTES
+from layercache.stream.kafka.record_limits import LetterLimit
+from layercache.stream.kafka.throttle import Throttle
+from layercache.stream.kafka.waiting import SideThread
+from layercache.stream.worker.answering.culprits import Culprits, ModelFails, Outcome
+from layercache.stream.worker.answering.heads_watch import ExitGuard, HeadWatch, flops_shares
+from layercache.stream.worker.answering.records import (
+    DistillationWriter,
+    MicroBatch,
+    PredictionWriter,
+    prediction_headers,
+)
+from layercache.stream.worker.answering.sampling import Sampler
+from layercache.stream.worker.answering.trainer_lag import trainer_watch
+from layercache.stream.worker.delivery.delivery import Aborted, Delivery
+from layercache.stream.worker.metrics import Metrics, distinct
+
+log = logging.getLogger(__name__)
+
+#: Micro-batches in a row of which a model answers nothing, nor anything else, before the worker ends.
+FAILED_BATCHES = 3
+
+#: What cannot wait for slow pictures and models; returns in how many seconds to come again.
+Duties = Callable[[], float]
+
+
+class Answering(Protocol):
+    """What the worker's loop hands its frames to; a simulation answers with next to nothing."""
+
+    def start(self) -> None:
+        """Before the first frame."""
+
+    def submit(self, frames: Sequence[Frame]) -> list[Arrived]:
+        """Starts decoding ``frames`` and returns at once."""
+
+    def answer(
+        self,
+        arrived: Sequence[Arrived],
+        delivery: Delivery,
+        duties: Duties,
+        overloaded: bool,
+        lost_partitions: Set[int],
+    ) -> bool:
+        """Produces one prediction or one dead letter for each frame; True where the budget for overload answered.
+
+        Does the ``duties`` while it waits, and produces nothing before it has done them for the last time: they may
+        commit, and add to ``lost_partitions``. Frames of these are others' to answer: nothing is produced for them.
+        ``overloaded`` says whether the worker is too far behind. What the duties raise ends it.
+        """
+
+    def refuse(self, frame: Frame, why: Unanswerable, delivery: Delivery) -> None:
+        """Produces a dead letter for a frame, which it does not touch."""
+
+    def adjust(self, now: float) -> None:
+        """Another turn of the loop; cheap."""
+
+    def committed(self, seconds: float) -> None:
+        """A commit took so long."""
+
+    def stop(self) -> None:
+        """Ends what runs beside the loop, once no frame is being answered any more."""
+
+
+@dataclass(frozen=True)
+class _Inferred:
+    """A micro-batch that the engine has run."""
+
+    batch: MicroBatch
+    outcome: Outcome
+    engine: Engine
+    inference_ms: float
+
+
+class ModelAnswering:
+    """Answers by the model and its exits, and teaches the trainer."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        worker: str,
+        traced: TracedModel,
+        heads: HeadWatch,
+        metrics: Metrics,
+        pool: DecodePool,
+        letter_limit: LetterLimit | None = None,
+    ) -> None:
+        """Without a ``letter_limit`` only a refusal tells how large dead letters may be."""
+        topics, classifier = settings.topics, traced.classifier
+        self._topics = topics
+        self._heads = heads
+        self._guard = ExitGuard(settings.promise.confidence, settings.promise.block_s)
+        self._metrics = metrics
+        self._pool = pool
+        self._letter_limit = letter_limit or LetterLimit(settings, ask=lambda: None)
+        self._classes = distinct(classifier.classes)
+        self._predictions = PredictionWriter(classifier.classes, classifier.fingerprint, settings.worker.top_k, worker)
+        self._distillation = DistillationWriter(
+            classifier.fingerprint, worker, topics.max_record_bytes - RECORD_SLACK_BYTES
+        )
+        self._engine_thread = SideThread("engine")
+        self._trainer = trainer_watch(settings)
+        self._sampler = Sampler(metrics, self._trainer, time.monotonic())
+        self._culprits = Culprits()
+        self._failed_batches = 0
+        self._throttle = Throttle()
+        self._version: str | None = "not yet shown"
+
+    def start(self) -> None:
+        """Begins to look how far behind the trainer is."""
+        self._trainer.start()
+
+    def submit(self, frames: Sequence[Frame]) -> list[Arrived]:
+        """Starts decoding ``frames`` and returns at once."""
+        return self._pool.submit(frames)
+
+    def adjust(self, now: float) -> None:
+        """Sends the trainer more or less, by how it keeps up."""
+        self._sampler.adjust(now)
+
+    def committed(self, seconds: float) -> None:
+        """Where commits take long, the trainer gets less."""
+        self._sampler.waiting.committed(seconds)
+
+    def stop(self) -> None:
+        """Ends the threads."""
+        self._trainer.stop()
+        self._engine_thread.close()
+
+    def answer(
+        self,
+        arrived: Sequence[Arrived],
+        delivery: Delivery,
+        duties: Duties,
+        overloaded: bool,
+        lost_partitions: Set[int],
+    ) -> bool:
+        """See :meth:`Answering.answer`. Raises :class:`MachineFailed` and :class:`ModelError`."""
+        decoded = all_decoded(arrived, lambda: self._live(duties))
+        self._metrics.observe("decode", *(one.decode_ms / 1000 for one in decoded))
+        failures: dict[int, Unanswerable] = {}
+        pictures: dict[int, Decoded] = {}
+        for row, one in enumerate(decoded):
+            if isinstance(one.picture, DecodeError):
+                failures[row] = one.picture
+            else:
+                pictures[row] = one
+        inferred = self._infer([arrived[row].frame for row in pictures], [*pictures.values()], duties, overloaded)
+        # Only now: while the engine ran, the duties may have committed, and these records belong to the next commit.
+        if inferred is not None:
+            rows = list(pictures)
+            failures |= {rows[row]: failure for row, failure in inferred.outcome.failures.items()}
+            self._send_predictions(inferred, delivery, lost_partitions)
+        for row, failure in sorted(failures.items()):
+            frame = arrived[row].frame
+            if frame.partition not in lost_partitions:
+                self.refuse(frame, failure, delivery)
+        return inferred is not None and inferred.engine.budget == "overload"
+
+    def _live(self, duties: Duties) -> float:
+        """The duties, and life is shown: a picture's attempts end by themselves, so waiting for it is no standstill.
+
+        A restart would only wait for the same picture again.
+        """
+        self._metrics.health.beat()
+        return duties()
+
+    def _infer(
+        self, frames: Sequence[Frame], decoded: Sequence[Decoded], duties: Duties, overloaded: bool
+    ) -> "_Inferred | None":
+        if not frames:
+            return None
+        engine = self._guard.choose(self._heads.serving, overloaded)
+        batch = MicroBatch.of(frames, decoded, self._sampler.audit_rate(engine))
+        try:
+            with self._metrics.stage("inference") as inference:
+                outcome = self._engine_thread.run(
+                    lambda: self._culprits.run(engine, batch.pictures, batch.audits), duties
+                )
+        except ModelFails as error:
+            self._failed_batches += 1
+            if self._failed_batches < FAILED_BATCHES:
+                raise Aborted(str(error)) from error
+            raise ModelError(
+                f"{error}; it did so {FAILED_BATCHES} times, and nothing of these frames was committed. Look at the "
+                "model, its weights and its device; a worker that is started again takes the same frames"
+            ) from error
+        self._failed_batches = 0
+        if outcome.raised and not outcome.failures and self._throttle.passes(Reason.MODEL_FAILED):
+            log.warning(
+                "the model raised %s at %d frames, and at none of them in smaller batches; "
+                "does it take only so many at a time? Then lower worker.max_batch", outcome.raised, len(frames),
+            )  # fmt: skip
+        return _Inferred(batch, outcome, engine, inference.seconds * 1000)
+
+    def _send_predictions(self, inferred: "_Inferred", delivery: Delivery, lost_partitions: Set[int]) -> None:
+        """Of the frames that the model answered and that are still ours; and what they teach."""
+        answers, batch, engine = inferred.outcome.answers, inferred.batch, inferred.engine
+        if answers is None:
+            return
+        if inferred.outcome.failures:
+            batch = batch.only(inferred.outcome.answered(len(batch.frames)))
+        if lost_partitions:
+            ours = np.array([frame.partition not in lost_partitions for frame in batch.frames], np.bool_)
+            if not ours.any():
+                return
+            batch, answers = batch.only(ours), answers.only(ours)
+        with self._metrics.stage("produce"):
+            predicted_ms = time.time_ns() // 1_000_000
+            values = self._predictions.write(batch, answers, engine, inferred.inference_ms, predicted_ms)
+            keys = (frame.key for frame in batch.frames)
+            delivery.produce_all(self._topics.predictions, values, keys, map(prediction_headers, batch.frames))
+            self._teach(batch, answers, engine, delivery)
+        self._metrics.observe_latency(engine.budget, (frame.timestamp_ms for frame in batch.frames), predicted_ms)
+        self._count(batch, answers, engine)
+
+    def _teach(self, batch: MicroBatch, answers: Answers, engine: Engine, delivery: Delivery) -> None:
+        kept, share = self._sampler.keeps(batch, answers), self._sampler.share
+        for record in self._distillation.write(batch, answers, engine, kept, share):
+            delivery.produce(self._topics.distillation, record, self._predictions.model.encode())
+        self._sampler.waiting.for_room(delivery.waited_s())
+
+    def refuse(self, frame: Frame, why: Unanswerable, delivery: Delivery) -> None:
+        """See :meth:`Answering.refuse`."""
+        if self._throttle.passes(why.reason):
+            more = self._throttle.held_back[why.reason]
+            log.warning(
+                "frame %s is a dead letter: %s: %s%s",
+                shown(frame.id), why.reason, why, f" ({more} more since the last line)" if more else "",
+            )  # fmt: skip
+        topic = self._topics.dead_letters
+        if (refused := delivery.too_large(topic)) is not None:
+            self._letter_limit.refused(refused)
+        value, key, headers = dead_letter_of(frame, why, self._topics.max_record_bytes, self._letter_limit.bytes)
+        delivery.produce(topic, value, key, headers)
+        self._metrics.dead_letters.labels(why.reason.value).inc()
+
+    def _count(self, batch: MicroBatch, answers: Answers, engine: Engine) -> None:
+        metrics = self._metrics
+        metrics.batch_size.observe(len(batch.frames))
+        names, shares = (*engine.exits, FULL), flops_shares(engine)
+        for exit_, count in zip(
+            *(found.tolist() for found in np.unique(answers.exits, return_counts=True)), strict=True
+        ):
+            metrics.frames.labels(names[exit_]).inc(count)
+            metrics.flops.inc(count * shares[exit_])
+        metrics.audits.inc(int(batch.audits.sum()))
+        audited = self._guard.watch(batch, answers)
+        metrics.disagreements.inc(int(audited.disagreed.sum()))
+        if engine.exits:
+            metrics.count_by_class(self._classes, audited.labels, audited.disagreed)
+        metrics.exits_closed.set(self._guard.closed)
+        metrics.show_overload(engine.budget == "overload", len(batch.frames), self._guard.overload_closed)
+        if engine.version != self._version:
+            self._version = engine.version
+            metrics.show_heads(engine.version)

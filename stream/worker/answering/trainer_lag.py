@@ -1,0 +1,124 @@
+"""Whether the trainer keeps up with the distillation topic: asked of the broker in a thread of its own."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from confluent_kafka import Consumer, KafkaException
+
+from layercache.schemas.settings import Settings
+from layercache.stream.kafka.clients import consumer_config
+from layercache.stream.kafka.offsets import TopicOffsets
+
+log = logging.getLogger(__name__)
+
+#: Looks for each span of the greatest lag, and the longest time between two.
+_LOOKS_PER_LAG, _LOOK_EVERY_S = 4, 5.0
+#: The trainer acknowledges what a checkpoint holds, so it is never less behind than the time between two of them.
+_CHECKPOINTS = 2
+
+
+class Offsets(Protocol):
+    """What is asked of the broker about one topic, by partition."""
+
+    def committed(self) -> dict[int, int]:
+        """Where the trainer would go on; a negative number where it has never committed."""
+
+    def earliest(self) -> dict[int, int]:
+        """The first record that is still there."""
+
+    def since(self, timestamp_ms: int) -> dict[int, int | None]:
+        """The first record from that time on; None where there is none."""
+
+
+class TrainerWatch:
+    """Says whether the trainer has been more than ``max_lag_s`` seconds behind for as many seconds in all.
+
+    By offsets alone it may look so when the first record comes after a pause: between that record and the last one
+    before it are the markers of transactions, and those of aborted ones, which no reader acknowledges. Until the next
+    checkpoint nothing tells them from records that wait; it comes well within the time. Time counts from the latest
+    look that found the trainer less behind; pauses in which nothing came do not count.
+
+    A trainer that has never been there counts as one that stands still: the topic's retention bounds what waits for
+    it. Where the broker does not answer, or may not be asked, the trainer counts as keeping up.
+    """
+
+    def __init__(self, offsets: Offsets, max_lag_s: float, clock: Callable[[], float] = time.time) -> None:
+        self._offsets = offsets
+        self._max_lag_s = max_lag_s
+        self._clock = clock
+        self._trouble: str | None = None
+        #: By partition: for how long it has looked as if records had waited too long, and when it last did.
+        self._seems_behind_s: dict[int, float] = {}
+        self._seemed_at: dict[int, float] = {}
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.is_behind = False
+        #: How often it has looked: a new number says that ``is_behind`` is news.
+        self.looks = 0
+
+    def look(self) -> None:
+        """Asks once."""
+        try:
+            is_behind = self._asked()
+            self._trouble = None
+        except KafkaException as error:
+            is_behind = False
+            self._seemed_at.clear()  # without its broker the trainer can acknowledge nothing
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                log.warning("cannot see whether the trainer keeps up: %s", error.args[0].str())
+        if is_behind != self.is_behind:
+            log.info("the trainer %s", "is behind" if is_behind else "keeps up again")
+        self.is_behind = is_behind
+        self.looks += 1
+
+    def start(self) -> None:
+        """Looks every few seconds, more often where little lag is allowed."""
+        self._thread = threading.Thread(target=self._run, name="trainer-watch", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread; one that waits for a broker is left behind."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(1.0)
+
+    def _run(self) -> None:
+        while not self._stop.wait(min(_LOOK_EVERY_S, self._max_lag_s / _LOOKS_PER_LAG)):
+            self.look()
+
+    def _asked(self) -> bool:
+        committed, earliest = self._offsets.committed(), self._offsets.earliest()
+        now = self._clock()
+        behind = []
+        for partition, first in self._offsets.since(int((now - self._max_lag_s) * 1000)).items():
+            # What retention has deleted waits no more.
+            read_to = max(committed.get(partition, 0), earliest.get(partition, 0))
+            behind.append(self._is_behind(partition, first, read_to, now))
+        return any(behind)
+
+    def _is_behind(self, partition: int, first: int | None, read_to: int, now: float) -> bool:
+        """``first`` of the records that may wait still, or None, where the trainer's next one is ``read_to``."""
+        if first is None:  # where nothing came of late, nobody is in a hurry
+            self._seemed_at.pop(partition, None)
+            return False
+        if first <= read_to:
+            self._seemed_at.pop(partition, None)
+            self._seems_behind_s.pop(partition, None)
+            return False
+        lasted = max(0.0, now - self._seemed_at.get(partition, now))
+        self._seems_behind_s[partition] = self._seems_behind_s.get(partition, 0.0) + lasted
+        self._seemed_at[partition] = now
+        return self._seems_behind_s[partition] >= self._max_lag_s
+
+
+def trainer_watch(settings: Settings) -> TrainerWatch:
+    """A watch over the trainer that the settings name."""
+    consumer = Consumer(consumer_config(settings, settings.trainer.group_id) | {"log_level": 0})
+    return TrainerWatch(
+        TopicOffsets(consumer, settings.topics.distillation),
+        max(settings.worker.distillation_max_lag_s, _CHECKPOINTS * settings.trainer.checkpoint_s),
+    )

@@ -1,0 +1,192 @@
+"""Delivery: predictions, dead letters, distillation records and the frames' offsets leave together.
+
+Exactly once by Kafka's transactions (KIP-98, KIP-447), or at least once by flushing before offsets are committed.
+"""
+
+import logging
+from collections.abc import Callable
+
+from confluent_kafka import Consumer, KafkaException, libversion
+
+from layercache.schemas.settings import Settings
+from layercache.stream.kafka.clients import CLIENTS, ClientFactory, Config, KafkaUnusable, producer_config
+from layercache.stream.kafka.waiting import SYSTEM_CLOCK, Clock, Stuck
+from layercache.stream.worker.delivery.delivery import CALL_S, Aborted, Delivery
+from layercache.stream.worker.delivery.errors import Failure
+from layercache.stream.worker.delivery.states import Event, State
+from layercache.stream.worker.metrics import Metrics
+
+__all__ = ["Aborted", "AtLeastOnce", "Delivery", "ExactlyOnce", "delivery"]
+
+log = logging.getLogger(__name__)
+
+_DONE = Event.DONE, None
+_THROWN_OUT = Failure("the group has thrown this worker out", "thrown_out")
+
+#: When all its connections break at once, librdkafka bootstraps anew (KIP-899, its default from 2.10 on). For that 2.16
+#: drops the brokers that it knew, but keeps one of them as the group's coordinator, and sending offsets waits for it
+#: until some other connection changes its state: until the next outage (confluentinc/librdkafka #5511, #5600). With
+#: ``none`` it connects again to the brokers that it knew. To bootstrap anew serves clients whose brokers all changed
+#: their addresses while they were cut off. That costs a worker one transaction, which does not end in time: the next
+#: producer bootstraps from ``bootstrap.servers``. A consumer has no successor, nor this fault.
+_STAY_WITH_BROKERS: Config = {"metadata_recovery_strategy": "none"} if libversion()[1] >= 0x020A0000 else {}
+
+Outcome = tuple[Event, Failure | None]
+
+
+class ExactlyOnce(Delivery):
+    """One transaction per commit interval, begun by its first record."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        worker: str,
+        consumer: Consumer,
+        give_up: Callable[[], bool],
+        time_left: Callable[[], float],
+        metrics: Metrics,
+        clock: Clock = SYSTEM_CLOCK,
+        clients: ClientFactory = CLIENTS,
+    ) -> None:
+        self.transactional_id = f"{settings.worker.group_id}-{worker}"
+        #: registrations of our own that had no answer: each may arrive late and fence us
+        self._stray_registrations = 0
+        try:
+            super().__init__(settings, consumer, give_up, time_left, metrics, clock, clients)
+        except KafkaUnusable as error:
+            raise KafkaUnusable(f"no transactions as {self.transactional_id}: {error}") from error
+
+    def _config(self) -> Config:
+        return producer_config(
+            self._settings,
+            transactional_id=self.transactional_id,
+            transaction_timeout_ms=self._settings.worker.transaction_timeout_ms,
+            **_STAY_WITH_BROKERS,
+        )
+
+    def _register(self) -> Outcome:
+        self._persist(self._outlet.producer.init_transactions, "registering for transactions", self._register_by)
+        self._outlet.hear()
+        self._stray_registrations += self._outlet.may_be_registered_again()
+        return _DONE
+
+    def _open(self) -> Outcome:
+        self._outlet.producer.begin_transaction()
+        return _DONE
+
+    def _hand_in(self) -> Outcome:
+        """Sends the offsets with the group's metadata, by which the broker refuses those of who is no longer a member
+        (KIP-447).
+
+        The metadata of who is no member name none, and with those brokers take a transaction's offsets from anybody,
+        even while another worker has the partitions.
+        """
+        member = self._consumer.memberid()
+        group: bytes = self._consumer.consumer_group_metadata()
+        if not member or member.encode() not in group or not self._is_still_its_member(member):
+            return Event.FAILED, _THROWN_OUT
+        send, offsets = self._outlet.producer.send_offsets_to_transaction, self._offsets_to_commit()
+        self._persist(lambda s: send(offsets, group, s), "sending offsets", self._time_to_end())
+        return _DONE
+
+    def _commit(self) -> Outcome:
+        self._persist(self._outlet.producer.commit_transaction, "committing", self._time_to_end())
+        return self._ended()
+
+    def _abort(self) -> Outcome:
+        """Aborts the transaction; leaves its producer to be replaced where a record of it has not been delivered.
+
+        librdkafka 2.16 loses records otherwise: one whose reply was lost, and that waits to be sent again, is purged by
+        the abort, and its sequence number given to the next one. Where the first one had arrived after all, the broker
+        takes the next one for a repetition, and acknowledges it without writing it. Another producer has another epoch.
+        """
+        deadline, abort = self._deadline(), self._outlet.producer.abort_transaction
+        if self._states.state is State.CLOSING or self._outlet.all_delivered():
+            self._persist(abort, "aborting", deadline)
+            return self._ended()
+        # Not for the abort's sake, which its successor's registration brings: who is no longer the transactional.id's
+        # owner learns it here, before that registration would take it from the one who is.
+        self._clock.call_with_timeout(min(CALL_S, deadline.left()), lambda: abort(CALL_S), self._give_up)
+        return Event.UNDELIVERED, Failure("aborted, but not every record was delivered", "undelivered")
+
+    def _check_sense(self, failure: Failure) -> None:
+        if failure.is_fenced and self._settings.worker.worker_id is not None:
+            if not self._stray_registrations:
+                raise KafkaUnusable(
+                    f"another worker took over the transactional.id {self.transactional_id}, or this one was away for "
+                    f"more than {self._settings.worker.transaction_timeout_ms / 1000:g} s: each running worker needs a "
+                    "worker_id of its own"
+                )
+            self._stray_registrations -= 1
+        if self._give_up():
+            raise KafkaUnusable(f"stopped while a transaction could not be ended: {failure.why}")
+
+
+class AtLeastOnce(Delivery):
+    """Everything is flushed before offsets are committed: a frame may be answered twice, never not at all."""
+
+    def _config(self) -> Config:
+        return producer_config(self._settings)
+
+    def _register(self) -> Outcome:
+        return _DONE
+
+    def _open(self) -> Outcome:
+        return _DONE
+
+    def _hand_in(self) -> Outcome:
+        """Flushes."""
+        if not self._is_still_its_member(self._consumer.memberid() or ""):
+            return Event.FAILED, _THROWN_OUT
+        producer, reports = self._outlet.producer, self._outlet.reports
+        left, stuck = len(producer), self._time_to_end()
+        while (now_left := producer.flush(min(CALL_S, stuck.left()))) and not reports.failed:
+            if now_left < left:  # slow is not stuck
+                left, stuck = now_left, self._deadline()
+            if self._give_up() or not stuck.left():
+                raise Stuck(f"{now_left} records are not delivered")
+            if self._throttle.passes("flushing"):
+                log.warning("still flushing: %d records are on their way", now_left)
+        if reports.latest is not None:
+            raise KafkaException(reports.latest)
+        self._end_by = self._clock.now() + stuck.left()
+        return _DONE
+
+    def _commit(self) -> Outcome:
+        offsets = self._offsets_to_commit()
+        self._persist(
+            lambda _: self._consumer.commit(offsets=offsets, asynchronous=False),
+            "committing offsets",
+            self._time_to_end(),
+        )
+        return self._ended()
+
+    def _abort(self) -> Outcome:
+        """What was produced stays: at least once."""
+        if self._outlet.reports.failed:
+            return Event.UNDELIVERED, Failure("not every record was delivered", "undelivered")
+        return _DONE
+
+    def _retire(self, failure: Failure | None) -> None:
+        super()._retire(failure)
+        self._outlet.producer.purge(in_queue=True, in_flight=True, blocking=False)
+
+    def _leave(self, failure: Failure) -> None:
+        super()._leave(failure)
+        self._outlet.producer.purge(in_queue=True, in_flight=True, blocking=False)
+
+
+def delivery(
+    settings: Settings,
+    worker: str,
+    consumer: Consumer,
+    give_up: Callable[[], bool],
+    metrics: Metrics,
+    time_left: Callable[[], float] = lambda: float("inf"),
+    clock: Clock = SYSTEM_CLOCK,
+    clients: ClientFactory = CLIENTS,
+) -> Delivery:
+    """The delivery that the settings ask for, by the worker of that name; for the rest see :class:`Delivery`."""
+    if settings.worker.delivery == "exactly_once":
+        return ExactlyOnce(settings, worker, consumer, give_up, time_left, metrics, clock, clients)
+    return AtLeastOnce(settings, consumer, give_up, time_left, metrics, clock, clients)

@@ -1,0 +1,45 @@
+"""A real trainer as a child process."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from layercache.schemas.settings import Settings
+
+
+@contextmanager
+def running_trainer(settings: Settings, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`layercache trainer` with these settings; killed at the end if it still runs. Its log is ``trainer.log``."""
+    config = folder / "trainer.toml"
+    config.write_text(as_toml(settings))
+    with (folder / "trainer.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "layercache", "trainer", "--config", str(config)], stdout=log, stderr=log
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+            process.wait(30)
+
+
+def as_toml(settings: Settings) -> str:
+    """The settings as the file that ``--config`` reads."""
+    lines: list[str] = []
+    for section, values in settings.model_dump(mode="json").items():
+        lines.append(f"[{section}]")
+        tables = {name: value for name, value in values.items() if isinstance(value, dict)}
+        lines += [
+            f"{name} = {json.dumps(value)}"
+            for name, value in values.items()
+            if name not in tables and value is not None
+        ]
+        for name, table in tables.items():
+            lines.append(f"[{section}.{name}]")
+            lines += [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in table.items()]
+    return "\n".join(lines) + "\n"

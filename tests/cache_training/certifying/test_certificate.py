@@ -1,0 +1,125 @@
+"""The certificate opens what it may and nothing else."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+from layercache.cache_training.certifying.certificate import (
+    Errors,
+    allowed,
+    attempt_error,
+    certify,
+    certify_bolder,
+    p_value,
+    upper_bound,
+    verdict_of,
+)
+
+budgets = st.floats(0.001, 0.3)
+errors = st.floats(1e-5, 0.2)
+
+
+def test_the_errors_of_all_attempts_sum_to_what_the_user_allows() -> None:
+    first_thousand = sum(attempt_error(k, 0.95) for k in range(1, 1001))
+    assert first_thousand == pytest.approx(0.05 * (1 - 1 / 1001))
+    assert attempt_error(1, 0.95) == pytest.approx(0.025)
+
+
+@given(st.integers(0, 3000), budgets, errors)
+def test_allowed_is_the_most_that_still_passes(frames: int, budget: float, error: float) -> None:
+    most = allowed(frames, budget, error)
+    assert most == -1 or p_value(most, frames, budget) <= error
+    assert p_value(most + 1, frames, budget) > error
+
+
+@given(st.integers(1, 2000), st.data(), errors)
+def test_the_upper_bound_and_the_test_agree(frames: int, data: st.DataObject, error: float) -> None:
+    disagreements = data.draw(st.integers(0, frames - 1))
+    bound = upper_bound(disagreements, frames, error)
+    assert p_value(disagreements, frames, bound) == pytest.approx(error, rel=1e-6)
+
+
+def test_with_fewer_frames_than_the_bound_needs_nothing_opens() -> None:
+    flawless = np.zeros((3, 298), np.bool_)
+    assert certify(flawless, budget=0.01, error=0.05) is None
+    assert certify(np.zeros((3, 0), np.bool_), budget=0.01, error=0.05) is None
+
+
+def test_the_boldest_setting_before_the_first_failure_wins() -> None:
+    wrong = np.zeros((4, 1000), np.bool_)
+    wrong[1, :3] = True
+    wrong[2, :50] = True  # fails, so the flawless one after it must not be reached
+    verdict = certify(wrong, budget=0.01, error=0.05)
+    assert verdict is not None
+    assert (verdict.index, verdict.disagreements, verdict.frames) == (1, 3, 1000)
+    assert verdict.upper_bound < 0.01
+
+
+def broken_share(budget: float, error: float, frames: int, tries: int, empirical_mean: bool = False) -> float:
+    """How often a risk just over the budget passes: by the test, or by the mutant that trusts the mean."""
+    random = np.random.default_rng(7)
+    wrong = random.random((tries, frames)) < budget * 1.0001
+    if empirical_mean:
+        return float((wrong.mean(1) <= budget).mean())
+    return float(np.mean([certify(row[None], budget, error) is not None for row in wrong]))
+
+
+def test_a_risk_over_the_budget_passes_no_more_often_than_the_error() -> None:
+    tries, error = 2000, 0.05
+    passed = broken_share(0.01, error, 1000, tries)
+    assert passed <= (binom.ppf(0.999, tries, error)) / tries
+
+
+def test_the_same_check_catches_a_mutant_that_trusts_the_mean() -> None:
+    tries, error = 2000, 0.05
+    assert broken_share(0.01, error, 1000, tries, empirical_mean=True) > binom.ppf(0.999, tries, error) / tries
+
+
+@given(st.integers(1, 50), st.floats(0.5, 0.999), st.booleans())
+def test_two_budgets_have_no_more_error_than_one(attempt: int, confidence: float, two_budgets: bool) -> None:
+    errors = Errors.of(attempt, confidence, two_budgets)
+    assert errors.normal + errors.overload == pytest.approx(attempt_error(attempt, confidence), rel=1e-12)
+    assert errors.normal > errors.overload >= 0
+    assert (errors.overload > 0) == two_budgets
+
+
+@given(st.integers(0, 2**32), st.integers(1, 3000), st.integers(1, 12), st.data())
+def test_the_larger_budget_goes_on_where_the_smaller_stopped(
+    seed: int, frames: int, settings: int, data: st.DataObject
+) -> None:
+    random = np.random.default_rng(seed)
+    wrong = random.random((settings, frames)) < np.sort(random.uniform(0, 0.1, settings))[:, None]
+    stopped = data.draw(st.integers(0, settings - 1))
+    verdict = certify_bolder(wrong, verdict_of(stopped, wrong[stopped], 0.01, 0.02), 0.03, 0.005)
+    passes = [p_value(int(row.sum()), frames, 0.03) <= 0.005 for row in wrong[stopped + 1 :]]
+    bolder = next((n for n, passed in enumerate(passes) if not passed), len(passes))
+    if bolder == 0:
+        assert verdict is None
+    else:
+        assert verdict == verdict_of(stopped + bolder, wrong[stopped + bolder], 0.03, 0.005)
+
+
+def broken_by_either(errors: Errors, tries: int) -> int:
+    """Attempts of which one budget or the other was broken: settings are safe, over 5 %, within 10 % and over 10 %."""
+    random = np.random.default_rng(7)
+    risks = np.array([0.015, 0.0501, 0.075, 0.1001])
+    broken = 0
+    for _ in range(tries):
+        wrong = random.random(3000) < risks[:, None]
+        normal = certify(wrong, 0.05, errors.normal)
+        bolder = certify_bolder(wrong, normal, 0.1, errors.overload) if normal else None
+        broken += (normal is not None and normal.index > 0) or (bolder is not None and bolder.index > 2)
+    return broken
+
+
+def test_with_shared_error_no_more_attempts_break_either_budget_than_may() -> None:
+    tries, error = 2000, 0.2
+    broken = broken_by_either(Errors(normal=0.9 * error, overload=0.1 * error), tries)
+    assert 0.15 * tries < broken <= binom.ppf(0.999, tries, error)  # nor are the tests merely timid
+
+
+def test_the_same_check_catches_two_budgets_that_each_take_all_of_it() -> None:
+    tries, error = 2000, 0.2
+    assert broken_by_either(Errors(normal=error, overload=error), tries) > binom.ppf(0.999, tries, error)

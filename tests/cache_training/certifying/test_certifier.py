@@ -1,0 +1,155 @@
+"""What certifies was never learnt or tuned on and never certifies again; what comes out is told by class and key."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from layercache.cache_training.certifying.audit_tally import Count
+from layercache.cache_training.certifying.audits import LeakError
+from layercache.cache_training.trainer import OnlineTrainer
+from layercache.early_exit.cutting.cuts import TracedModel
+from layercache.early_exit.engine import Engine
+from layercache.early_exit.heads.loading import load_heads
+from layercache.early_exit.store.head_store import HeadStore
+from layercache.schemas.settings import Promise
+from tests.cache_training.streams import answered, pictures, traced
+from tests.cache_training.trainers import BUDGET, SETTINGS, feed, keyed_record, new_trainer, train_until_published
+from tests.support.tiny_model import TinyModel
+
+pytestmark = pytest.mark.usefixtures("steady_times")
+
+
+@pytest.fixture
+def model(tiny_model: TinyModel) -> TracedModel:
+    torch.set_num_threads(1)
+    return traced(tiny_model)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> HeadStore:
+    return HeadStore(f"file://{tmp_path / 'heads'}", "tiny")
+
+
+def test_no_frame_certifies_that_was_learnt_or_tuned_on(model: TracedModel, store: HeadStore) -> None:
+    trainer = new_trainer(model, store)
+    feed(trainer, Engine(model), 1500)
+    used: list[set[int]] = []
+    certifying = trainer.windows.certification.frames()
+    assert certifying is not None
+    certifying_positions = set(certifying.position.tolist())
+    sample = trainer.windows.learning.sample
+
+    def spy(n: int) -> object:
+        drawn = sample(n)
+        if drawn is not None:
+            used.append(set(drawn.position.tolist()))
+        return drawn
+
+    trainer.windows.learning.sample = spy  # type: ignore[assignment,method-assign]
+    tuned = trainer.windows.tuning.frames()
+    assert tuned is not None
+    train_until_published(trainer)
+    assert used
+    assert not certifying_positions & set().union(*used, tuned.position.tolist())
+    # What has certified never does so again.
+    assert len(trainer.windows.certification) == 0
+    feed(trainer, Engine(model), 1500)  # the same positions again
+    assert len(trainer.windows.certification) == 0
+
+
+@pytest.mark.parametrize("use", ["learning", "tuning", "misses"])
+def test_an_attempt_on_frames_that_were_learnt_or_tuned_on_is_refused(
+    model: TracedModel, store: HeadStore, use: str
+) -> None:
+    trainer = new_trainer(model, store)
+    feed(trainer, Engine(model), 1500)
+    certifying = trainer.windows.certification.frames()
+    assert certifying is not None
+    trainer.windows.check_apart()
+    trainer.windows.all()[use].add(certifying.rows(slice(7, 8)))  # what no dealing would ever do
+    with pytest.raises(LeakError, match=f"1 of {len(certifying)} frames .* {use} window"):
+        train_until_published(trainer)
+    assert store.latest() is None
+
+
+def test_what_has_certified_is_known_for_more_than_one_attempt(model: TracedModel, store: HeadStore) -> None:
+    trainer = new_trainer(model, store)
+    keys = np.repeat(np.arange(1, 201), 5)
+    audited = np.ones(1000, np.bool_)
+    trainer.ingest(keyed_record(model, keys, audited, first_offset=0))
+    trainer.intake.use_up()
+    trainer.ingest(keyed_record(model, keys + 200, audited, first_offset=1000))
+    trainer.intake.use_up()
+    trainer.ingest(keyed_record(model, keys, audited, first_offset=2000))  # the first block of time still goes on
+    assert len(trainer.windows.certification) == 0
+    again = new_trainer(model, store)
+    again.restore(*trainer.snapshot())
+    again.ingest(keyed_record(model, keys + 200, audited, first_offset=3000))
+    assert len(again.windows.certification) == 0
+
+
+def test_disagreement_is_reported_by_class_and_key(model: TracedModel, store: HeadStore) -> None:
+    trainer = new_trainer(model, store)
+    feed(trainer, Engine(model), 1500)
+    train_until_published(trainer)
+    manifest, tensors = store.load(store.latest() or "")
+    assert manifest.certificate is not None
+    assert sum(one.disagreements for one in manifest.certificate.worst_classes) == manifest.certificate.disagreements
+    engine = Engine(model, load_heads(manifest, tensors, model))
+    batch = answered(engine, pictures(200, seed=1), first_offset=50_000)
+    labels = batch.logits.argmax(1)
+    lost = (labels == 1) & (np.arange(200) % 4 == 0)
+    live_label = np.where(lost, 2, labels).astype(np.int32)
+    trainer.ingest(replace(batch, live_label=live_label, key_hash=np.where(lost, -5, 9).astype(np.int64)))
+    at = trainer.progress()
+    count = Count(1, int((labels == 1).sum()), int(lost.sum()))
+    assert at.worst_classes == ((model.classifier.classes[1], count),)
+    assert at.worst_keys == (Count(-5, int(lost.sum()), int(lost.sum())),)
+    again = new_trainer(model, store)
+    again.restore(*trainer.snapshot())
+    assert again.progress().worst_classes == at.worst_classes
+
+
+def test_every_class_is_held_to_its_cap(model: TracedModel, store: HeadStore) -> None:
+    promise = Promise(max_disagreement=BUDGET, max_class_disagreement=0.2)
+    trainer = OnlineTrainer(model, store, promise, SETTINGS)
+    feed(trainer, Engine(model), 2500)
+    train_until_published(trainer)
+    manifest, _ = store.load(store.latest() or "")
+    assert manifest.certificate is not None
+    assert manifest.certificate.max_class_disagreement == 0.2
+    assert manifest.certificate.classes_tested == 3
+    assert (manifest.certificate.class_upper_bound or 1.0) <= 0.2
+    # What was certified for less, or not by class at all, is closed when the promise is stricter.
+    OnlineTrainer(model, store, promise.model_copy(update={"max_class_disagreement": 0.1}), SETTINGS)
+    assert store.load(store.latest() or "")[0].reason == "unsafe"
+
+
+def test_a_checkpoint_from_before_an_attempt_certifies_nothing_any_more(model: TracedModel, store: HeadStore) -> None:
+    trainer = new_trainer(model, store)
+    feed(trainer, Engine(model), 600)
+    before = trainer.snapshot()
+    store.claim_attempt()
+    again = new_trainer(model, store)
+    again.restore(*before)
+    assert len(trainer.windows.certification) > 300
+    assert len(again.windows.certification) == 0
+    assert len(again.windows.learning) == len(trainer.windows.learning)
+
+
+def test_near_copies_are_dealt_together_and_used_up_together(model: TracedModel, store: HeadStore) -> None:
+    trainer = new_trainer(model, store)
+    keys = np.repeat(np.arange(1, 201), 5)
+    first = keyed_record(model, keys, audited=np.arange(1000) % 5 == 0, first_offset=0)
+    trainer.ingest(first)
+    certifying, misses = trainer.windows.certification.frames(), trainer.windows.misses.frames()
+    assert certifying is not None
+    assert misses is not None
+    assert len(certifying) > 100
+    assert not set(certifying.block.tolist()) & set(misses.block.tolist())
+    trainer.intake.use_up()  # as an attempt does
+    trainer.ingest(keyed_record(model, keys, audited=np.arange(1000) % 5 == 0, first_offset=5000))
+    assert len(trainer.windows.certification) == 0

@@ -1,0 +1,94 @@
+"""The promise for life as a simulation: the trainer's own classes, many streams, many attempts in each.
+
+``python -m benchmarks.promise`` is the long version of this, and says more.
+"""
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+
+from benchmarks.promise import __main__ as promise
+from benchmarks.promise.runs import Result, Scenario, live, simulate
+from benchmarks.promise.simulated_streams import Flat
+from layercache.cache_training.certifying.certificate import allowed, attempt_error
+from layercache.cache_training.certifying.classes import fewest_frames
+
+#: Processor time, not time to wait: on a busy machine a minute of simulation takes many.
+pytestmark = pytest.mark.timeout(1200)
+
+#: How many streams of each scenario, about 500 in all, and how many attempts in each: fewer than in the long version.
+STREAMS = [
+    (promise.WORST, 100, 10),
+    (promise.SMALL_WINDOW, 150, 8),
+    (promise.USUAL_BUDGET, 30, 8),
+    (promise.CLIFF, 30, 8),
+    (promise.ERRATIC, 20, 5),
+    (promise.HOPELESS, 20, 6),
+    (promise.IMPROVING, 20, 5),
+    (promise.ONE_CLASS, 60, 6),
+    (promise.COPIES, 60, 5),
+    (promise.MEMORISING, 20, 5),
+    (promise.TWO_BUDGETS, 40, 6),
+]
+MUTANTS = [
+    (promise.WORST, "empirical mean", 30),
+    (promise.CLIFF, "empirical mean", 30),
+    (promise.WORST, "error not shared", 40),
+    (promise.CLIFF, "error not shared", 30),
+    (promise.COPIES, "copies counted singly", 80),
+    (promise.MEMORISING, "dealt by frame", 50),
+    (promise.ONE_CLASS, "classes not tested", 30),
+    (promise.TWO_BUDGETS, "overload by the mean", 15),
+    (promise.TWO_BUDGETS, "overload's error not shared", 40),
+]
+
+
+def described(result: Result) -> str:
+    low, high = result.interval()
+    return f"{result.broken} of {result.streams} streams broke ({low:.1%} to {high:.1%}), {result.allowed:.0%} may"
+
+
+@cache
+def result_of(name: str) -> Result:
+    """One scenario's streams as the trainer is; simulated once, for whoever asks."""
+    scenario, streams, attempts = next(each for each in STREAMS if each[0].name == name)
+    return simulate(replace(scenario, attempts=attempts), range(streams))
+
+
+@pytest.mark.parametrize("name", [scenario.name for scenario, *_ in STREAMS])
+def test_no_more_streams_break_than_promised(name: str) -> None:
+    assert result_of(name).kept, described(result_of(name))
+
+
+@pytest.mark.parametrize(("scenario", "mutant", "streams"), MUTANTS, ids=lambda part: getattr(part, "name", str(part)))
+def test_the_same_check_fails_for_a_mutant(scenario: Scenario, mutant: str, streams: int) -> None:
+    result = simulate(scenario, range(streams), mutant)
+    assert not result.kept, described(result)
+
+
+def test_the_simulation_is_not_vacuous() -> None:
+    assert sum(streams for _, streams, _ in STREAMS) >= 500
+    worst, cliff, hopeless, improving = (
+        result_of(scenario.name) for scenario in (promise.WORST, promise.CLIFF, promise.HOPELESS, promise.IMPROVING)
+    )
+    # Many attempts in each, and at the very edge of the budget some get through: the tests are not merely timid.
+    assert worst.attempts > 8
+    assert worst.broken / worst.streams > 0.03
+    # Good heads are let through every time, again and again, and to good effect.
+    assert improving.published == improving.streams
+    assert improving.versions > 3
+    assert improving.time_saved > 0.4
+    assert cliff.published == cliff.streams
+    assert hopeless.published == 0
+
+
+def test_with_fewer_audits_than_the_bound_needs_nothing_is_attempted() -> None:
+    """Flawless heads, one frame at a time: the first attempt waits for a window that could pass with some to spare."""
+    scenario = replace(promise.IMPROVING, heads=lambda: Flat(0.0, honest=True), attempts=1, frames_at_once=1)
+    error = attempt_error(1, 0.95)
+    fewest = next(n for n in range(1, 2000) if allowed(n, 0.01, error) / n >= 0.2 * 0.01)
+    assert fewest_frames(0.01, error) == 368 < fewest == 720
+    life = live(scenario, seed=3)
+    assert life.published == 1
+    assert life.tested == fewest

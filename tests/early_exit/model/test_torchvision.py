@@ -1,0 +1,70 @@
+"""Every classification builder of torchvision is cut, and its pieces make the model again, bit for bit."""
+
+import re
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+import torchvision.models
+
+from layercache.early_exit.cutting import cuts
+from layercache.early_exit.model.loading import Classifier
+from tests.early_exit.cutting.test_cuts import chain, classifier
+from tests.support.cheap_weights import build
+
+#: Frames are of 32 × 32, or about the least that a model can take.
+SIZES = {"alexnet": 64, "inception_v3": 80, "maxvit_t": 224, "vit_h_14": 28}
+SLOW = r"densenet|efficientnet_b[4-7]|efficientnet_v2_[ml]|maxvit|regnet_y_(16|32|128)gf|swin_[bs]|swin_v2|vit_[lh]"
+
+
+def builders() -> list[Any]:
+    names = torchvision.models.list_models(module=torchvision.models)
+    return [pytest.param(name, marks=[pytest.mark.slow] * bool(re.match(SLOW, name))) for name in names]
+
+
+def of_torchvision(name: str) -> Classifier:
+    size = SIZES.get(name, 32)
+    options: dict[str, Any] = {"image_size": size} if name.startswith("vit_") else {}
+    options |= {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    module = build(lambda: torchvision.models.get_model(name, weights=None, num_classes=5, **options))
+    return classifier(module, (size, size))
+
+
+def test_there_are_all_the_builders_that_we_know_of() -> None:
+    assert len(builders()) >= 80
+
+
+@pytest.mark.parametrize("name", builders())
+def test_the_chain_is_the_model_bit_for_bit(name: str) -> None:
+    model = of_torchvision(name)
+    traced = cuts.trace(model)
+    every, proposed = ([cut.name for cut in of] for of in (traced.cuts, traced.proposed))
+    for batch, chosen in ((1, (proposed, [])), (3, (every, proposed))):
+        frames = model.example(batch)
+        with torch.inference_mode():
+            expected = model.module(frames.clone())
+            assert expected.isfinite().all()
+            assert expected.std() > 1e-3, "weights that leave nothing to compare"
+            for names in chosen:
+                assert chain(traced, names, frames).equal(expected)
+    assert_sensible(traced)
+
+
+def assert_sensible(traced: cuts.TracedModel) -> None:
+    """Many cuts with good names in order of cost, and a few proposals, apart, neither too early nor too late."""
+    names = [cut.name for cut in traced.cuts]
+    shares = [cut.flops_share for cut in traced.cuts]
+    assert len(names) >= 15
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in names)
+    assert shares == sorted(shares)
+    assert 0 <= shares[0] < 0.5 < shares[-1] <= 1
+    ranks = {"vector": 1, "tokens": 2, "chw": 3, "hwc": 3}
+    assert all(len(cut.shape) == ranks[cut.layout] for cut in traced.cuts)
+    proposed = [cut.flops_share for cut in traced.proposed]
+    assert 2 <= len(proposed) <= 4
+    early = [share for share in proposed if share < 0.1]
+    assert len(early) == min(1, sum(share < 0.1 for share in shares if share)), "one near the start, where there is one"
+    assert max(proposed) <= 0.8
+    assert all(later - earlier >= 0.06 for earlier, later in pairwise(proposed))

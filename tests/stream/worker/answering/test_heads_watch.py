@@ -1,0 +1,316 @@
+"""Which heads are served: those that the store names, if they are this model's and whole; else those before."""
+
+import logging
+from dataclasses import replace
+from typing import Literal
+
+import msgspec
+import pytest
+import torch
+from torch import Tensor
+
+from layercache.early_exit.cutting.cuts import TracedModel
+from layercache.early_exit.store.head_store import Live, SignatureError, StoreError
+from layercache.schemas.distillation import decode
+from layercache.schemas.manifest import Certificate, Manifest
+from layercache.schemas.settings import Promise
+from layercache.stream.worker.answering.heads_watch import Audited, ExitGuard, HeadWatch, flops_shares
+from layercache.stream.worker.answering.records import DistillationWriter
+from testbed.waiting import wait_until
+from tests.stream.builders import heads, micro_batch
+
+
+class StoreInMemory:
+    """Says what it is told to."""
+
+    def __init__(self) -> None:
+        self.versions: dict[str, tuple[Manifest, dict[str, Tensor]]] = {}
+        self.state = Live(None, closed=False, pinned=False)
+        self.error: StoreError | None = None
+        self.looks = 0
+
+    def publish(self, version: tuple[Manifest, dict[str, Tensor]]) -> None:
+        self.versions[version[0].version] = version
+        self.state = Live(version[0].version, closed=False, pinned=False)
+
+    def live(self) -> Live:
+        self.looks += 1
+        if self.error:
+            raise self.error
+        return self.state
+
+    def latest(self) -> str | None:
+        return max(self.versions, default=None)
+
+    def load(self, version: str) -> tuple[Manifest, dict[str, Tensor]]:
+        return self.versions[version]
+
+
+@pytest.fixture
+def store() -> StoreInMemory:
+    return StoreInMemory()
+
+
+@pytest.fixture
+def watch(store: StoreInMemory, traced: TracedModel) -> HeadWatch:
+    return HeadWatch(store, traced, "serve", 4, Promise())
+
+
+def test_without_heads_the_full_path_is_served(watch: HeadWatch) -> None:
+    assert watch.look()
+    assert (watch.serving.version, watch.serving.engine.exits, watch.serving.engine.audit_rate) == (None, (), 1.0)
+
+
+def test_new_heads_are_taken_up_warm(watch: HeadWatch, store: StoreInMemory, traced: TracedModel) -> None:
+    store.publish(heads(traced, "v1", audit_rate=0.2))
+    assert watch.look()
+    serving = watch.serving
+    assert (serving.version, serving.engine.exits, serving.engine.audit_rate) == ("v1", (traced.proposed[0].name,), 0.2)
+    assert (serving.closed.version, serving.closed.mode, serving.closed.audit_rate) == ("v1", "shadow", 0.2)
+    assert watch.look()
+    assert watch.serving is serving  # nothing new: nothing is built
+
+
+def test_an_operator_closes_and_reopens_all_exits(watch: HeadWatch, store: StoreInMemory, traced: TracedModel) -> None:
+    store.publish(heads(traced, "v1", audit_rate=0.2))
+    store.state = Live(None, closed=True, pinned=True)
+    assert watch.look()
+    assert (watch.serving.version, watch.serving.engine.exits, watch.serving.engine.audit_rate) == ("v1", (), 0.2)
+    store.state = Live("v1", closed=False, pinned=False)
+    assert watch.look()
+    assert watch.serving.engine.exits == (traced.proposed[0].name,)
+
+
+def test_heads_of_another_model_mean_the_full_path(
+    watch: HeadWatch, store: StoreInMemory, traced: TracedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.publish(heads(traced, "v1"))
+    watch.look()
+    manifest, tensors = heads(traced, "v2")
+    store.publish((msgspec.structs.replace(manifest, model="f00d" * 16), tensors))
+    watch.look()
+    assert watch.serving.version is None
+    assert "heads v2 were trained for model f00df00df00d" in caplog.text
+    assert "serving the full path" in caplog.text
+
+
+def test_damaged_heads_leave_the_version_before(
+    watch: HeadWatch, store: StoreInMemory, traced: TracedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.publish(heads(traced, "v1"))
+    watch.look()
+    manifest, tensors = heads(traced, "v2")
+    damaged: list[dict[str, Tensor]] = [
+        {},
+        {name: torch.full_like(value, torch.nan) for name, value in tensors.items() if value.is_floating_point()},
+        {name: value[..., :1] if value.ndim else value for name, value in tensors.items()},
+    ]
+    for broken in damaged:
+        store.publish((manifest, broken))
+        assert not watch.look()
+        assert watch.serving.version == "v1"
+    assert "still serving heads v1" in caplog.text
+    store.publish((manifest, tensors))
+    assert watch.look()
+    assert watch.serving.version == "v2"
+
+
+def test_heads_without_a_right_signature_mean_the_full_path_until_there_are_others(
+    store: StoreInMemory, traced: TracedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused: list[int] = []
+    watch = HeadWatch(store, traced, "serve", 4, Promise(), on_refused=lambda: refused.append(1))
+    store.publish(heads(traced, "v1"))
+    watch.look()
+    store.error = SignatureError("v2 is not signed")
+    assert [watch.look() for _ in range(3)] == [False] * 3
+    assert watch.serving.version is None
+    assert len(refused) == 1
+    assert "v2 is not signed; still serving the full path" in caplog.text
+    store.error = None
+    assert watch.look()
+    assert watch.serving.version == "v1"
+
+
+def test_a_store_that_fails_is_reported_once_and_counted(
+    store: StoreInMemory, traced: TracedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors: list[int] = []
+    watch = HeadWatch(store, traced, "serve", 4, Promise(), on_error=lambda: errors.append(1))
+    store.publish(heads(traced, "v1"))
+    watch.look()
+    store.error = StoreError("the store is away")
+    with caplog.at_level(logging.INFO):
+        assert [watch.look() for _ in range(3)] == [False] * 3
+        assert (caplog.text.count("the store is away"), len(errors)) == (1, 3)
+        assert watch.serving.version == "v1"
+        store.error = None
+        assert watch.look()
+    assert "answers again" in caplog.text
+
+
+def test_the_thread_looks_by_itself(watch: HeadWatch, store: StoreInMemory, traced: TracedModel) -> None:
+    watch.start(poll_s=0.01)
+    try:
+        store.publish(heads(traced, "v1"))
+        wait_until(lambda: watch.serving.version == "v1", "the new version in force")
+    finally:
+        watch.stop()
+    looks = store.looks
+    assert looks > 0
+
+
+def test_an_unforeseen_error_does_not_end_the_thread(
+    watch: HeadWatch, store: StoreInMemory, traced: TracedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.state = Live("missing", closed=False, pinned=False)  # load() raises KeyError
+    watch.start(poll_s=0.01)
+    try:
+        wait_until(lambda: "looking for heads failed" in caplog.text, "the error in the log")
+        store.publish(heads(traced, "v1"))
+        wait_until(lambda: watch.serving.version == "v1", "the new version in force")
+    finally:
+        watch.stop()
+
+
+def serve(watch: HeadWatch, guard: ExitGuard, count: int, first: int) -> int:
+    """Answers frames as the worker does; returns how many audits disagreed."""
+    engine = guard.choose(watch.serving)
+    batch = micro_batch(count, engine.audit_rate, first)
+    return int(guard.watch(batch, engine.run(batch.pictures, batch.audits)).disagreed.sum())
+
+
+def test_the_guard_closes_exits_that_leave_their_budget_until_another_version(
+    watch: HeadWatch, store: StoreInMemory, traced: TracedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.publish(heads(traced, "v1", label="blue", audit_rate=0.5))
+    watch.look()
+    guard = ExitGuard(confidence=0.95, block_s=0.001)
+    assert guard.choose(watch.serving).exits
+    assert serve(watch, guard, 60, first=0) > 10  # two frames of three are not blue
+    assert guard.closed
+    assert guard.choose(watch.serving) is watch.serving.closed
+    assert "heads v1 have left their budget of 0.0100" in caplog.text
+    batch = micro_batch(60, 0.5, first=60)
+    answers = watch.serving.closed.run(batch.pictures, batch.audits)
+    assert (answers.exits == -1).all()
+    assert (
+        guard.watch(batch, answers).disagreed.sum() > 10
+    )  # what the exits would have said is still known, for the trainer
+    assert guard.closed
+    store.publish(heads(traced, "v2", audit_rate=0.5))
+    watch.look()
+    assert guard.choose(watch.serving).exits
+    assert not guard.closed
+
+
+def test_audits_know_the_full_models_class(watch: HeadWatch, store: StoreInMemory, traced: TracedModel) -> None:
+    store.publish(heads(traced, "v1", label="blue", audit_rate=0.5))
+    watch.look()
+    batch = micro_batch(60, audit_rate=0.5)
+    found = Audited.of(batch, watch.serving.engine.run(batch.pictures, batch.audits))
+    assert found.rows.tolist() == batch.audits.nonzero()[0].tolist()
+    assert found.labels.tolist() == [row % 3 for row in found.rows.tolist()]  # red, green and blue in turn
+    assert found.disagreed.tolist() == [label != 2 for label in found.labels.tolist()]  # all but the blue ones
+
+
+def test_near_copies_of_one_camera_count_once(watch: HeadWatch, store: StoreInMemory, traced: TracedModel) -> None:
+    store.publish(heads(traced, "v1", label="blue", audit_rate=0.5))
+    watch.look()
+    guard = ExitGuard(confidence=0.95, block_s=10)
+    assert serve(watch, guard, 60, first=0) > 10
+    assert not guard.closed
+
+
+def test_taking_up_the_same_version_again_does_not_open_what_an_alarm_closed(
+    watch: HeadWatch, store: StoreInMemory, traced: TracedModel
+) -> None:
+    store.publish(heads(traced, "v1", label="blue", audit_rate=0.5))
+    watch.look()
+    guard = ExitGuard(confidence=0.95, block_s=0.001)
+    serve(watch, guard, 60, first=0)
+    again = replace(watch.serving)
+    assert guard.choose(again) is again.closed
+
+
+def test_what_alarms_closed_stays_closed_whichever_version_is_rolled_back_to(
+    watch: HeadWatch, store: StoreInMemory, traced: TracedModel
+) -> None:
+    guard = ExitGuard(confidence=0.95, block_s=0.001)
+    for number, version in enumerate(("v1", "v2")):
+        store.publish(heads(traced, version, label="blue", audit_rate=0.5))
+        watch.look()
+        serve(watch, guard, 60, first=60 * number)
+        assert guard.closed
+    for version in ("v1", "v2"):
+        store.state = Live(version, closed=False, pinned=True)
+        watch.look()
+        assert guard.choose(watch.serving) is watch.serving.closed
+
+
+@pytest.mark.parametrize("closed_by_operator", [False, True])
+@pytest.mark.parametrize("mode", ["serve", "shadow"])
+def test_records_name_the_exits_that_were_watched(
+    store: StoreInMemory, traced: TracedModel, mode: Literal["serve", "shadow"], closed_by_operator: bool
+) -> None:
+    """The trainer counts audits of the live version's exits only: of those that an alarm closed too."""
+    watch = HeadWatch(store, traced, mode, 4, Promise())
+    manifest, tensors = heads(traced, "v1", audit_rate=1.0)
+    store.publish((manifest, tensors))
+    if closed_by_operator:
+        store.state = Live(None, closed=True, pinned=True)
+    watch.look()
+    batch = micro_batch(4, 1.0)
+    for engine in (watch.serving.engine, watch.serving.closed):
+        answers = engine.run(batch.pictures, batch.audits)
+        (record,) = map(decode, DistillationWriter("f00d", "me", 10**7).write(batch, answers, engine))
+        assert record.header.heads_version == "v1"
+        assert record.header.exits == (() if closed_by_operator else tuple(exit_.cut for exit_ in manifest.exits))
+
+
+def test_in_shadow_mode_the_alarm_is_but_said(
+    store: StoreInMemory, traced: TracedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch = HeadWatch(store, traced, "shadow", 4, Promise())
+    store.publish(heads(traced, "v1", label="blue", audit_rate=0.5))
+    watch.look()
+    guard = ExitGuard(confidence=0.95, block_s=0.001)
+    serve(watch, guard, 60, first=0)
+    assert "heads v1 have left their budget" in caplog.text
+    assert guard.choose(watch.serving).exits == (traced.proposed[0].name,)
+
+
+def test_the_guard_counts_a_frame_that_is_read_again_once(
+    watch: HeadWatch, store: StoreInMemory, traced: TracedModel
+) -> None:
+    store.publish(heads(traced, "v1", label="blue", audit_rate=1.0))
+    watch.look()
+    guard = ExitGuard(confidence=0.95, block_s=0.001)
+    guard.choose(watch.serving)
+    for _ in range(50):
+        serve(watch, guard, 1, first=0)  # a red frame, again and again
+    assert not guard.closed
+    serve(watch, guard, 2, first=3)  # a red one and a green one
+    assert guard.closed
+
+
+def test_the_budget_is_the_certificates(watch: HeadWatch, store: StoreInMemory, traced: TracedModel) -> None:
+    manifest, tensors = heads(traced, "v1")
+    certificate = Certificate(
+        max_disagreement=0.2, confidence=0.95, attempt=1, error=0.025, frames=9, disagreements=0, p_value=0.01,
+        upper_bound=0.1,
+    )  # fmt: skip
+    store.publish((msgspec.structs.replace(manifest, certificate=certificate), tensors))
+    watch.look()
+    assert watch.serving.budget == 0.2
+
+
+def test_shares_of_flops(watch: HeadWatch, store: StoreInMemory, traced: TracedModel) -> None:
+    assert flops_shares(watch.serving.engine) == (1.0,)
+    manifest, tensors = heads(traced, "v1")
+    store.publish((msgspec.structs.replace(manifest, full_flops_share=1.02), tensors))
+    watch.look()
+    assert flops_shares(watch.serving.engine) == (0.3, 1.02)
+    store.state = Live(None, closed=True, pinned=True)
+    watch.look()
+    assert flops_shares(watch.serving.engine) == (1.0,)

@@ -1,0 +1,266 @@
+"""The loop while a micro-batch is being answered: partitions come and go, and the worker may be told to stop."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from confluent_kafka import Consumer, Producer
+from confluent_kafka.admin import AdminClient
+
+from layercache.schemas.settings import Kafka
+from layercache.stream.kafka.client_log import LEVEL, KafkaLog
+from layercache.stream.kafka.clients import ClientFactory, Config
+from layercache.stream.worker.delivery.delivery import Aborted
+from layercache.stream.worker.loop import Unfinished, Worker
+from layercache.stream.worker.members import named_clients
+from layercache.stream.worker.metrics import Metrics
+from layercache.stream.worker.stopping import Stop
+from tests.stream.builders import frame
+from tests.stream.worker.worker_loop import SETTINGS, Loop, SlowAnswering
+
+
+def test_a_batch_whose_partitions_all_stay_goes_on_through_a_rebalance() -> None:
+    loop = Loop(*(frame(offset, partition) for offset in range(2) for partition in (0, 1)))
+    loop.intake.meanwhile = lambda: loop.worker.revoked({2, 3}, kept=set())
+    loop.run()
+    assert loop.delivery.committed == {0: 1, 1: 1}
+    assert loop.intake.rewinds == 0
+
+
+def test_of_a_batch_in_flight_only_frames_of_partitions_that_went_are_dropped() -> None:
+    loop = Loop(*(frame(offset, partition) for offset in range(2) for partition in (0, 1)))
+    loop.intake.meanwhile = lambda: loop.worker.revoked({1, 3}, kept=set())
+    loop.run()
+    assert loop.delivery.produced == [(0, 0), (0, 1)]
+    assert loop.delivery.committed == {0: 1}
+    assert loop.intake.rewinds == 0
+
+
+def test_a_batch_none_of_whose_partitions_stayed_commits_nothing() -> None:
+    loop = Loop(frame(0, 1), frame(1, 1))
+    loop.intake.meanwhile = lambda: loop.worker.revoked({1}, kept=set())
+    loop.run()
+    assert (loop.delivery.produced, loop.delivery.committed) == ([], {})
+
+
+def test_partitions_that_are_lost_take_the_whole_batch_with_them() -> None:
+    """What was open went with the transaction, frames of other partitions too: all of it is read again."""
+    loop = Loop(frame(0, 0), frame(0, 1))
+    loop.intake.meanwhile = lambda: loop.worker.lost({1})
+    loop.run()
+    assert (loop.delivery.produced, loop.delivery.committed) == ([], {})
+    assert loop.intake.rewinds == 1
+    assert loop.metric("layercache_transactions_total", result="aborted") == 1
+
+
+def test_the_group_hears_of_a_worker_that_goes_back_before_it_waits_for_a_producer() -> None:
+    loop = Loop(frame(0, 0))
+    calls: list[str] = []
+    abort, keep_membership = loop.delivery.abort, loop.intake.keep_membership
+    loop.delivery.abort = lambda: calls.append("abort") or abort()  # type: ignore
+    loop.intake.keep_membership = lambda: calls.append("heard of") or keep_membership()  # type: ignore
+    loop.delivery.ensure_producer = lambda: calls.append("producer")  # type: ignore[method-assign]
+    loop.worker._needs_rewind = True
+    loop.run()
+    assert calls[:3] == ["abort", "heard of", "producer"]
+
+
+def test_frames_in_flight_are_counted_as_held_through_a_rebalance() -> None:
+    """Else large frames would be fetched on top of them, past what the worker may hold."""
+    loop = Loop(frame(0, 0, b"12345"), frame(0, 1, b"678"))
+    held: list[int] = []
+
+    def meanwhile() -> None:
+        loop.worker.revoked({1}, kept={0})
+        held.append(loop.worker._held.bytes)
+
+    loop.intake.meanwhile = meanwhile
+    loop.run()
+    assert held == [8], "the one that went is still being answered"
+
+
+@pytest.mark.parametrize("is_revoked", [False, True], ids=["assigned", "revoked"])
+def test_who_keeps_partitions_that_may_have_been_anothers_joins_anew(is_revoked: bool) -> None:
+    loop = Loop(frame(0, 0), frame(0, 1))
+    loop.delivery.misses_a_generation = True
+    callback = loop.worker.revoked if is_revoked else loop.worker.assigned
+    loop.intake.meanwhile = lambda: callback({2}, kept={0, 1})
+    loop.run()
+    assert (loop.delivery.produced, loop.delivery.committed) == ([], {})
+    assert (loop.intake.rewinds, loop.intake.rejoins) == (1, 1)
+
+
+def test_a_worker_that_shall_stop_waits_for_a_slow_batch_no_longer_than_its_patience(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = Loop(frame(0, 0), frame(1, 0))
+    monkeypatch.setattr(loop.stop, "patience_is_over", loop.stop)
+    monkeypatch.setattr(loop.answering.thread, "run", stuck(loop))
+    with pytest.raises(Unfinished, match="stopped while 2 frames were still being answered"):
+        loop.run()
+    assert (loop.delivery.produced, loop.delivery.committed) == ([], {})
+    assert loop.delivery.closed
+    assert loop.intake.closed, "others get its partitions at once"
+    assert not loop.answering.stopped, "that would wait for the batch"
+
+
+def stuck(loop: Loop) -> Any:
+    """The duties are done again and again; the second time the worker has been told to stop."""
+
+    def run(call: object, duties: Callable[[], float]) -> None:
+        for _ in range(1_000):
+            duties()
+            loop.stop.set()
+        raise AssertionError("it waits for ever")
+
+    return run
+
+
+def test_the_first_frames_of_a_partition_are_noted_before_they_are_touched_and_the_next_commit_takes_it_back() -> None:
+    loop = Loop(frame(5, 0), frame(6, 0))
+    loop.worker.begins(0, 5, 0, takes_over=True)
+    noted: list[Any] = []
+    submit = loop.answering.submit
+    loop.answering.submit = lambda frames: noted.append(loop.delivery.commits[-1]) or submit(frames)  # type: ignore
+    loop.run()
+    assert noted[0] == {0: (5, 1)}
+    assert loop.delivery.commits[-1] == {0: (7, 0)}
+
+
+@pytest.mark.parametrize(
+    ("began", "places", "note"),
+    [(1, [8, 16, 24], 2), (2, [1, 2, 3, 4, 5, 6, 7, 8, 16, 24], 3)],
+    ids=["a micro-batch at a time", "one at a time, as many as were at work with the last worker"],
+)
+def test_where_a_worker_ended_frames_are_taken_with_care_each_micro_batch_committed_and_none_overtakes(
+    began: int, places: list[int], note: int
+) -> None:
+    suspects, others = ([frame(offset, partition) for offset in range(40)] for partition in (0, 1))
+    loop = Loop(*(one for pair in zip(suspects, others, strict=True) for one in pair))
+    loop.intake.is_done = lambda: len(loop.delivery.produced) == 80
+    loop.worker.begins(0, 0, began, takes_over=True)
+    loop.run()
+    assert [offset for partition, offset in loop.delivery.produced if partition == 0] == list(range(40))
+    assert [offset for partition, offset in loop.delivery.produced if partition == 1] == list(range(40))
+    told = [commit[0] for commit in loop.delivery.commits if 0 in commit]
+    assert told[0] == (0, note)
+    assert [offset for offset, _ in told[1:]] == [*places, 32, 40], "four micro-batches of eight"
+    assert [began for _, began in told[1:]] == [3 if place < 8 else 2 for place in places] + [0, 0]
+
+
+def test_frames_behind_those_that_are_taken_with_care_wait_for_few_of_them() -> None:
+    """A commit a frame once held other partitions up for a minute, where commits are slow."""
+    careful, others = [frame(offset, 0) for offset in range(40)], [frame(offset, 1) for offset in range(8)]
+    loop = Loop(*careful, *others)
+    loop.intake.is_done = lambda: len(loop.delivery.produced) == 48
+    loop.worker.begins(0, 0, 1, takes_over=True)
+    loop.run()
+    before = next(number for number, commit in enumerate(loop.delivery.commits) if 1 in commit)
+    assert before <= 6, loop.delivery.commits
+
+
+def test_frames_that_still_wait_to_be_taken_with_care_are_not_overtaken_once_that_is_over() -> None:
+    waiting, later = [frame(offset, 0) for offset in range(36)], [frame(offset, 0) for offset in range(36, 90)]
+    loop = Loop(*later)
+    loop.worker.begins(0, 0, 1, takes_over=True)
+    loop.worker._take_in(waiting)
+    loop.intake.is_done = lambda: len(loop.delivery.produced) == 90
+    loop.run()
+    assert loop.delivery.produced == [(0, offset) for offset in range(90)]
+
+
+def test_a_frame_at_which_worker_after_worker_ended_is_refused_untouched() -> None:
+    loop = Loop(frame(5, 0), frame(6, 0))
+    loop.worker.begins(0, 5, 4, takes_over=True)
+    loop.run()
+    assert loop.answering.refused == [(0, 5)]
+    assert loop.delivery.produced == [(0, 6)]
+    assert loop.answering.sizes == [1]
+    assert loop.delivery.commits[:2] == [{0: (5, 5)}, {0: (6, 3)}]
+    assert loop.delivery.commits[-1] == {0: (7, 0)}, "a worker that ends well leaves no note"
+
+
+@pytest.mark.parametrize("is_uncertain", [False, True])
+def test_a_worker_that_fails_takes_its_note_back_unless_a_commit_is_uncertain(is_uncertain: bool) -> None:
+    """An offset that may have been passed already must not be committed again."""
+    loop = Loop(frame(5, 0))
+    loop.worker.begins(0, 5, 0, takes_over=True)
+
+    def answer(*_: object) -> bool:
+        if is_uncertain:
+            loop.delivery.fails = True
+            with pytest.raises(Aborted):
+                loop.worker._commit()
+            loop.delivery.fails = False
+        raise MemoryError
+
+    loop.answering.answer = answer  # type: ignore[method-assign, assignment]
+    with pytest.raises(MemoryError):
+        loop.run()
+    assert loop.delivery.commits == [{0: (5, 1)}] + ([] if is_uncertain else [{0: (5, 0)}])
+
+
+def test_who_hands_a_partition_over_takes_its_note_back() -> None:
+    loop = Loop(frame(5, 0), frame(9, 1))
+    for partition, offset in ((0, 5), (1, 9)):
+        loop.worker.begins(partition, offset, 0, takes_over=True)
+    loop.intake.meanwhile = lambda: loop.worker.revoked({1}, kept=set())
+    loop.run()
+    assert loop.delivery.commits[:3] == [{0: (5, 1)}, {1: (9, 1)}, {1: (9, 0)}]
+
+
+def test_the_workers_clients_are_what_its_intake_and_people_need() -> None:
+    """Whatever the user's options say, which are still heard where they are about something else."""
+    options: Any = {"auto.offset.reset": "latest", "enable.partition.eof": False}
+    kafka = Kafka(bootstrap_servers="localhost:1", consumer_options=options)
+    made: list[tuple[str, Config]] = []
+
+    def remembered(kind: Any) -> Any:
+        def make(config: Config) -> Any:
+            made.append((kind.__name__, config))
+            return kind(config)
+
+        return make
+
+    clients = ClientFactory(remembered(Consumer), remembered(Producer), remembered(AdminClient))
+    settings = SETTINGS.model_copy(update={"kafka": kafka})
+    answering = SlowAnswering([])
+    worker = Worker(settings, "w-1", answering, Metrics(max_batch=8), Stop(), clients=named_clients("me", clients))
+    worker._delivery.close()
+    worker._intake.close()
+    answering.thread.close()
+    assert sorted(kind for kind, _ in made) == ["AdminClient", "Consumer", "Consumer", "Producer"]
+    assert {config["client.id"] for _, config in made} == {"me"}
+    (reader,) = [config for kind, config in made if kind == "Consumer" and "logger" in config]
+    assert (reader["auto.offset.reset"], reader["enable.partition.eof"]) == ("earliest", True)
+    assert (reader["log_level"], type(reader["logger"])) == (LEVEL, KafkaLog)
+    assert worker._delivery._time_left == worker._intake.time_left
+
+
+def test_its_delivery_hears_of_every_rebalance_and_of_another_client() -> None:
+    """By these it knows as whom it commits."""
+    loop = Loop()
+    loop.worker.assigned({0, 1}, kept=set())
+    loop.worker.revoked({1}, kept={0})
+    assert loop.delivery.rebalances == [{0, 1}, set()]
+    client = cast(Consumer, object())
+    loop.worker.rejoins(client)
+    assert loop.delivery.client is client
+
+
+def test_frames_that_wait_go_with_their_partition() -> None:
+    """Those that wait to be taken with care, and those that are being decoded."""
+    loop = Loop()
+    for partition in (0, 1):
+        loop.worker.begins(partition, 5, 1, takes_over=True)
+    loop.worker._take_in([frame(5, 0), frame(5, 1), frame(5, 2), frame(5, 3)])
+    loop.worker.revoked({0, 2}, kept={1, 3})
+    loop.intake.is_done = lambda: len(loop.delivery.produced) >= 2
+    loop.run()
+    assert sorted(loop.delivery.produced) == [(1, 5), (3, 5)]
+
+
+def test_lag_is_told_of_each_partition() -> None:
+    loop = Loop(frame(0, 0))
+    loop.run()
+    assert loop.metric("layercache_consumer_lag", topic="frames", partition="0") == 7

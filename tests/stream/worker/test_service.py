@@ -1,0 +1,97 @@
+"""A worker as a process: what its parts are given, and what its end becomes."""
+
+import logging
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from layercache.early_exit.machine import MachineFailed
+from layercache.early_exit.model.loading import ModelError
+from layercache.schemas.settings import Settings
+from layercache.stream.kafka.clients import CLIENT_ID
+from layercache.stream.worker import service
+from layercache.stream.worker.loop import Unfinished
+
+FINGERPRINT = "3f9a52c1e0b7d4aa"
+SETTINGS = Settings.model_validate({"worker": {"worker_id": "w-0", "metrics_port": 0, "transaction_timeout_ms": 7_000}})
+
+
+class Parts:
+    """Stand-ins for all that a worker is made of; they note what happens to them. ``end`` is how the worker ends."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, end: Callable[[], None] = lambda: None) -> None:
+        self.happened: list[str] = []
+        self.given: dict[str, Any] = {}
+        self.end = end
+        classifier = SimpleNamespace(name="tiny", fingerprint=FINGERPRINT, device="cpu", preprocessing=None)
+        for name, part in {
+            "load": classifier, "trace": SimpleNamespace(), "open_store": None, "wait_for_broker": True,
+            "keep_freed_memory": None, "collect_seldom": None, "asked": {"frames.dlq": 300_000},
+            "fetching_pool": self.part("pool"), "HeadWatch": self.part("heads"),
+        }.items():  # fmt: skip
+            monkeypatch.setattr(service, name, lambda *_, part=part, **__: part)
+        monkeypatch.setattr(service, "GroupCheck", self.group)
+        monkeypatch.setattr(service, "ModelAnswering", lambda *given: self.given.update(letter_limit=given[-1]))
+        monkeypatch.setattr(service, "Worker", self.worker)
+
+    def part(self, name: str) -> SimpleNamespace:
+        def noting(what: str) -> Callable[..., None]:
+            return lambda *_: self.happened.append(f"{name} {what}")
+
+        return SimpleNamespace(start=noting("starts"), stop=noting("stops"), close=noting("closes"))
+
+    def group(self, settings: Settings, fingerprint: str, joined: Callable[[], bool]) -> SimpleNamespace:
+        self.given |= {"fingerprint": fingerprint, "joined": joined}
+        return self.part("group check")
+
+    def worker(self, settings: Settings, name: str, answering: Any, metrics: Any, stop: Any, **more: Any) -> Any:
+        self.given |= {"settings": settings, "name": name, "metrics": metrics} | more
+        return SimpleNamespace(run=self.end)
+
+
+def raising(error: Exception) -> Callable[[], None]:
+    def end() -> None:
+        raise error
+
+    return end
+
+
+def test_a_worker_is_given_what_it_was_started_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = Parts(monkeypatch)
+    monkeypatch.setattr(service, "named_clients", lambda name: name)
+    assert service.run(SETTINGS) == service.OK
+    given = parts.given
+    assert given["name"] == "w-0"
+    assert given["settings"].kafka.producer_options == {"batch.size": 300_000}, "no more at once than a topic takes"
+    assert given["letter_limit"].bytes == 300_000
+    assert given["clients"] == f"{CLIENT_ID}.3f9a52c1e0b7.w-0"
+    assert given["metrics"].health.settle_s == 27.0, "as long as a broker may take to abort, and to share out"
+    assert parts.happened == ["heads starts", "group check starts", "group check stops", "heads stops", "pool closes"]
+    assert given["fingerprint"] == FINGERPRINT
+    assert not given["joined"]()
+    given["metrics"].partitions.set(1)
+    given["metrics"].health.beat()
+    assert given["joined"]()
+
+
+@pytest.mark.parametrize("error", [MachineFailed("no memory"), ModelError("it fails at everything")])
+def test_what_is_not_a_programs_fault_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    parts = Parts(monkeypatch, raising(error))
+    assert service.run(SETTINGS) == service.FAILED
+    (line,) = [
+        one
+        for one in caplog.records
+        if one.levelno >= logging.WARNING and one.name == "layercache.stream.worker.service"
+    ]
+    assert (line.getMessage(), line.exc_info) == (str(error), None)
+    assert parts.happened[-2:] == ["heads stops", "pool closes"]
+
+
+def test_nothing_is_waited_for_by_a_worker_that_did_not_finish(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = Parts(monkeypatch, raising(Unfinished("3 frames were still being answered")))
+    assert service.run(SETTINGS) == service.UNFINISHED
+    assert "pool closes" not in parts.happened
