@@ -232,8 +232,8 @@ def markdown(found: Report) -> str:
         "",
         "## False alarms",
         "",
-        "Streams whose risk is exactly the budget, the worst that is no drift: in how many an alarm is raised at any "
-        "time within 20,000 audits. The share may be at most the level.",
+        "The risk of these streams is exactly the budget, the worst that is no drift. *Alarms* counts the streams "
+        "in which the test raises an alarm at any time within 20,000 audits. Their share may be at most the level.",
         "",
         "| budget | level | streams | alarms | share | upper bound (95 %) |",
         "|---|---|---|---|---|---|",
@@ -248,10 +248,11 @@ def markdown(found: Report) -> str:
         "",
         "## Delay",
         "",
-        "Audits from the first beyond the budget to the alarm: median, and within how many 90 % of the streams had it. "
-        "Before the shift the risk is a tenth of the budget, for a quiet past of so many audits. A gradual shift rises "
-        "linearly over 20,000 audits to the factor, and its delay counts from where it crosses the budget. Never: not "
-        "within 400 / (risk - budget) audits, 10,000 at five times 1 %.",
+        "The number of audits from the first beyond the budget to the alarm: the median and, in brackets, the number "
+        "within which 90 % of the streams had it. *Past*: so many quiet audits come before the shift, at a risk of a "
+        "tenth of the budget. In a gradual shift the risk rises linearly over 20,000 audits to the factor, and the "
+        "delay counts from where it crosses the budget. Never: not within 400 / (risk - budget) audits, 10,000 at five "
+        "times 1 %.",
         "",
         "| test | budget | level | shift to | " + " | ".join(f"past {past:,}" for past in pasts) + " |",
         "|---|---|---|---|" + "---|" * len(pasts),

@@ -121,16 +121,17 @@ def page(rows: Sequence[Scaled], command: str) -> str:
 _PREFACE = """\
 # Several workers in one group
 
-Written by `{command}` on {machine}. The demo's model with exits closed, exactly once, one thread of torch and two for
-decoding in each worker; broker, publisher and reader are on the same machine. More workers than cores only share the
-cores: what is to be seen here is that partitions and a group cost nothing and that nothing waits for anything else, not
-how far it scales. A partition has one worker at most, so there are no rows with more workers than partitions.
+Written by `{command}` on {machine}. The workers run the demo's model with exits closed, exactly once, each with one
+thread of torch and two for decoding; broker, publisher and reader are on the same machine. More workers than cores only
+share the cores. So the table does not show how far Layercache scales; it shows that partitions and a group cost
+nothing, and that workers do not wait for each other. A partition has one worker at most, so there are no rows with more
+workers than partitions.
 
-- frames/s: a backlog that is published at once to workers that have already shared out the partitions, from the first
-  prediction to the last. CPU and peak memory: of all workers.
-- lag: the most frames that were published and not yet answered under a steady load, in shares of what one worker on one
-  partition does; latency from publishing to a committed prediction. Above 1 a single worker must fall behind, for as
-  long as it is watched.
+- frames/s: a backlog is published at once to workers that have their partitions already; the time is from the first
+  prediction to the last. CPU and peak memory are those of all workers together.
+- lag: the most frames that were published and not yet answered, under a steady load. The load is given as a multiple of
+  what one worker on one partition does. *mean, p99*: latency from publishing to a committed prediction. Above 1 × a
+  single worker must fall behind, for as long as the measurement lasts.
 
 """
 

@@ -29,22 +29,23 @@ _PREFACE = """\
 # The paper's tasks
 
 The method of "Improving the Performance of DNN-based Software Services using Automated Layer Caching" (Abedi et al.
-2022, arXiv 2209.08625) and Layercache, on the same models, halves and frames, heads' own cost counted; written by
-`make bench-paper`. Heads learn from the unlabelled frames of one half of a stream, all numbers come from the other.
+2022, arXiv 2209.08625) and Layercache, on the same models, halves and frames; the heads' own cost is counted.
+`make bench-paper` wrote this page. Heads learn from the unlabelled frames of one half of a stream; all numbers come
+from the other half.
 
-- **disagreement x%**: the threshold was swept over the evaluation half to where x % of the answers differ from the
-  full model's: what the heads are worth. **accuracy within 1 point** (of the full model's, against labels) is the
-  paper's criterion, swept as well. Ours may take one of up to four sets of exits, chosen on tuning frames; the paper's
-  method has one, and 400 thresholds instead of 60 for each.
-- **certified x%**: what a user gets. Thresholds were certified on frames of the learning half, before the evaluation
-  half was looked at: one attempt with an error of 5 %.
-- The paper's heads learn from all of the learning half but a tenth that stops their training. Ours learn from 62 % of
-  it, in all rows: 8 % fit temperatures and choose exits, 30 % certify.
-- Where heads sit and how large they are was settled on seed 0, for the paper's by `benchmarks.paper.search` (of
-  MobileFaceNet's the first head alone), for ours by a few trials by hand. All seeds permute the same frames.
-- Saved latency is the share of the plain model's, on one thread, in turns on the same frames. In brackets: the least
-  and the most over the seeds.
-- The faces are few: their 243 frames for certification can certify 2 % and 5 %, and nothing below.
+- **disagreement x%**: the threshold was swept over the evaluation half until x % of the answers differ from the full
+  model's. It says what the heads are worth. **accuracy within 1 point** (of the full model's, against labels) is the
+  paper's criterion, swept as well. Layercache may take one of up to four sets of exits, chosen on tuning frames; the
+  paper's method has one set, and 400 thresholds instead of 60 for each.
+- **certified x%**: what a user gets. Thresholds were certified on frames of the learning half, without a look at the
+  evaluation half: one attempt with an error of 5 %.
+- The paper's heads learn from nine tenths of the learning half; the last tenth stops their training. Layercache's heads
+  learn from 62 % of it, in all rows: 8 % fit temperatures and choose exits, 30 % certify.
+- The places and sizes of heads were chosen on seed 0: the paper's by `benchmarks.paper.search` (for MobileFaceNet only
+  the first head), Layercache's by a few trials by hand. All seeds permute the same frames.
+- Saved latency is a share of the plain model's latency, measured on one thread, in turns on the same frames. In
+  brackets: the least and the most over the seeds.
+- There are few faces: their 243 frames for certification can certify 2 % and 5 %, and nothing below.
 
 """
 #: The disagreements of the plot's axis, and the one at which learning is followed.

@@ -57,25 +57,26 @@ def _preface(setting: Setting) -> str:
     return f"""\
 # The same job on Layercache, Quix Streams, bytewax and Faust
 
-Written by `{setting.command}` on {machine()}; broker, publisher, reader and system all on this machine, one process
-each. {versions} in the others' environment, one Apache Kafka node, {setting.partitions} partitions.
+Written by `{setting.command}` on {machine()}; broker, publisher, reader and system are all on this machine, one
+process each. {versions} in the others' environment, one Apache Kafka node, {setting.partitions} partitions.
 
-- The job: read a picture, decode it, classify it, write one JSON prediction with the three likeliest classes under the
-  frame's key. Everyone has the same frames, model, weights (channels last, one thread of torch) and micro-batches of
-  {BATCH} at most, which wait for {MAX_WAIT_MS:.0f} ms; commits come every {COMMIT_INTERVAL_MS:.0f} ms, {DECODE_THREADS}
-  threads decode. Layercache also writes distillation records for its trainer, and passes headers on.
-- Without a model: key and headers are read, and one JSON prediction of 300 bytes is written under the key. Layercache
-  is the worker's own loop with an engine that does nothing.
-- frames/s: a backlog of about {setting.seconds:g} s of work is drained, from the first prediction to the last, by the
-  broker's clock. CPU: user and system time of the system's processes meanwhile, without the broker's. Memory: peak
-  resident, torch included.
-- Latency: from just before a frame is published until a reader of committed records has its prediction, at the rate
-  that is named: half of the throughput, at most what publisher and reader can do beside it.
-- Medians of the repetitions, which take turns; in brackets the least and the most.
-- At least once: Faust by acknowledging events, bytewax by its recovery store (a snapshot every 10 s, its default), Quix
-  Streams by checkpoints. Within a transaction Quix Streams has no micro-batches but windows of state: here a count
-  window per key, kept in its state store as JSON, which waits until it is full, however long that takes. At least once
-  its batches are those of a sink that writes by a producer of its own. bytewax reads one partition at a time. Faust's
+- The job: read a picture, decode it, classify it, write one JSON prediction with the three likeliest classes under
+  the frame's key. All systems have the same frames, model, weights (channels last, one thread of torch) and
+  micro-batches of {BATCH} at most, which wait for {MAX_WAIT_MS:.0f} ms; commits come every
+  {COMMIT_INTERVAL_MS:.0f} ms, {DECODE_THREADS} threads decode. Layercache also writes
+  distillation records for its trainer, and passes headers on.
+- Without a model: each system reads key and headers, and writes one JSON prediction of 300 bytes under the key.
+  Layercache is the worker's own loop with an engine that does nothing.
+- frames/s: a backlog of about {setting.seconds:g} s of work is drained; the time is from the first prediction to the
+  last, by the broker's clock. CPU: user and system time of the system's processes meanwhile, without the broker's.
+  Memory: peak resident, torch included.
+- Latency: from just before a frame is published until a reader of committed records has its prediction. *At* is the
+  rate: half of the throughput, at most what publisher and reader can do at the same time.
+- All numbers are medians of the repetitions, which take turns; in brackets the least and the most.
+- At least once: Faust acknowledges events, bytewax has its recovery store (a snapshot every 10 s, its default), Quix
+  Streams has checkpoints. Within a transaction Quix Streams has no micro-batches but windows of state: here a count
+  window per key, kept in its state store as JSON, which waits until it is full, however long that takes. At least once,
+  its batches are those of a sink that writes with its own producer. bytewax reads one partition at a time. Faust's
   exactly-once mode has open bugs and is left out."""
 
 
@@ -161,8 +162,8 @@ def _real(rows: Sequence[Row]) -> list[str]:
     if closed and opened and bare_closed and bare_opened:
         kept = saving_kept(closed.frames_per_s, opened.frames_per_s, bare_closed.frames_per_s, bare_opened.frames_per_s)
         facts.append(
-            f"Open exits make it {opened.frames_per_s / closed.frames_per_s:.2f} times as fast, the engine alone "
-            f"{bare_opened.frames_per_s / bare_closed.frames_per_s:.2f} times: {kept:.0%} of the gain is kept."
+            f"Open exits make it {opened.frames_per_s / closed.frames_per_s:.2f} times as fast, and the engine alone "
+            f"{bare_opened.frames_per_s / bare_closed.frames_per_s:.2f} times: Layercache keeps {kept:.0%} of the gain."
         )
     if closed and opened and bare_closed and bare_opened:
         closed_cpu, opened_cpu = (
@@ -171,20 +172,20 @@ def _real(rows: Sequence[Row]) -> list[str]:
         )
         facts.append(
             f"Its CPU a frame is {closed_cpu:.0%} (closed) and {opened_cpu:.0%} (open) of what decoding and the engine "
-            "alone take, which share the machine with nobody: the rest is waiting for a core, or for the broker."
+            "take when they have the machine to themselves. The rest is waiting for a core, or for the broker."
         )
     if closed and bare_closed and closed.p99_ms is not None:
         batch_ms = BATCH / bare_closed.frames_per_s * 1000
         bound = MAX_WAIT_MS + 2 * COMMIT_INTERVAL_MS + batch_ms
         facts.append(
-            f"p99 at half load, exits closed and exactly once: {closed.p99_ms:,.0f} ms; the longest wait, two commit "
-            f"intervals and a batch's time are {bound:,.0f} ms."
+            f"p99 at half load, exits closed and exactly once: {closed.p99_ms:,.0f} ms. The longest wait for a batch, "
+            f"two commit intervals and a batch's time add up to {bound:,.0f} ms."
         )
     if opened and others:
         fastest = max(others, key=lambda row: row.frames_per_s)
         ratio = opened.frames_per_s / fastest.frames_per_s
         facts.append(
-            f"With exits open, exactly once, it makes {ratio:.2f} times the frames of the fastest other "
+            f"With exits open, exactly once, it answers {ratio:.2f} times as many frames as the fastest other system "
             f"({fastest.system}, {fastest.delivery}, {fastest.batch})."
         )
     return facts

@@ -160,24 +160,24 @@ def report(promised: Sequence[Result], cameras_: Sequence[Result], mutants: Sequ
     streams = sum(result.streams for result in promised)
     return f"""# The promise for life, simulated
 
-{streams:,} streams of independent frames; attempts and versions are means of a stream. *Broken*: streams in which
-any published version's true risk was above its budget, or its risk under overload above the budget for that. The
-promise is kept unless the lower bound of that share is above what may break, 1 - confidence. Each bound holds with
-99 %. `python -m benchmarks.promise` makes this page.
+{streams:,} streams of independent frames; attempts and versions are means over the streams. *Broken*: streams in which
+any published version's true risk was above its budget, or its risk under overload was above the budget for overload.
+*May break*: 1 - confidence. The promise is kept unless the lower bound of the broken share is above that. Each bound
+holds with 99 %. `python -m benchmarks.promise` makes this page.
 
 {table(promised)}
 
 ## Near-copies
 
-40 cameras, one frame a second, half of them audited; while a scene lasts, all frames of its camera are the same.
-Blocks last 10 s, and at most one frame of each is tested. Scenes of 3 s and more, which do not change together with the
-blocks, are measured only: where they outlast a block, its neighbour tests the same picture again.
+40 cameras send one frame a second, and half of the frames are audited. While a scene lasts, all frames of its camera
+are the same. Blocks last 10 s, and at most one frame of each is tested. Scenes of 3 s and more do not change together
+with the blocks. They are measured only: where a scene outlasts a block, the next block tests the same picture again.
 
 {table(cameras_)}
 
 ## Mistakes that it catches
 
-The same with one part replaced; none of them may keep the promise.
+The same simulation with one part replaced by a mistake. None of these may keep the promise.
 
 {table(mutants)}
 """

@@ -123,8 +123,8 @@ def _text(found: Summary) -> str:
     )
     return f"""# Memory at the machine's limit
 
-`make soak`: a worker and a trainer get more frames than the worker can take, for {found.settle_s / 60:.0f} minutes in
-which memory may settle, and {found.minutes:.1f} in which it must be flat.
+`make soak` sends a worker and a trainer more frames than the worker can take: for {found.settle_s / 60:.0f} minutes in
+which memory may settle, and for {found.minutes:.1f} in which it must be flat.
 Broker: {found.broker}; {found.machine}; seed {found.seed}.
 
 | process | resident at the end | most | growth after {found.settle_s:.0f} s (95 % interval) |
@@ -133,16 +133,18 @@ Broker: {found.broker}; {found.machine}; seed {found.seed}.
 
 ![Resident memory and lag over time](soak.png)
 
-- {found.frames:,} frames were answered, {found.frames_per_s:.0f} a second, {found.dead_letters:,} of them by dead
-  letters; {found.published_mb:,.0f} MB were published: pictures of 28 x 28, JPEGs of 0.2 and of about 4 MB, strips of
+- The worker answered {found.frames:,} frames, {found.frames_per_s:.0f} a second, {found.dead_letters:,} of them by dead
+  letters. {found.published_mb:,.0f} MB were published: pictures of 28 x 28, JPEGs of 0.2 and of about 4 MB, strips of
   40,000 x 24, broken and empty ones; a quarter of them under a key that never came before.
 - Lag grew from {found.lag_at_first:,} to {found.lag_at_last:,} frames, on the broker.
-- The heads in force were changed {found.head_changes} times: closed, opened, pinned to an earlier version.
-- {found.misses_held_back:,} misses were not sent to the trainer since it, or the broker, could not keep up.
+- The heads in force changed {found.head_changes} times: they were closed, opened, and pinned to an earlier version.
+- The worker did not send {found.misses_held_back:,} misses to the trainer, because the trainer or the broker could not
+  keep up.
 
 The slope is the median over all pairs of readings (Sen 1968). A single step does not bend it, so look at the plot as
-well. Memory settles late since malloc keeps up to 1 GiB of what was freed: a process grows, by steps of a large frame's
-size, until its largest frames have met on every thread. With a third as many large frames that took over ten minutes.
+well. Memory settles late because malloc keeps up to 1 GiB of what was freed: a process grows, by steps of a large
+frame's size, until every thread has had its largest frames. With a third as many large frames that took over ten
+minutes.
 """
 
 

@@ -52,7 +52,7 @@ def duplicated(history: History) -> Finding:
 
 
 def wrong(history: History) -> Finding:
-    """Answers with another label than the picture's, or of the wrong kind (a dead letter for a good frame)."""
+    """Answers with a different label than the picture's, or of the wrong kind (a dead letter for a good frame)."""
     answers = history.answers
     known = _known(history)
     expected = np.full(len(answers), ONLY_DEAD_LETTER)
@@ -153,7 +153,7 @@ def divergent(history: History) -> Finding:
 
 
 def passed(history: History) -> Finding:
-    """Frames without an answer that the group's committed offsets have passed: nobody will ever read them again."""
+    """Frames without an answer that the group's committed offsets have passed: no worker will ever read them again."""
     frames = history.frames
     unanswered = np.flatnonzero((_counts(history) == 0) & (frames.offset != UNKNOWN))
     by: dict[int, Commit] = {}

@@ -18,48 +18,49 @@ from tests.faults.harness.plan import KINDS, NEED_MORE_BROKERS, QUICK, compose
 from tests.faults.harness.verdict import Outcome
 
 NOT_COVERED = """\
-- More than one machine: brokers, workers and the network between them share one. A split network (some workers see one
-  broker, some another) is only played by resetting, refusing, stalling and swallowing connections and by holding single
-  requests; of clocks only the brokers' jump, the workers' stay as they are.
-- A disk that loses what it has confirmed, a broker's disk that runs full, bits that flip, and power cuts: a killed
+- More than one machine: brokers, workers and the network between them share one. The harness imitates a split network
+  (some workers see one broker, some another) only by resetting, refusing, stalling and swallowing connections and by
+  holding single requests. Only the brokers' clocks jump; the workers' stay as they are.
+- A disk that loses data that it has confirmed, a broker's disk that runs full, bits that flip, and power cuts: a killed
   process leaves its writes to the operating system.
-- Two brokers of three at once. Then nothing can be committed until one is back, by `min.insync.replicas=2`.
+- Two brokers of three away at once. By `min.insync.replicas=2` workers then commit nothing until one is back.
 - Upgrades of the broker while it works, and ACLs or certificates that change.
-- The trainer: it reads at least once, its windows are keyed by position; `tests/faults/test_trainer_kill.py` kills it.
+- The trainer: it reads at least once, and keys its windows by position; `tests/faults/test_trainer_kill.py` kills it.
 - A large model. The one here takes microseconds, which makes the moments at which a fault can strike many and short.
 """
 
 FOUND = """\
-What earlier runs found, and what became of it; each has a test of its own or a setting.
+Earlier runs found these faults. Each now has its own test or a setting.
 
 - *Records lost by librdkafka 2.16* (3 dead letters of 1,010,077 frames): a record's reply was lost, its transaction was
-  aborted, and the next record got its sequence number, so that the broker took that for a repetition. The worker now
+  aborted, and the next record got its sequence number, so the broker took it for a repetition. The worker now
   replaces the producer wherever a record of an aborted transaction was not delivered
   (`tests/faults/test_lost_replies.py`).
-- *Workers that crashed in librdkafka's admin client* when a broker went away: the worker asks by a consumer instead
+- *Workers that crashed in librdkafka's admin client* when a broker went away: the worker now asks with a consumer
   (`tests/faults/test_broker_away.py`).
 - *Ten seconds of standstill after a broker was back*: `reconnect.backoff.max.ms` is 1 s now.
 - *326 s without an answer* after the only broker was killed in the midst of a rebalance: see `max.poll.interval.ms`
   above.
 - *Readers held up for ever* after a broker that is alone was restarted: see the last section.
-- *Partitions that began at their start again*: a worker killed while it committed, another one joining while its heir
-  waited for stable offsets; 426 of 7,761 frames twice after one such kill, 2,957 of 18,888 after two with KIP-848.
-  Workers now ask for the stable offsets themselves ([exactly once](exactly-once.md)).
-- *Frames passed over after a takeover*, about 100 of 20,000 in nine runs of fifteen, while partitions were assigned at
-  their log's end: librdkafka goes there half a second later if it is sent elsewhere while it asks where the end is.
-  They are assigned at the beginning (`tests/integration/test_intake.py`).
-- *A topic made anew* under running workers: 6,818 of 21,022 frames never answered, their offsets committed all the
-  same. Workers now notice it. And where a leader's epoch had risen before, no frame more was read until the workers
-  were started again, since librdkafka keeps the old topic's epochs: workers now read the new one by another client
+- *Partitions that began at their start again*: a worker was killed while it committed, and another one joined while its
+  heir waited for stable offsets. After one such kill 426 of 7,761 frames were answered twice, after two with KIP-848
+  2,957 of 18,888. Workers now ask for the stable offsets themselves ([exactly once](exactly-once.md)).
+- *Frames passed over after a takeover*, about 100 of 20,000 in nine runs of fifteen, while workers assigned partitions
+  at their log's end: if librdkafka gets a seek while it asks where the end is, it goes to the end half a second later.
+  Workers now assign partitions at the beginning (`tests/integration/test_intake.py`).
+- *A topic made anew* under running workers: 6,818 of 21,022 frames were never answered, and their offsets were
+  committed all the same. Workers now notice a new topic. And where a leader's epoch had risen before, workers read no
+  more frames until they were started again, since librdkafka keeps the old topic's epochs: they now read the new topic
+  with another client
   (`tests/integration/test_topic_made_anew.py`).
 - *Transactions that hung until the next outage* after all connections had broken at once: librdkafka waits for a
-  coordinator that it dropped when it bootstrapped anew. Transactional producers no longer do
+  coordinator that it dropped when it bootstrapped anew. Transactional producers no longer bootstrap anew
   (`tests/integration/test_lost_connections.py`).
-- *50 to 82 s without an answer on a partition* of three busy brokers: whoever took over from a worker that had ended
-  took the next 128 frames one by one, in case that one of them ends processes, 0.4 s each, and others waited behind.
-  Now they are taken by micro-batches first ([exactly once](exactly-once.md#frames-that-break-things)).
-- *Workers that a header name ended*: one that is not UTF-8 was left out as it should be until the interpreter had made
-  the call quicker, after some hundred frames, and lost sight of the binding's error
+- *50 to 82 s without an answer on a partition* of three busy brokers: the worker that took over from one that had ended
+  took the next 128 frames one by one, in case one of them ends processes, 0.4 s each, and other frames waited behind
+  them. Now it takes them by micro-batches first ([exactly once](exactly-once.md#frames-that-break-things)).
+- *Workers that a header name ended*: the worker left out a name that is not UTF-8, as it should, until the interpreter
+  had made the call quicker, after some hundred frames, and lost sight of the binding's error
   (`tests/stream/kafka/test_record_headers.py`).
 """
 
@@ -123,7 +124,7 @@ def as_markdown(found: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
         [
             "# Reliability: what happens to frames when things break",
             "",
-            f"Written by `{found['command']}` on {found['date']}; the numbers, every fault among them, are in "
+            f"`{found['command']}` wrote this page on {found['date']}. All numbers and every fault are in "
             "[`benchmarks/faults.json`](benchmarks/faults.json).",
             "",
             _headline(found),
@@ -132,19 +133,19 @@ def as_markdown(found: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
             "## What was done",
             "",
             f"Numbered frames of {KEYS} cameras, one in {BAD_EVERY} of them unreadable, were published to Apache Kafka "
-            "at a steady rate (what an outage held up was made good at full speed afterwards) while 2 to 6 workers, "
-            "half of them with a `worker_id`, answered them. At moments and on victims drawn by a seed, faults struck, "
-            f"{_overlap(outcomes)} while the one before was still being recovered from. "
+            "at a steady rate (after an outage the publisher caught up at full speed), while 2 to 6 workers, half of "
+            "them with a `worker_id`, answered them. A seed drew the moments and victims of the faults; "
+            f"{_overlap(outcomes)} struck while the workers were still recovering from the one before. "
             f"{found['in_window']} times a worker was killed between sending its offsets and committing them, and "
             "another one joined or left while the heir of its partitions waited for stable offsets; "
             f"{found['ends_delayed']} times the end of a transaction was held on its connection while others flowed.",
             "",
-            "The phase is then judged as a history, after the checkers of "
-            "[`jepsen.tests.kafka`](https://jepsen-io.github.io/jepsen/jepsen.tests.kafka.html): where the broker put "
-            "each frame; each answer by which process, at which offset and when; what a `read_committed` reader saw "
-            "while the faults struck, beside what a new one found at the end; and the group's committed offsets, asked "
-            "for twice a second. Each check is a pure function of that history, with a test that plants the fault it "
-            "is for (`tests/faults/test_checks.py`).",
+            "The harness then judges the phase as a history, after the checkers of "
+            "[`jepsen.tests.kafka`](https://jepsen-io.github.io/jepsen/jepsen.tests.kafka.html). The history holds "
+            "where the broker put each frame; which process gave each answer, at which offset and when; what a "
+            "`read_committed` reader saw while the faults struck, beside what a new one found at the end; and the "
+            "group's committed offsets, asked for twice a second. Each check is a pure function of that history, with "
+            "a test that plants the fault that it looks for (`tests/faults/test_checks.py`).",
             "",
             *(
                 f"- *{_COLUMNS.get(check.__name__, check.__name__.replace('_', ' '))}*: {_first_line(check)}"
@@ -157,7 +158,7 @@ def as_markdown(found: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
             "",
             *_phases(outcomes),
             "",
-            "*Others*: what the other checks found, of those that hold in that mode. *Open*: partitions where, at the "
+            "*Others*: what the other checks found that apply in that mode. *Open*: partitions where, at the "
             "end, an open transaction held readers up. *Behind*: frames whose offsets were not committed. "
             "*Standstill*: the longest time in which no new answer could be read, on all partitions together and "
             "on one of them.",
@@ -185,7 +186,7 @@ def as_markdown(found: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
             'make faults FAULTS_ARGS="--faults 24 --frames 60000 --seed 7 --out report"',
             "```",
             "",
-            "The same seed draws the same kinds, victims and lengths; when exactly they strike is up to the machine. A "
+            "The same seed draws the same kinds, victims and lengths; the exact moments depend on the machine. A "
             "short run is a test: `python -m pytest -m faults tests/faults`.",
             "",
             "## What is not covered",
@@ -201,14 +202,14 @@ def _headline(found: dict[str, Any]) -> str:
     return (
         f"**{found['frames']:,} frames, {found['faults']} faults: "
         + ", ".join(f"{seen[check]} {name}" for check, name in _COLUMNS.items())
-        + f'**, with `delivery = "exactly_once"`; the other checks of the history found '
+        + f'**, with `delivery = "exactly_once"`. The other checks of the history found '
         f"{others or 'nothing'}. No open transaction was left behind on {_partitions(found)}."
     )
 
 
 def _overlap(outcomes: Sequence[Outcome]) -> str:
     """How many of them."""
-    return f"up to {max((one.phase.overlap for one in outcomes), default=0.0):.0%} of them"
+    return f"up to {max((one.phase.overlap for one in outcomes), default=0.0):.0%} of the faults"
 
 
 def _first_line(check: Callable[..., object]) -> str:
@@ -221,26 +222,29 @@ def _settings(outcomes: Sequence[Outcome]) -> list[str]:
     lines = [
         f"Most phases ran with `session.timeout.ms={QUICK.session_ms}` and, for transactions, "
         f"`transaction.timeout.ms={QUICK.transaction_ms}`, both shorter than by default, so that a stopped worker is a "
-        f"zombie after seconds; the brokers looked for transactions past their time-out every {QUICK.clean_up_ms} ms "
+        f"zombie after seconds. The brokers looked for transactions past their time-out every {QUICK.clean_up_ms} ms "
         "instead of every 10 s (`transaction.abort.timed.out.transaction.cleanup.interval.ms`). With the defaults "
         f"recovery takes longer by the difference. `max.poll.interval.ms` was {QUICK.max_poll_ms} instead of 300000: "
-        "the coordinator of a classic group that is killed in the midst of a rebalance waits for so long, once it is "
-        "back, for members that are gone, and nobody works meanwhile. Set it as low as your slowest micro-batch allows."
+        "if the coordinator of a classic group is killed in the midst of a rebalance, it waits that long, once it is "
+        "back, for members that are gone, and no worker works meanwhile. Set it as low as your slowest micro-batch "
+        "allows."
     ]
     if any(one.phase.timeouts == slow for one in outcomes):
         lines += [
             "",
             f"The phases with compose's time-outs have those of `deploy/layercache.toml` and the defaults: sessions of "
-            f"{slow.session_ms / 1000:g} s (with KIP-848 the broker's own default is 45 s; it was given the same "
-            f"{slow.session_ms / 1000:g} s), transactions of {slow.transaction_ms / 1000:g} s, looked for every "
-            f"{slow.clean_up_ms / 1000:g} s, `max.poll.interval.ms={slow.max_poll_ms}`. Their faults come one by one.",
+            f"{slow.session_ms / 1000:g} s (with KIP-848 the broker's own default is 45 s; it was set to "
+            f"{slow.session_ms / 1000:g} s as well), transactions of {slow.transaction_ms / 1000:g} s, which the "
+            f"brokers look for every {slow.clean_up_ms / 1000:g} s, `max.poll.interval.ms={slow.max_poll_ms}`. Their "
+            "faults come one by one.",
         ]
     if any(one.phase.is_poisoned for one in outcomes):
         lines += [
             "",
-            "In the phase *poison* the bad frames are of all kinds: no picture, a broken one, one that is broken and "
-            "larger than the topic of dead letters takes, an empty one, one at which the model raises, one for which "
-            "its logits are not finite, and a good one with a header whose name is not UTF-8.",
+            "In the phase *poison* the bad frames are of all kinds: bytes that are no picture, a broken picture, a "
+            "broken one that is larger than the topic of dead letters takes, an empty frame, one at which the model "
+            "raises an exception, one for which its logits are not finite, and a good frame with a header whose name "
+            "is not UTF-8.",
         ]
     return lines
 
@@ -316,9 +320,9 @@ def _left_out(outcomes: Sequence[Outcome]) -> str:
     lines = []
     if left_out & NEED_MORE_BROKERS:
         lines.append(
-            "- Restarts of a broker that is alone, with transactions. Apache Kafka 4.3.1 was seen to skip the markers "
+            "- Restarts of a broker that is alone, with transactions. We saw Apache Kafka 4.3.1 skip the markers "
             "of an aborted transaction while it started (`Couldn't find leader endpoint … these partitions are likely "
-            "deleted already`), after which readers of committed records wait for ever at that place; "
+            "deleted already`). Readers of committed records then wait for ever at that place; "
             "`kafka-transactions.sh find-hanging` and `abort` cure it. Run three brokers: another has the "
             "coordinator's role until the restarted one knows its topics.\n"
         )
