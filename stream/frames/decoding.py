@@ -1,14 +1,13 @@
 """From a frame's bytes to the picture that the model sees, or to the reason why there is none."""
 
 import io
-import struct
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
+from PIL.PngImagePlugin import ChunkStream
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg, decode_webp
 
@@ -110,9 +109,19 @@ def _picture(kind: str, value: bytes, preprocessing: Preprocessing, limits: Limi
 
 def _png(value: bytes) -> Tensor:
     """By Pillow: torchvision 0.29's decoder ends the process with a segmentation fault on some damaged PNGs."""
-    _check_png_chunks(value)
-    with PIL.Image.open(io.BytesIO(value), formats=("PNG",)) as opened:
+    stream = io.BytesIO(value)
+    _check_png_chunks(stream)
+    stream.seek(0)
+    with PIL.Image.open(stream, formats=("PNG",)) as opened:
         return from_pillow(opened)
+
+
+def _check_png_chunks(stream: io.BytesIO) -> None:
+    """All chunks are there to the last and their checksums fit; Pillow's decoder alone would be content with less."""
+    stream.seek(len(image_header.PNG_SIGNATURE))
+    chunks = ChunkStream(stream)
+    chunks.verify(b"IEND")
+    chunks.crc(b"IEND", b"")  # verify() ends before the last chunk's own checksum
 
 
 def from_pillow(image: PIL.Image.Image) -> Tensor:
@@ -127,23 +136,6 @@ def from_pillow(image: PIL.Image.Image) -> Tensor:
     else:
         pixels = np.array(picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB"))
     return channels_first(pixels)
-
-
-def _check_png_chunks(value: bytes) -> None:
-    """All chunks are there to the last and their checksums fit; Pillow would be content with less."""
-    at = len(image_header.PNG_SIGNATURE)
-    data = memoryview(value)
-    name = b""
-    while name != b"IEND":
-        if at + 12 > len(value):
-            raise image_header.HeaderError("it ends before its last chunk")
-        length, name = struct.unpack_from(">I4s", value, at)
-        if at + 12 + length > len(value):
-            raise image_header.HeaderError("it ends within a chunk")
-        (checksum,) = struct.unpack_from(">I", value, at + 8 + length)
-        if zlib.crc32(data[at + 4 : at + 8 + length]) != checksum:
-            raise image_header.HeaderError(f"the checksum of chunk {name!r} is wrong")
-        at += 12 + length
 
 
 def _array(value: bytes, preprocessing: Preprocessing, limits: Limits) -> Tensor:

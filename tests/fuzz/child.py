@@ -48,7 +48,7 @@ def by_coverage(name: str, current: Path, seed: int, seconds: float, corpus: Pat
     """Inputs that reach new branches of our Python code breed others (libFuzzer, by ``atheris``)."""
     import atheris
 
-    with atheris.instrument_imports(include=["schemas", "stream", "early_exit", "cache_training"]):
+    with atheris.instrument_imports(include=["layercache"]):
         from tests.fuzz.targets import TARGETS
 
     target = TARGETS[name]
