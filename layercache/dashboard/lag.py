@@ -11,7 +11,7 @@ from layercache.dashboard.state import GroupLag
 from layercache.dashboard.tail import tail_config
 from layercache.schemas.settings import Settings
 from layercache.stream.kafka.clients import KafkaUnusable, Troubles, consumer_config, describe_error, is_hopeless
-from layercache.stream.kafka.offsets import PartitionLag, TopicOffsets, partition_lags
+from layercache.stream.kafka.offsets import PartitionLag, TopicOffsets
 from layercache.stream.kafka.reach import connect, no_answer
 
 _PROBE_S, _POLL_S = 2.0, 0.1
@@ -61,11 +61,9 @@ class GroupWatch:
             config = consumer_config(self._settings, self.group, isolation_level="read_uncommitted")
             consumer = connect(Consumer, config, self._troubles)
             self._asking = consumer, TopicOffsets(consumer, self._topic)
-        offsets = self._asking[1]
-        watermarks = offsets.watermarks()
-        if not watermarks:
-            return None  # there is no such topic: who reads it says so
-        lags = {one.partition: one for one in partition_lags(watermarks, offsets.committed())}
+        lags = {one.partition: one for one in self._asking[1].lags()}
+        if not lags:
+            return None  # there is no such topic: the follower that reads it reports that
         stands = [one for one in lags.values() if one.lag and one == self._before.get(one.partition)]
         self._look_closer([one for one in stands if one != self._empty.get(one.partition)])
         self._before = lags

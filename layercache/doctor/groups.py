@@ -9,9 +9,10 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 from layercache.doctor.checks import Area, Finding
 from layercache.schemas.settings import Settings
 from layercache.stream.kafka.clients import KafkaUnusable, Troubles, admin_client, consumer_config, describe_error
-from layercache.stream.kafka.offsets import TopicOffsets, partition_lags
+from layercache.stream.kafka.offsets import TopicOffsets, is_waiting
 from layercache.stream.kafka.reach import connect
 from layercache.stream.kafka.waiting import Deadline
+from layercache.stream.worker.answering.trainer_lag import trainer_patience_s
 from layercache.stream.worker.members import models_of
 
 AREA = Area("groups")
@@ -75,8 +76,7 @@ def _offsets(settings: Settings, group: str, topic: str) -> TopicOffsets:
 
 def _workers(settings: Settings) -> Iterator[Finding]:
     group = settings.worker.group_id
-    offsets = _offsets(settings, group, settings.topics.frames)
-    lags = partition_lags(offsets.watermarks(), offsets.committed())
+    lags = _offsets(settings, group, settings.topics.frames).lags()
     waiting = sum(one.lag for one in lags)
     if all(one.committed is None for one in lags):
         found = f"none of group {group} has ever answered a frame; {waiting:,} wait"
@@ -133,14 +133,8 @@ def _trainer(settings: Settings) -> Iterator[Finding]:
             "start `layercache trainer`, or check trainer.group_id",
         )  # fmt: skip
         return
-    patience = max(settings.worker.distillation_max_lag_s, 2 * settings.trainer.checkpoint_s)
-    first, earliest = offsets.since(int((now - patience) * 1000)), offsets.earliest()
-    behind = [
-        partition
-        for partition, offset in first.items()
-        if offset is not None and offset > max(committed.get(partition, 0), earliest.get(partition, 0))
-    ]
-    if behind:
+    patience = trainer_patience_s(settings)
+    if any(is_waiting(offsets, int((now - patience) * 1000)).values()):
         yield AREA.warning(
             "trainer", f"{sent}, and it is more than {patience:.0f} s behind",
             "does it run? Look at its log; workers send it fewer frames meanwhile",

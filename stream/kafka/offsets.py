@@ -1,6 +1,7 @@
 """Where a topic begins and ends, where a group is in it, and so how far it is behind."""
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -39,6 +40,39 @@ def partition_lags(watermarks: Mapping[int, tuple[int, int]], committed: Mapping
     )
 
 
+class GroupOffsets(Protocol):
+    """What the broker knows about one topic and one group, by partition; see :class:`TopicOffsets`."""
+
+    def committed(self) -> dict[int, int]:
+        """Where the group would go on; a negative number where it has never committed."""
+
+    def earliest(self) -> dict[int, int]:
+        """The first record that is still there."""
+
+    def since(self, timestamp_ms: int) -> dict[int, int | None]:
+        """The first record from that time on; None where there is none."""
+
+
+def is_waiting(offsets: GroupOffsets, timestamp_ms: int) -> dict[int, bool | None]:
+    """By partition, whether the group has yet to read the first record from that time on; None where there is none.
+
+    What retention has deleted waits no more.
+    """
+    committed, earliest = offsets.committed(), offsets.earliest()
+    return {
+        partition: None if first is None else first > max(committed.get(partition, 0), earliest.get(partition, 0))
+        for partition, first in offsets.since(timestamp_ms).items()
+    }
+
+
+def watermarks(consumer: Consumer, partition: TopicPartition) -> tuple[int, int]:
+    """The first offset that is still there, and the one after the last. Raises ``KafkaException``."""
+    found = consumer.get_watermark_offsets(partition, _REQUEST_S)
+    if found is None:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+    return found
+
+
 class TopicOffsets:
     """What the broker knows about one topic and one group, by a consumer that never joins; every method may raise
     ``KafkaException``.
@@ -52,6 +86,7 @@ class TopicOffsets:
         self._topic = topic
 
     def committed(self) -> dict[int, int]:
+        """By partition, where the group would go on; a negative number where it has never committed."""
         while self._consumer.poll(0) is not None:  # nothing is subscribed: these are errors, and nobody else reads them
             pass
         found = self._consumer.committed(self._partitions(), _REQUEST_S)
@@ -61,27 +96,28 @@ class TopicOffsets:
         return {one.partition: one.offset for one in found}
 
     def earliest(self) -> dict[int, int]:
+        """By partition, the first record that is still there."""
         return {partition: low for partition, (low, _) in self.watermarks().items()}
 
     def watermarks(self) -> dict[int, tuple[int, int]]:
         """By partition, the first offset that is still there, and the one after the last."""
-        return {one.partition: self._watermarks(one) for one in self._partitions()}
+        return {one.partition: watermarks(self._consumer, one) for one in self._partitions()}
+
+    def lags(self) -> tuple[PartitionLag, ...]:
+        """See :func:`partition_lags`; none where there is no such topic."""
+        found = self.watermarks()
+        return partition_lags(found, self.committed()) if found else ()
 
     def since(self, timestamp_ms: int) -> dict[int, int | None]:
+        """By partition, the first record from that time on; None where there is none."""
         asked = [TopicPartition(self._topic, one.partition, timestamp_ms) for one in self._partitions()]
         found = {}
         for one in self._consumer.offsets_for_times(asked, _REQUEST_S):
             if one.error is not None:
                 raise KafkaException(one.error)
             # Without such a record it is OFFSET_END from Apache Kafka, and from others the end itself.
-            is_there = 0 <= one.offset < self._watermarks(one)[1]
+            is_there = 0 <= one.offset < watermarks(self._consumer, one)[1]
             found[one.partition] = one.offset if is_there else None
-        return found
-
-    def _watermarks(self, partition: TopicPartition) -> tuple[int, int]:
-        found = self._consumer.get_watermark_offsets(partition, _REQUEST_S)
-        if found is None:
-            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         return found
 
     def _partitions(self) -> list[TopicPartition]:

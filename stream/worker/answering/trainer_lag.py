@@ -4,13 +4,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from confluent_kafka import Consumer, KafkaException
 
 from layercache.schemas.settings import Settings
 from layercache.stream.kafka.clients import consumer_config
-from layercache.stream.kafka.offsets import TopicOffsets
+from layercache.stream.kafka.offsets import GroupOffsets, TopicOffsets, is_waiting
 
 log = logging.getLogger(__name__)
 
@@ -18,19 +17,6 @@ log = logging.getLogger(__name__)
 _LOOKS_PER_LAG, _LOOK_EVERY_S = 4, 5.0
 #: The trainer acknowledges what a checkpoint holds, so it is never less behind than the time between two of them.
 _CHECKPOINTS = 2
-
-
-class Offsets(Protocol):
-    """What is asked of the broker about one topic, by partition."""
-
-    def committed(self) -> dict[int, int]:
-        """Where the trainer would go on; a negative number where it has never committed."""
-
-    def earliest(self) -> dict[int, int]:
-        """The first record that is still there."""
-
-    def since(self, timestamp_ms: int) -> dict[int, int | None]:
-        """The first record from that time on; None where there is none."""
 
 
 class TrainerWatch:
@@ -45,7 +31,7 @@ class TrainerWatch:
     it. Where the broker does not answer, or may not be asked, the trainer counts as keeping up.
     """
 
-    def __init__(self, offsets: Offsets, max_lag_s: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, offsets: GroupOffsets, max_lag_s: float, clock: Callable[[], float] = time.time) -> None:
         self._offsets = offsets
         self._max_lag_s = max_lag_s
         self._clock = clock
@@ -91,21 +77,16 @@ class TrainerWatch:
             self.look()
 
     def _asked(self) -> bool:
-        committed, earliest = self._offsets.committed(), self._offsets.earliest()
         now = self._clock()
-        behind = []
-        for partition, first in self._offsets.since(int((now - self._max_lag_s) * 1000)).items():
-            # What retention has deleted waits no more.
-            read_to = max(committed.get(partition, 0), earliest.get(partition, 0))
-            behind.append(self._is_behind(partition, first, read_to, now))
-        return any(behind)
+        waiting = is_waiting(self._offsets, int((now - self._max_lag_s) * 1000))
+        return any([self._is_behind(partition, waits, now) for partition, waits in waiting.items()])
 
-    def _is_behind(self, partition: int, first: int | None, read_to: int, now: float) -> bool:
-        """``first`` of the records that may wait still, or None, where the trainer's next one is ``read_to``."""
-        if first is None:  # where nothing came of late, nobody is in a hurry
+    def _is_behind(self, partition: int, waits: bool | None, now: float) -> bool:
+        """``waits`` says whether a record that came of late waits for the trainer; None where none came."""
+        if waits is None:  # where nothing came of late, nobody is in a hurry
             self._seemed_at.pop(partition, None)
             return False
-        if first <= read_to:
+        if not waits:
             self._seemed_at.pop(partition, None)
             self._seems_behind_s.pop(partition, None)
             return False
@@ -115,10 +96,12 @@ class TrainerWatch:
         return self._seems_behind_s[partition] >= self._max_lag_s
 
 
+def trainer_patience_s(settings: Settings) -> float:
+    """For how many seconds a record may wait for a trainer that keeps up."""
+    return max(settings.worker.distillation_max_lag_s, _CHECKPOINTS * settings.trainer.checkpoint_s)
+
+
 def trainer_watch(settings: Settings) -> TrainerWatch:
     """A watch over the trainer that the settings name."""
     consumer = Consumer(consumer_config(settings, settings.trainer.group_id) | {"log_level": 0})
-    return TrainerWatch(
-        TopicOffsets(consumer, settings.topics.distillation),
-        max(settings.worker.distillation_max_lag_s, _CHECKPOINTS * settings.trainer.checkpoint_s),
-    )
+    return TrainerWatch(TopicOffsets(consumer, settings.topics.distillation), trainer_patience_s(settings))
