@@ -13,7 +13,6 @@ import faust
 import torch
 from aiohttp.web import Response
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from layercache.cache_training.service.credentials import credentials
@@ -28,6 +27,8 @@ from layercache.early_exit.model.loading import ModelError
 from layercache.early_exit.store.head_store import StoreError, model_folder, open_store
 from layercache.schemas.distillation import DistillationBatch, DistillationError, decode
 from layercache.schemas.settings import Settings
+from layercache.stream.kafka.clients import KafkaUnusable, Troubles, consumer_config
+from layercache.stream.kafka.reach import connect, wait_for_topics
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +43,9 @@ _SESSION_TIMEOUT_MS = 10_000
 
 def run(settings: Settings) -> int:
     """Trains until SIGTERM or SIGINT; the exit code is 0, or 1 where something cannot be mended by waiting."""
-    if not _topic_is_there(settings):
-        return 1
     keep_freed_memory()
     try:
+        _check_kafka(settings)
         torch.set_num_threads(settings.trainer.torch_threads)
         classifier = loading.load(settings.model)
         traced = cuts.trace(classifier, settings.trainer.max_cuts)
@@ -64,59 +64,24 @@ def run(settings: Settings) -> int:
         if saved is not None:
             trainer.restore(*saved)
             log.info("resumed from the checkpoint in %s", checkpoints.folder)
-    except (ModelError, CutError, StoreError, OSError) as error:
+    except (KafkaUnusable, ModelError, CutError, StoreError, OSError) as error:
         log.error("%s", error)
         return 1
     thread.append(TrainingThread(trainer, checkpoints, settings.trainer.checkpoint_s, settings.trainer.torch_threads))
     return _serve(settings, thread[0])
 
 
-def _topic_is_there(settings: Settings) -> bool:
-    """Waits for the broker; False where it answers that the distillation topic does not exist."""
-    topic = settings.topics.distillation
-    refusals: list[KafkaError] = []
-    config: dict[str, Any] = {
-        "bootstrap.servers": settings.kafka.bootstrap_servers,
-        "log_level": 0,
-        "error_cb": lambda error: refusals.append(error) if _is_refusal(error) else None,
-        **settings.kafka.options,
-    }
+def _check_kafka(settings: Settings) -> None:
+    """Waits for a broker. Raises :class:`KafkaUnusable` where waiting for one that lets the trainer work is in vain."""
     try:
-        client = AdminClient(config)
         credentials(settings.kafka)
-    except (KafkaException, ValueError, OSError) as error:
-        log.error("the trainer cannot connect with these options: %s", error)
-        return False
-    while True:
-        try:
-            found = client.list_topics(timeout=_BROKER_WAIT_S).topics
-        except KafkaException as error:
-            client.poll(0)  # lets error_cb speak
-            if refusals:
-                log.error(
-                    "Kafka at %s cannot be used: %s; check security.protocol, sasl.* and ssl.* in kafka.options",
-                    settings.kafka.bootstrap_servers, refusals[-1].str(),
-                )  # fmt: skip
-                return False
-            log.warning("no broker at %s yet (%s); waiting", settings.kafka.bootstrap_servers, error.args[0].str())
-            continue
-        if topic not in found:
-            log.error(
-                "topic %r does not exist, or this user may not see it; create it with `layercache topics create`, or "
-                "give the user rights on it", topic,
-            )  # fmt: skip
-        return topic in found and _may_join(settings)
-
-
-def _may_join(settings: Settings) -> bool:
-    """False where the broker says that this user has no right on its group: the trainer's own client would ask on.
-
-    By a consumer that never joins. An admin client that asks for a group that the broker does not know yet ends the
-    process with a segmentation fault (confluentinc/librdkafka #5040, in 2.16 still).
-    """
+    except (ValueError, OSError) as error:
+        raise KafkaUnusable(f"the trainer cannot connect with these options: {error}") from error
+    wait_for_topics(settings, lambda: False, [settings.topics.distillation])
     group = settings.trainer.group_id
-    config = {"bootstrap.servers": settings.kafka.bootstrap_servers, "log_level": 0, "group.id": group}
-    consumer = Consumer(config | settings.kafka.options)
+    # By a consumer that never joins. An admin client that asks for a group that the broker does not know yet ends the
+    # process with a segmentation fault (confluentinc/librdkafka #5040, in 2.16 still).
+    consumer = connect(Consumer, consumer_config(settings, group, isolation_level="read_uncommitted"), Troubles())
     said = []
     try:
         consumer.committed([TopicPartition(settings.topics.distillation, 0)], _BROKER_WAIT_S)
@@ -127,17 +92,11 @@ def _may_join(settings: Settings) -> bool:
             said.append(message.error())
     finally:
         consumer.close()
+    # The trainer's own client would ask for ever.
     if any(error is not None and error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED for error in said):
-        log.error("this user may not join the group %r; give it the right to read it (docs/security.md)", group)
-        return False
-    return True
-
-
-def _is_refusal(error: KafkaError) -> bool:
-    """Wrong credentials, or a certificate that is not trusted: waiting does not cure that."""
-    if error.code() == KafkaError._SSL:
-        return "certificate" in error.str()
-    return error.code() in (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED)
+        raise KafkaUnusable(
+            f"this user may not join the group {group!r}; give it the right to read it (docs/security.md)"
+        )
 
 
 def build_app(settings: Settings, thread: TrainingThread) -> faust.App:

@@ -1,4 +1,4 @@
-"""Kafka clients from the settings: their configuration, waiting for a broker, and whether the topics are there."""
+"""Kafka clients from the settings: their configuration, and what their errors mean."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -53,8 +53,6 @@ _POLL_BUDGET = 0.5
 _CLASSIC_ONLY = frozenset(
     {"session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy", "group.protocol.type"}
 )
-
-_PROBE_S = 2.0
 
 Config = dict[str, Any]
 
@@ -213,32 +211,6 @@ def admin_client(settings: Settings, troubles: Troubles | None = None, clients: 
         return clients.admin(_common(settings) | own | settings.kafka.options)
     except KafkaException as error:
         raise KafkaUnusable(f"kafka.options, or -X: {error.args[0].str()}") from error
-
-
-def wait_for_broker(settings: Settings, stopping: Callable[[], bool], topics: Iterable[str]) -> bool:
-    """Waits until a broker answers and has all ``topics``; False where ``stopping`` came first.
-
-    Says every few seconds that it waits. Raises :class:`KafkaUnusable` where a topic is missing, and where the broker
-    refuses us, or we its certificate.
-    """
-    throttle, troubles, servers = Throttle(), Troubles(), settings.kafka.bootstrap_servers
-    client = admin_client(settings, troubles)
-    while not stopping():
-        try:
-            known = client.list_topics(timeout=_PROBE_S).topics
-        except KafkaException as error:
-            client.poll(0)  # lets troubles hear
-            if troubles.latest is not None and is_hopeless(troubles.latest):
-                raise KafkaUnusable(f"Kafka at {servers} cannot be used: {troubles}") from error
-            if throttle.passes():
-                why = troubles if troubles.latest is not None else error.args[0].str()
-                log.warning("no answer from Kafka at %s (%s); trying again", servers, why)
-            continue
-        missing = [name for name in topics if name not in known]
-        if missing:
-            raise KafkaUnusable(missing_topics(missing, servers))
-        return True
-    return False
 
 
 def missing_topics(names: Iterable[str], servers: str) -> str:

@@ -1,19 +1,38 @@
-"""Reaching a broker from a command: soon, or with an error that says what to check."""
+"""Reaching a broker: a command gives up soon, with an error that says what to check; a service waits for as long as
+waiting can help.
+"""
 
+import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin._metadata import ClusterMetadata
 
 from layercache.schemas.settings import Settings
-from layercache.stream.kafka.clients import Config, KafkaUnusable, Troubles, is_hopeless, missing_topics
+from layercache.stream.kafka.clients import (
+    Config,
+    KafkaUnusable,
+    Troubles,
+    admin_client,
+    describe_error,
+    is_hopeless,
+    missing_topics,
+)
+from layercache.stream.kafka.throttle import Throttle
+
+log = logging.getLogger(__name__)
 
 #: How long a command waits for a broker that does not answer.
 PATIENCE_S = 8.0
 
 _PROBE_S = 1.0
+
+
+class NoAnswer(KafkaUnusable):
+    """No broker answered in time, and none refused us: the next attempt may succeed."""
 
 
 class AsksForMetadata(Protocol):
@@ -28,7 +47,7 @@ Client = TypeVar("Client")
 
 
 def connect(kind: Callable[[Config], Client], config: Config, troubles: Troubles) -> Client:
-    """A quiet client whose troubles are told to ``troubles``.
+    """A client that logs nothing and reports its errors to ``troubles``.
 
     Raises :class:`KafkaUnusable` where librdkafka does not know an option.
     """
@@ -44,10 +63,12 @@ def cluster(
     troubles: Troubles,
     stopping: Callable[[], bool] = lambda: False,
     patience_s: float = PATIENCE_S,
+    waiting: Callable[[KafkaException], None] = lambda error: None,
 ) -> ClusterMetadata | None:
     """What the brokers say about themselves and their topics; None where ``stopping`` came first.
 
-    Raises :class:`KafkaUnusable` where no broker answers within ``patience_s`` seconds.
+    ``waiting`` is called after each attempt that nobody answered. Raises :class:`NoAnswer` where no broker answers
+    within ``patience_s`` seconds, and :class:`KafkaUnusable` where the broker refuses us, or we its certificate.
     """
     deadline = time.monotonic() + patience_s
     while not stopping():
@@ -55,11 +76,35 @@ def cluster(
             return client.list_topics(timeout=_PROBE_S)
         except KafkaException as error:
             client.poll(0)  # lets error_cb speak
-            if is_hopeless(error.args[0]) or time.monotonic() > deadline:
-                raise KafkaUnusable(no_answer(settings, troubles)) from error
-            if troubles.latest is not None and is_hopeless(troubles.latest):
-                raise KafkaUnusable(no_answer(settings, troubles)) from error
+            for cause in (error.args[0], troubles.latest):
+                if cause is not None and is_hopeless(cause):
+                    servers = settings.kafka.bootstrap_servers
+                    raise KafkaUnusable(f"Kafka at {servers} cannot be used: {describe_error(cause)}") from error
+            if time.monotonic() > deadline:
+                raise NoAnswer(no_answer(settings, troubles)) from error
+            waiting(error)
     return None
+
+
+def wait_for_topics(settings: Settings, stopping: Callable[[], bool], topics: Iterable[str]) -> bool:
+    """Waits until a broker answers and has all ``topics``; False where ``stopping`` came first.
+
+    Logs every few seconds that it waits. Raises :class:`KafkaUnusable` where a topic is missing, and where the broker
+    refuses us, or we its certificate.
+    """
+    throttle, troubles, servers = Throttle(), Troubles(), settings.kafka.bootstrap_servers
+
+    def report(error: KafkaException) -> None:
+        if throttle.passes():
+            why = troubles if troubles.latest is not None else error.args[0].str()
+            log.warning("no answer from Kafka at %s (%s); trying again", servers, why)
+
+    metadata = cluster(admin_client(settings, troubles), settings, troubles, stopping, math.inf, report)
+    if metadata is None:
+        return False
+    if missing := [name for name in topics if name not in metadata.topics]:
+        raise KafkaUnusable(missing_topics(missing, servers))
+    return True
 
 
 def partitions_of(metadata: ClusterMetadata, topic: str, settings: Settings) -> tuple[int, ...]:
@@ -76,3 +121,10 @@ def no_answer(settings: Settings, troubles: Troubles) -> str:
         f"no answer from Kafka at {settings.kafka.bootstrap_servers} ({troubles}); check that it runs, that "
         "--bootstrap or kafka.bootstrap_servers names it, and that kafka.options hold what it asks for (TLS, SASL)"
     )
+
+
+def unreadable(topics: Iterable[str], error: KafkaException) -> KafkaUnusable:
+    """What to raise where a request about ``topics`` failed: :class:`NoAnswer` where another attempt may succeed."""
+    cause = error.args[0]
+    kind = KafkaUnusable if is_hopeless(cause) else NoAnswer
+    return kind(f"{' and '.join(topics)} cannot be read: {describe_error(cause)}")

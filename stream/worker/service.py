@@ -14,7 +14,8 @@ from layercache.early_exit.memory import keep_freed_memory
 from layercache.early_exit.model.loading import ModelError, load
 from layercache.early_exit.store.head_store import StoreError, open_store
 from layercache.schemas.settings import Settings
-from layercache.stream.kafka.clients import KafkaUnusable, refuse_void_options, wait_for_broker
+from layercache.stream.kafka.clients import KafkaUnusable, refuse_void_options
+from layercache.stream.kafka.reach import wait_for_topics
 from layercache.stream.kafka.record_limits import LetterLimit, asked, with_fitting_batches
 from layercache.stream.references.fetching_pool import fetching_pool
 from layercache.stream.references.prefixes import UnusablePrefix
@@ -85,7 +86,7 @@ def _run(settings: Settings, stop: Stop) -> None:
     )
     log.info("model %s, fingerprint %s, on %s", classifier.name, classifier.fingerprint[:12], classifier.device)
     needed = (topics.frames, topics.predictions, topics.distillation, topics.dead_letters)
-    if not wait_for_broker(settings, stop, needed):
+    if not wait_for_topics(settings, stop, needed):
         return
     pool = fetching_pool(settings, classifier.preprocessing, partial(metrics.observe, "fetch"))
     group = GroupCheck(settings, classifier.fingerprint, lambda: metrics.health.settled)

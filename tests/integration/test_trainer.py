@@ -69,4 +69,5 @@ def test_a_missing_topic_is_named_with_what_to_do(settings: Settings, tmp_path: 
     gone = settings.model_copy(update={"topics": settings.topics.model_copy(update={"distillation": "nowhere"})})
     with running_trainer(gone, tmp_path) as trainer:
         assert trainer.wait(60) == 1
-    assert "topic 'nowhere' does not exist, or this user may not see it; create it with `layercache" in log_of(tmp_path)
+    assert "no topic nowhere at " in log_of(tmp_path)
+    assert "that this user may see; create the topics with `layercache topics create`" in log_of(tmp_path)

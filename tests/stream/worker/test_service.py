@@ -27,7 +27,7 @@ class Parts:
         self.end = end
         classifier = SimpleNamespace(name="tiny", fingerprint=FINGERPRINT, device="cpu", preprocessing=None)
         for name, part in {
-            "load": classifier, "trace": SimpleNamespace(), "open_store": None, "wait_for_broker": True,
+            "load": classifier, "trace": SimpleNamespace(), "open_store": None, "wait_for_topics": True,
             "keep_freed_memory": None, "collect_seldom": None, "asked": {"frames.dlq": 300_000},
             "fetching_pool": self.part("pool"), "HeadWatch": self.part("heads"),
         }.items():  # fmt: skip
