@@ -13,7 +13,8 @@ from confluent_kafka import Message
 from layercache.schemas.prediction import Prediction, decoder
 from layercache.schemas.settings import Settings
 from layercache.stream.kafka.clients import KafkaUnusable
-from layercache.stream.watching import DeadLetter, follow, read_dead_letter
+from layercache.stream.kafka.following import follow
+from layercache.stream.watching import DeadLetter, read_dead_letter
 
 log = logging.getLogger(__name__)
 

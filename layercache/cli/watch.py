@@ -50,7 +50,7 @@ def command(
     )
     from layercache.stopping import stop_on_signals
     from layercache.stream.kafka.clients import KafkaUnusable
-    from layercache.stream.watching import follow
+    from layercache.stream.kafka.following import follow
 
     name = getattr(settings.topics, section)
     show: _Show = _DeadLetters(as_json) if dead_letters else _Json() if as_json else _predictions()

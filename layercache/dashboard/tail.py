@@ -5,28 +5,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Message
 
 from layercache.dashboard.board import Board
 from layercache.dashboard.periodic import Periodic
 from layercache.schemas.settings import Settings
-from layercache.stream.kafka.clients import (
-    Config,
-    KafkaUnusable,
-    Troubles,
-    consumer_config,
-    describe_error,
-    is_hopeless,
-)
-from layercache.stream.kafka.reach import connect, no_answer, partitions_of
+from layercache.stream.kafka.clients import Config, KafkaUnusable, consumer_config
+from layercache.stream.kafka.following import TopicFollower
+from layercache.stream.kafka.reach import NoAnswer
 
 #: librdkafka asks for a group's name; this one is never joined, and nothing is ever committed.
 GROUP = "layercache-dashboard"
 #: How long a look waits for records, and so how soon it notices that it shall stop.
 _POLL_S = 0.25
-_REQUEST_S = 3.0
-#: What could not be read is tried again so often; partitions may have been added meanwhile, so that is looked at, too.
-_AGAIN_S, _PARTITIONS_EVERY_S = 2.0, 30.0
+#: How long one attempt waits for a broker, and how long after it the next one comes.
+_PATIENCE_S, _AGAIN_S = 3.0, 2.0
 #: How much of what a budget allows for this time may be behind: beyond that, records are passed over.
 _BEHIND_S = 2.0
 _MOST_AT_ONCE = 500
@@ -59,112 +52,62 @@ class Tail(Periodic):
         skipped: Callable[[int], None] = lambda count: None,
     ) -> None:
         super().__init__(topic, _AGAIN_S, self._read)
-        self._settings = settings
         self.topic = topic
+        self._follower = TopicFollower(settings, [topic], budget.begin_with, tail_config(settings))
         self._budget = budget
         self._board = board
         self._take = take
         self._skipped = skipped
-        self._troubles = Troubles()
-        self._next: dict[int, int] = {}
-        """By partition: what comes next."""
         self._allowance = Allowance(budget, time.monotonic())
-        self._look_again = 0.0
         self._has_caught_up = False
 
     def _read(self) -> None:
         """For as long as it goes well."""
         try:
-            self._follow()
+            # Where a topic's name was given to a new topic, a client that knew the old one may never read it.
+            self._follower.open(lambda: self.stopping, _PATIENCE_S)
+            self._board.clear("topics", self.topic)
+            while not self.stopping:
+                self._step()
+        except NoAnswer:
+            pass  # the thread that asks for the lag reports that no broker answers
         except KafkaUnusable as error:
             self._board.put("topics", self.topic, str(error))
-        except KafkaException:
-            pass  # no broker answers: who asks for the lag says so
         except Exception as error:
             self._board.put("topics", self.topic, f"reading {self.topic} failed: {error}; trying again")
             raise
-
-    def _follow(self) -> None:
-        consumer = connect(Consumer, tail_config(self._settings), self._troubles)
-        try:
-            self._assign(consumer, fresh=True)
-            while not self.stopping:
-                if time.monotonic() >= self._look_again:
-                    self._assign(consumer, fresh=False)
-                self._step(consumer)
         finally:
-            consumer.close()
+            self._follower.close()
 
-    def _assign(self, consumer: Consumer, fresh: bool) -> None:
-        """All partitions; those that were read before go on where they were."""
-        self._look_again = time.monotonic() + _PARTITIONS_EVERY_S
-        try:
-            metadata = consumer.list_topics(self.topic, timeout=_REQUEST_S)
-            numbers = partitions_of(metadata, self.topic, self._settings)
-        except KafkaException as error:
-            consumer.poll(0)  # lets error_cb speak
-            if self._troubles.latest is not None and is_hopeless(self._troubles.latest):
-                raise KafkaUnusable(no_answer(self._settings, self._troubles)) from error
-            if fresh:
-                raise
-            return
-        if not fresh and set(numbers) == set(self._next):
-            return
-        each = -(-self._budget.begin_with // len(numbers))
-        for number in numbers:
-            if fresh or number not in self._next:
-                low, high = watermarks(consumer, self.topic, number)
-                goes_on = self._next.get(number, -1)
-                # A topic that was made anew ends before the place where the old one was left.
-                self._next[number] = goes_on if low <= goes_on <= high else max(low, high - each)
-        self._assign_all(consumer)
-        self._board.clear("topics", self.topic)
-
-    def _assign_all(self, consumer: Consumer) -> None:
-        consumer.assign([TopicPartition(self.topic, number, offset) for number, offset in self._next.items()])
-
-    def _step(self, consumer: Consumer) -> None:
+    def _step(self) -> None:
         now = time.monotonic()
         wait = self._allowance.wait_s(now)
         if wait > 0:
             self.pause(min(wait, _POLL_S))
-            self._catch_up(consumer)
+            self._catch_up()
             return
         asked = min(_MOST_AT_ONCE, self._allowance.records(now))
-        messages = consumer.consume(asked, _POLL_S)
-        self._has_caught_up = self._has_caught_up or len(messages) < asked
-        if any(map(Message.error, messages)):
-            for message in messages:
-                if (error := message.error()) is not None:
-                    self._complain(error)
-            messages = [message for message in messages if message.error() is None]
-        if not messages:
-            return
-        for message in messages:
-            self._next[message.partition() or 0] = (message.offset() or 0) + 1
-        self._allowance.spend(len(messages), sum(map(len, messages)), now)
-        self._take(messages)
+        records = self._follower.read(asked, _POLL_S)
+        self._has_caught_up = self._has_caught_up or len(records) < asked
+        if records:
+            self._allowance.spend(len(records), sum(map(len, records)), now)
+            self._take(records)
 
-    def _catch_up(self, consumer: Consumer) -> None:
+    def _catch_up(self) -> None:
         """The budget is used up: what is too far behind is passed over, to near the end."""
         if not self._allowance.may_look(time.monotonic()):
             return
         allowed = self._allowance.most_behind(_BEHIND_S) + (0 if self._has_caught_up else self._budget.begin_with)
-        most = allowed // max(1, len(self._next))
-        passed = 0
-        for partition, at in list(self._next.items()):
-            _, high = watermarks(consumer, self.topic, partition)
-            if high - at > most:
-                self._next[partition] = high - most // 2
-                passed += self._next[partition] - at
-        if passed:
-            self._assign_all(consumer)
+        most = allowed // max(1, len(self._follower.positions))
+        passed, skips = 0, {}
+        for partition, (low, end) in self._follower.watermarks().items():
+            at = max(low, self._follower.positions[partition])
+            if end - at > most:
+                skips[partition] = end - most // 2
+                passed += skips[partition] - at
+        if skips:
+            self._follower.seek(skips)
             self._skipped(passed)
-
-    def _complain(self, error: KafkaError) -> None:
-        # No group is joined, and yet the client asks for its coordinator; who may not is still shown records.
-        if is_hopeless(error) and error.code() != KafkaError.GROUP_AUTHORIZATION_FAILED:
-            raise KafkaUnusable(f"{self.topic} cannot be read: {describe_error(error)}")
 
 
 class Allowance:
@@ -234,11 +177,3 @@ def tail_config(settings: Settings, **overrides: Any) -> Config:
         "fetch_wait_max_ms": 250,
     }
     return consumer_config(settings, GROUP, **own | overrides)
-
-
-def watermarks(consumer: Consumer, topic: str, partition: int) -> tuple[int, int]:
-    """The first offset that is there, and the one after the last. Raises ``KafkaException``."""
-    found = consumer.get_watermark_offsets(TopicPartition(topic, partition), _REQUEST_S)
-    if found is None:
-        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-    return found

@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Message
 
 from layercache.demo.versions import Versions
 from layercache.measuring.tally import Answer, Audit
 from layercache.schemas import dead_letter, distillation, prediction
 from layercache.schemas.frame import CE_ID
 from layercache.schemas.settings import Settings
-from layercache.stream.kafka.clients import consumer_config
+from layercache.stream.kafka.following import TopicFollower
 from layercache.stream.kafka.record_headers import headers_of
 
 _BATCH = 500
@@ -27,35 +27,23 @@ class Readings:
         self._topics = settings.topics
         self._places = places
         self._versions = versions
-        # librdkafka asks for a group; this one is never joined
-        self._consumer = Consumer(consumer_config(settings, "layercache-demo-readings"))
+        topics = (self._topics.predictions, self._topics.distillation, self._topics.dead_letters)
+        self._follower = TopicFollower(settings, topics, before_end=None)
 
     def __enter__(self) -> "Readings":
-        known = self._consumer.list_topics(timeout=10.0).topics
-        self._consumer.assign(
-            [
-                TopicPartition(topic, partition, OFFSET_BEGINNING)
-                for topic in (self._topics.predictions, self._topics.distillation, self._topics.dead_letters)
-                for partition in known[topic].partitions
-            ]
-        )
+        self._follower.open()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._consumer.close()
+        self._follower.close()
 
     def poll(self, timeout_s: float) -> tuple[list[Answer], list[Audit]]:
         """What has arrived, after ``timeout_s`` at most. Raises :class:`Unanswered` at a dead letter."""
         answers: list[Answer] = []
         audits: list[Audit] = []
-        for message in self._consumer.consume(_BATCH, timeout_s):
-            problem = message.error()
-            if problem is not None:
-                if problem.code() != KafkaError._PARTITION_EOF and not problem.retriable():
-                    raise KafkaException(problem)
-                continue
+        for message in self._follower.read(_BATCH, timeout_s):
             if message.topic() == self._topics.predictions:
                 answers.append(self._answer(message))
             elif message.topic() == self._topics.distillation:

@@ -22,7 +22,7 @@ from confluent_kafka.cimpl import NewPartitions
 from layercache.schemas import dead_letter, prediction
 from layercache.schemas.dead_letter import Reason
 from layercache.schemas.settings import Settings, Topics
-from layercache.stream.watching import follow
+from layercache.stream.kafka.following import follow
 from testbed.ports import free_ports
 from testbed.topics import unique_topics
 from testbed.trainer_process import as_toml

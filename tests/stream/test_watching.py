@@ -1,19 +1,14 @@
 """What watching adds up to, and what it makes of records."""
 
-import threading
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
 from layercache.schemas import prediction
 from layercache.schemas.dead_letter import Reason, headers
 from layercache.schemas.prediction import FULL, Prediction
-from layercache.schemas.settings import Settings
-from layercache.stream import watching
-from layercache.stream.watching import DeadLetter, Tally, follow, json_line, read_dead_letter
+from layercache.stream.watching import DeadLetter, Tally, json_line, read_dead_letter
 from tests.schemas.test_published import PREDICTION
 
 
@@ -100,63 +95,3 @@ def test_a_record_that_is_no_dead_letter_is_refused(raw: list[tuple[str, bytes |
     record: Any = Record(raw)
     with pytest.raises(msgspec.ValidationError):
         read_dead_letter(record)
-
-
-class Growing:
-    """A consumer of topics without records: with each look at the metadata the next of ``answers``, then the last."""
-
-    def __init__(self, *answers: dict[str, int] | KafkaError) -> None:
-        self._answers = list(answers)
-        self.assigned: list[tuple[str, int, int]] = []
-        self.added: list[list[tuple[str, int, int]]] = []
-
-    def list_topics(self, timeout: float) -> Any:
-        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
-        if isinstance(answer, KafkaError):
-            raise KafkaException(answer)
-        topics = {name: SimpleNamespace(error=None, partitions=range(count)) for name, count in answer.items()}
-        return SimpleNamespace(topics=topics)
-
-    def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
-        return 0, 7
-
-    def assign(self, partitions: list[TopicPartition]) -> None:
-        self.assigned += [(one.topic, one.partition, one.offset) for one in partitions]
-
-    def incremental_assign(self, partitions: list[TopicPartition]) -> None:
-        self.added.append([(one.topic, one.partition, one.offset) for one in partitions])
-
-    def poll(self, timeout: float) -> None:
-        return None
-
-    def close(self) -> None:
-        self.assigned.clear()
-
-
-def steps(consumer: Growing, count: int, monkeypatch: pytest.MonkeyPatch, every_s: float) -> list[tuple[str, int, int]]:
-    """What :func:`follow` had assigned at first, after so many steps."""
-    monkeypatch.setattr(watching, "connect", lambda *ignored: consumer)
-    following = follow(Settings(), ["a", "b"], threading.Event(), partitions_every_s=every_s)
-    assert [next(following) for _ in range(count)] == [None] * count
-    assigned = list(consumer.assigned)
-    following.close()  # type: ignore[attr-defined]  # a generator
-    return assigned
-
-
-def test_partitions_that_are_added_are_read_from_their_beginning_and_the_others_go_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    away = KafkaError(KafkaError._TRANSPORT)
-    growing = Growing({"a": 2, "b": 1}, {"a": 2, "b": 1}, away, {"b": 2}, {"a": 1, "b": 2}, {"a": 4, "b": 2})
-    assigned = steps(growing, 7, monkeypatch, every_s=0.0)
-    assert assigned == [("a", 0, 7), ("a", 1, 7), ("b", 0, 7)]
-    assert growing.added == [
-        [("b", 1, OFFSET_BEGINNING)],
-        [("a", 2, OFFSET_BEGINNING), ("a", 3, OFFSET_BEGINNING)],
-    ]
-
-
-def test_the_metadata_is_not_asked_for_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    growing = Growing({"a": 1, "b": 1}, {"a": 2, "b": 1})
-    steps(growing, 50, monkeypatch, every_s=3_600.0)
-    assert growing.added == []

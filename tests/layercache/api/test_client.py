@@ -27,8 +27,8 @@ from layercache.schemas.prediction import Prediction
 from layercache.schemas.settings import Kafka, Settings, Topics
 from layercache.stream.frames.frame import frames_of
 from layercache.stream.kafka.clients import KafkaUnusable
+from layercache.stream.kafka.following import follow
 from layercache.stream.kafka.reach import cluster
-from layercache.stream.watching import follow
 from testbed.ports import free_ports
 from testbed.topics import create_topics, unique_topics
 from testbed.waiting import wait_until
