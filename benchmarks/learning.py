@@ -92,9 +92,7 @@ def stream(
             audits = draw_audits("frames", np.zeros(len(positions), np.int32), positions, engine.audit_rate)
             answers = engine.run(frames[rows], audits)
             exits[rows], wrong[rows] = answers.exits, answers.labels != truth[rows]
-            if engine.heads:
-                shares = [e.flops_share for e in engine.heads.manifest.exits] + [engine.heads.manifest.full_flops_share]
-                costs[rows] = np.array(shares)[answers.exits]
+            costs[rows] = engine.flops_shares[answers.exits]
             ids = tuple(str(position) for position in positions[answers.full_rows])
             trainer.ingest(
                 DistillationBatch(

@@ -15,7 +15,7 @@ from layercache.early_exit.cutting.costs import fair_clock
 from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.heads.loading import CacheHeads
 from layercache.early_exit.memory import forget_generated_sources
-from layercache.schemas.manifest import Certificate
+from layercache.schemas.manifest import Certificate, flops_shares
 
 #: How much a new time moves the running mean of a segment's times.
 _TIME_WEIGHT = 0.1
@@ -111,6 +111,11 @@ class Engine:
         self.audit_rate: float = manifest.audit_rate if manifest else 1.0
         exits = manifest.exits if manifest else ()
         self.exits: tuple[str, ...] = tuple(exit_.cut for exit_ in exits)
+        shares = flops_shares(manifest)
+        self.exit_names: tuple[str, ...] = tuple(shares)
+        """By :attr:`Answers.exits`: the exits, then ``full``, which the index -1 finds as the last."""
+        self.flops_shares: npt.NDArray[np.float64] = np.array([*shares.values()])
+        """By the same index: FLOPs of a frame, as a share of the plain model's."""
         self._segments = traced.segments(self.exits)
         self._heads: list[nn.Module] = [
             head.to(classifier.device, classifier.dtype) for head in (heads.modules if heads else ())

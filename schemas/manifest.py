@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from layercache.schemas.prediction import FULL
+
 
 class HeadSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is needed to build a head's module; its weights are ``<cut>.<parameter>`` in the tensor file."""
@@ -142,6 +144,21 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker that has fallen behind may do instead; null where nothing of the kind was certified."""
     heads_sha256: str = ""
     """SHA-256 of ``heads.safetensors``, hexadecimal; the store fills it in."""
+
+
+def flops_shares(manifest: Manifest | None) -> dict[str, float]:
+    """FLOPs of a frame by the exit that answers it, as shares of the plain model's: the one table of what frames cost.
+
+    In the order of the model, ``full`` last, for a frame that runs to the end. Without open exits such a frame costs
+    what the plain model costs, whatever ``full_flops_share`` says: while an operator keeps the exits of a version
+    closed, workers run none of its heads. ``manifest`` is None where there are no heads.
+
+    >>> flops_shares(None), flops_shares(heads.manifest)
+    ({'full': 1.0}, {'layer2': 0.48, 'full': 1.0})
+    """
+    exits = manifest.exits if manifest else ()
+    full = manifest.full_flops_share if manifest and exits else 1.0
+    return {exit_.cut: exit_.flops_share for exit_ in exits} | {FULL: full}
 
 
 class Pin(msgspec.Struct, frozen=True, kw_only=True):

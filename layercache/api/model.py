@@ -22,10 +22,9 @@ from layercache.early_exit.policy import draw_audits
 from layercache.early_exit.store.head_store import HeadStore, Live, open_store
 from layercache.schemas.distillation import DistillationBatch
 from layercache.schemas.manifest import Manifest
-from layercache.schemas.prediction import FULL
 from layercache.schemas.settings import Model, Promise, Settings, Store
 from layercache.stream.frames.frame import Frame
-from layercache.stream.worker.answering.heads_watch import ExitGuard, HeadWatch, flops_shares
+from layercache.stream.worker.answering.heads_watch import ExitGuard, HeadWatch
 from layercache.stream.worker.answering.records import DistillationWriter, MicroBatch
 
 #: Whose picture it is, a camera's name: near-copies of one key are told apart from independent frames by it.
@@ -260,11 +259,10 @@ class EarlyExitModel:
         audits = draw_audits(self.stream, np.zeros(n, np.int32), offsets, engine.audit_rate)
         batch = MicroBatch(frames, pictures, [0.0] * n, audits, engine.audit_rate)
         answers = engine.run(pictures, audits)
-        names = (*engine.exits, FULL)  # index -1, the full path, is the last
-        exits = tuple(names[index] for index in answers.exits.tolist())
+        exits = tuple(engine.exit_names[index] for index in answers.exits.tolist())
         self._exits.update(exits)
         self._audits += int(audits.sum())
-        self._flops += float(np.array(flops_shares(engine))[answers.exits].sum())
+        self._flops += float(engine.flops_shares[answers.exits].sum())
         self._disagreements += int(self._guard.watch(batch, answers).disagreed.sum())
         record = self._writer.record(batch, answers, engine) if self._teaches else None
         return _Part(engine, answers, exits, batch, record)

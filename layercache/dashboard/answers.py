@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from layercache.dashboard.slices import Windows
 from layercache.dashboard.state import END, Flow, Segment
-from layercache.schemas.manifest import Manifest
+from layercache.schemas.manifest import Manifest, flops_shares
 from layercache.schemas.prediction import FULL, Prediction
 
 #: The flow is that of so many latest answers.
@@ -18,9 +18,10 @@ _MAX_CUTS = 32
 
 #: What a frame cost that left at an exit: FLOPs and time, as shares of the plain model's.
 Costs = Mapping[str, tuple[float, float]]
+_PLAIN = (1.0, 1.0)
 
 
-def costs(manifest: Manifest) -> Costs:
+def costs(manifest: Manifest | None) -> Costs:
     """By the exit's name; ``full`` for a frame that passed them all.
 
     The heads that such a frame passed took time as well as FLOPs. The manifest tells only of the FLOPs: their share
@@ -29,8 +30,8 @@ def costs(manifest: Manifest) -> Costs:
     >>> {name: cost for name, cost in costs(heads.manifest).items()}
     {'layer2': (0.48, 0.5), 'full': (1.0, 1.0)}
     """
-    found = {exit_.cut: (exit_.flops_share, exit_.time_share) for exit_ in manifest.exits}
-    return found | {FULL: (manifest.full_flops_share, manifest.full_flops_share)}
+    times = {exit_.cut: exit_.time_share for exit_ in manifest.exits} if manifest else {}
+    return {name: (flops, times.get(name, flops)) for name, flops in flops_shares(manifest).items()}
 
 
 class Answers:
@@ -41,7 +42,8 @@ class Answers:
         self.windows = windows
         self.names: dict[int, str] = {}
         """Label to class name, as predictions told."""
-        self._costs: dict[str | None, Costs] = {None: {FULL: (1.0, 1.0)}}
+        self._costs: dict[str | None, Costs] = {None: costs(None)}
+        self._are_exits_closed = False
         self._flow: deque[tuple[str, int]] = deque(maxlen=_FLOW_FRAMES)
         self._exits: Counter[str] = Counter()
         self._picked: list[Prediction] = []
@@ -49,19 +51,21 @@ class Answers:
         self._shown = shown
         self._random = random.Random(seed)
 
-    def know(self, manifests: Sequence[Manifest]) -> None:
-        """What frames cost under these versions; of earlier ones that are gone the costs are forgotten."""
-        self._costs = {None: {FULL: (1.0, 1.0)}} | {manifest.version: costs(manifest) for manifest in manifests}
+    def know(self, manifests: Sequence[Manifest], are_exits_closed: bool = False) -> None:
+        """What frames cost under these versions; of earlier ones that are gone the costs are forgotten.
+
+        ``are_exits_closed``: an operator keeps them so now.
+        """
+        self._costs = {None: costs(None)} | {manifest.version: costs(manifest) for manifest in manifests}
+        self._are_exits_closed = are_exits_closed
 
     def add(self, prediction: Prediction, now_ms: int) -> None:
         """Counts one."""
         times = prediction.times
-        version = self._costs.get(prediction.heads_version)
-        cost = version.get(prediction.exit) if version else None
         # Without a timestamp nobody knows; a publisher whose clock is ahead published at no time before the answer.
         latency_ms = max(0, times.predicted_ms - times.frame_ms) if times.frame_ms > 0 else None
         for one in self.windows.at(times.predicted_ms, now_ms):
-            one.answered(prediction.exit != FULL, cost, latency_ms)
+            one.answered(prediction.exit != FULL, self._cost(prediction), latency_ms)
         self._enter(prediction.exit, times.predicted_ms)
         if len(self.names) < _MAX_NAMES:
             self.names[prediction.label] = prediction.class_name
@@ -100,9 +104,20 @@ class Answers:
             spent = max(spent, shares[cut])
             segments.append(Segment(cut=cut, flops_share=own, entered=entered, left=exits[cut], open=cut in is_open))
             entered -= exits[cut]
-        whole = in_force.full_flops_share if in_force else 1.0
+        whole = flops_shares(in_force)[FULL]
         segments.append(Segment(cut=END, flops_share=max(0.0, whole - spent), entered=entered, left=entered, open=True))
         return Flow(segments=tuple(segments), frames=frames, since_ms=self._flow[0][1] if self._flow else None)
+
+    def _cost(self, prediction: Prediction) -> tuple[float, float] | None:
+        """What the frame took; None where the store has its version no more.
+
+        While an operator keeps all exits closed, a worker runs no head, though its predictions name the version whose
+        exits these are. They name no budget either. Nor do those of a worker that its own audits made close the exits,
+        or that is in shadow mode: that one scores its exits still, which is told apart by what the store says.
+        """
+        if self._are_exits_closed and prediction.exit == FULL and prediction.max_disagreement is None:
+            return _PLAIN
+        return self._costs.get(prediction.heads_version, {}).get(prediction.exit)
 
     def _enter(self, exit_: str, at_ms: int) -> None:
         if len(self._flow) == _FLOW_FRAMES:

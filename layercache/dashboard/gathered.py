@@ -148,7 +148,7 @@ class Gathered:
         now = self._clock()
         with self._lock:
             if heads is not self._heads_known:
-                self._answers.know(heads.manifests)
+                self._answers.know(heads.manifests, heads.heads.closed)
                 self._heads_known = heads
             reading, worker_alarms = self._metrics or (Reading(), ())
             normal, overload, classes = self._disagreement(heads, reading)

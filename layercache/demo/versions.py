@@ -1,8 +1,7 @@
 """The versions of heads that predictions name, read from the store as they turn up."""
 
 from layercache.early_exit.store.head_store import HeadStore
-from layercache.measuring.tally import flops_share
-from layercache.schemas.manifest import Manifest
+from layercache.schemas.manifest import Manifest, flops_shares
 
 
 class VersionGone(RuntimeError):
@@ -18,7 +17,7 @@ class Versions:
 
     def flops_share(self, version: str | None, exit_name: str) -> float:
         """FLOPs of a frame that ``version`` answered at ``exit_name``, as a share of the plain model's."""
-        return flops_share(None if version is None else self._manifest(version), exit_name)
+        return flops_shares(None if version is None else self._manifest(version))[exit_name]
 
     def all(self) -> dict[str, Manifest]:
         """Every version that the store has, and any that it had when a prediction named it."""

@@ -4,7 +4,6 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from layercache.schemas.manifest import Manifest
 from layercache.schemas.prediction import FULL
 
 
@@ -154,18 +153,6 @@ class Tally:
         whole, rest = divmod(len(self._answers), self._slice)
         sizes = [self._slice] * whole + [rest] * (rest > 0)
         return tuple(self._slice_hits[place] / size for place, size in enumerate(sizes))
-
-
-def flops_share(manifest: Manifest | None, exit_name: str) -> float:
-    """FLOPs of a frame that left at ``exit_name``, as a share of the plain model's; 1 without heads.
-
-    Raises ``KeyError`` where the version has no such exit.
-    """
-    if manifest is None:
-        return 1.0
-    if exit_name == FULL:
-        return manifest.full_flops_share
-    return {exit_.cut: exit_.flops_share for exit_ in manifest.exits}[exit_name]
 
 
 def _rate(times_ms: list[int]) -> float:

@@ -21,7 +21,6 @@ from layercache.early_exit.policy import cascade
 from layercache.report.frames import Batch
 from layercache.report.numbers import Exam, OfClass, Point
 from layercache.schemas.manifest import Manifest
-from layercache.schemas.prediction import FULL
 from layercache.stream.frames.frame import Frame
 
 #: Each end of the interval of a counted disagreement.
@@ -117,19 +116,17 @@ def _joined(parts: Sequence[object], name: str) -> npt.NDArray[Any]:
 def result(paper: Paper, answered: Answered, known: Known, rows: npt.NDArray[np.bool_]) -> Exam | None:
     """Of the frames in ``rows``, bool ``[N]``; None where there are none."""
     frames = int(rows.sum())
-    manifest = paper.engine.heads.manifest if paper.engine.heads else None
-    if not frames or manifest is None:
+    if not frames:
         return None
     exits, labels, full, truth = answered.exits[rows], answered.labels[rows], known.full[rows], known.truth[rows]
     wrong = int((labels != full).sum())
-    costs = np.array([*(exit_.flops_share for exit_ in manifest.exits), manifest.full_flops_share])
-    names = (*paper.engine.exits, FULL)
+    names = paper.engine.exit_names
     counts = np.bincount(exits.astype(np.int64) % len(names), minlength=len(names))  # -1 is the last
     labelled = truth >= 0
     return Exam(
         frames=frames,
         hit_rate=float((exits >= 0).mean()),
-        flops_saved=float(1 - costs[exits].mean()),
+        flops_saved=float(1 - paper.engine.flops_shares[exits].mean()),
         disagreements=wrong,
         lowest=lower_bound(wrong, frames, _TAIL),
         highest=upper_bound(wrong, frames, _TAIL),

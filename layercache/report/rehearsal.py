@@ -214,17 +214,14 @@ class Rehearsal:
 
 def _columns(batch: Batch, micro: MicroBatch, answers: Answers, engine: Engine) -> Columns:
     """In shadow mode every frame runs to the end, so that all rows are there, in order."""
-    manifest = engine.heads.manifest if engine.heads else None
-    costs = np.array([exit_.flops_share for exit_ in (manifest.exits if manifest else ())], np.float64)
-    whole = manifest.full_flops_share if manifest else 1.0
     leaves = np.where(micro.audits, -1, answers.live_exit)
     return Columns(
         full=answers.labels,
         confidence=answers.probabilities.max(1),
         exit_label=answers.live_label.astype(np.int64),
-        exit_name=np.array((*engine.exits, FULL))[answers.live_exit],
+        exit_name=np.array(engine.exit_names)[answers.live_exit],
         audited=micro.audits,
-        flops_share=np.append(costs, whole)[leaves],
+        flops_share=engine.flops_shares[leaves],
         truth=batch.truth,
         content=batch.content,
         near=batch.near,

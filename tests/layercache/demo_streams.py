@@ -4,8 +4,8 @@ import numpy as np
 
 from layercache.measuring.columns import Integers
 from layercache.measuring.summary import Machine, Race, Round
-from layercache.measuring.tally import Answer, flops_share
-from layercache.schemas.manifest import Certificate, Exit, HeadSpec, Manifest
+from layercache.measuring.tally import Answer
+from layercache.schemas.manifest import Certificate, Exit, HeadSpec, Manifest, flops_shares
 from layercache.schemas.prediction import FULL
 
 MACHINE = Machine(cpus=2, platform="Linux", python="3.11", torch="2.4")
@@ -41,7 +41,7 @@ def answer(
     """Frame ``frame``'s answer by ``heads``; on partition ``frame % 4``."""
     return Answer(
         frame=frame, partition=frame % 4, offset=frame // 4, label=label, exit=exit_name, audited=audited,
-        version=heads.version if heads else None, flops_share=flops_share(heads, exit_name), frame_ms=frame_ms,
+        version=heads.version if heads else None, flops_share=flops_shares(heads)[exit_name], frame_ms=frame_ms,
         predicted_ms=predicted_ms, inference_ms=inference_ms,
     )  # fmt: skip
 

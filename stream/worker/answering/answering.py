@@ -12,7 +12,6 @@ from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.engine import Answers, Engine
 from layercache.early_exit.model.loading import ModelError
 from layercache.schemas.dead_letter import Reason
-from layercache.schemas.prediction import FULL
 from layercache.schemas.settings import Settings
 from layercache.stream.frames.decode_pool import Arrived, Decoded, DecodePool, all_decoded
 from layercache.stream.frames.decoding import DecodeError, Unanswerable
@@ -23,7 +22,7 @@ from layercache.stream.kafka.record_limits import LetterLimit
 from layercache.stream.kafka.throttle import Throttle
 from layercache.stream.kafka.waiting import SideThread
 from layercache.stream.worker.answering.culprits import Culprits, ModelFails, Outcome
-from layercache.stream.worker.answering.heads_watch import ExitGuard, HeadWatch, flops_shares
+from layercache.stream.worker.answering.heads_watch import ExitGuard, HeadWatch
 from layercache.stream.worker.answering.records import (
     DistillationWriter,
     MicroBatch,
@@ -257,12 +256,11 @@ class ModelAnswering:
     def _count(self, batch: MicroBatch, answers: Answers, engine: Engine) -> None:
         metrics = self._metrics
         metrics.batch_size.observe(len(batch.frames))
-        names, shares = (*engine.exits, FULL), flops_shares(engine)
         for exit_, count in zip(
             *(found.tolist() for found in np.unique(answers.exits, return_counts=True)), strict=True
         ):
-            metrics.frames.labels(names[exit_]).inc(count)
-            metrics.flops.inc(count * shares[exit_])
+            metrics.frames.labels(engine.exit_names[exit_]).inc(count)
+            metrics.flops.inc(count * engine.flops_shares[exit_])
         metrics.audits.inc(int(batch.audits.sum()))
         audited = self._guard.watch(batch, answers)
         metrics.disagreements.inc(int(audited.disagreed.sum()))

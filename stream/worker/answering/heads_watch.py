@@ -319,14 +319,6 @@ def _remember(alarmed: deque[str | None], version: str | None) -> None:
     alarmed.append(version)
 
 
-def flops_shares(engine: Engine) -> tuple[float, ...]:
-    """FLOPs of a frame by the exit that answered it, the full path last, as shares of the plain model's."""
-    if engine.heads is None:
-        return (1.0,)
-    manifest = engine.heads.manifest
-    return (*(exit_.flops_share for exit_ in manifest.exits), manifest.full_flops_share if manifest.exits else 1.0)
-
-
 def _named(serving: Serving) -> str:
     if serving.version is None:
         return "the full path, without heads"

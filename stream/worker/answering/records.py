@@ -13,7 +13,7 @@ from layercache.early_exit.engine import Answers, Engine
 from layercache.early_exit.policy import draw_audits
 from layercache.schemas.distillation import DistillationBatch, DistillationHeader, key_hash
 from layercache.schemas.frame import CE_ID, CE_SOURCE, CE_TIME, CONTENT_TYPE
-from layercache.schemas.prediction import CONTENT_TYPE_VALUE, FULL, Prediction, Ranked, Times, encoder
+from layercache.schemas.prediction import CONTENT_TYPE_VALUE, Prediction, Ranked, Times, encoder
 from layercache.stream.frames.decode_pool import Decoded
 from layercache.stream.frames.frame import Frame
 
@@ -75,7 +75,6 @@ class PredictionWriter:
         By columns: one call of a type for a whole batch makes its objects several times faster than a call for each.
         """
         frames = batch.frames
-        names = (*engine.exits, FULL)  # index -1, the full path, is the last
         labels = answers.labels.tolist()
         times = map(
             Times, (frame.timestamp_ms for frame in frames), repeat(predicted_ms), batch.decode_ms, repeat(inference_ms)
@@ -90,7 +89,7 @@ class PredictionWriter:
             map(self._classes.__getitem__, labels),
             np.take_along_axis(answers.probabilities, answers.labels[:, None], 1)[:, 0].tolist(),
             self._ranked(answers),
-            map(names.__getitem__, answers.exits.tolist()),
+            map(engine.exit_names.__getitem__, answers.exits.tolist()),
             batch.audits.tolist(),
             repeat(engine.version),
             repeat(self.model),

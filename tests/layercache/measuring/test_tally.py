@@ -2,7 +2,7 @@
 
 import pytest
 
-from layercache.measuring.tally import Audit, Tally, flops_share
+from layercache.measuring.tally import Audit, Tally
 from layercache.schemas.prediction import FULL
 from tests.layercache.demo_streams import answer, manifest
 
@@ -72,12 +72,3 @@ def test_the_history_is_the_hit_rate_of_consecutive_slices() -> None:
     for frame in range(5):
         tally.add(answer(frame, "layer1" if frame >= 3 else FULL, HEADS))
     assert tally.snapshot().history == (0.0, 0.5, 1.0)
-
-
-def test_a_frames_flops_are_its_exits_the_full_paths_or_without_heads_the_plain_models() -> None:
-    assert flops_share(None, FULL) == 1.0
-    assert flops_share(HEADS, FULL) == 1.02
-    assert flops_share(HEADS, "layer2") == 0.5
-    assert flops_share(manifest("v2", {}), FULL) == 1.0
-    with pytest.raises(KeyError):
-        flops_share(HEADS, "layer3")

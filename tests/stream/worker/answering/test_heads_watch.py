@@ -14,7 +14,7 @@ from layercache.early_exit.store.head_store import Live, SignatureError, StoreEr
 from layercache.schemas.distillation import decode
 from layercache.schemas.manifest import Certificate, Manifest
 from layercache.schemas.settings import Promise
-from layercache.stream.worker.answering.heads_watch import Audited, ExitGuard, HeadWatch, flops_shares
+from layercache.stream.worker.answering.heads_watch import Audited, ExitGuard, HeadWatch
 from layercache.stream.worker.answering.records import DistillationWriter
 from testbed.waiting import wait_until
 from tests.stream.builders import heads, micro_batch
@@ -306,11 +306,11 @@ def test_the_budget_is_the_certificates(watch: HeadWatch, store: StoreInMemory, 
 
 
 def test_shares_of_flops(watch: HeadWatch, store: StoreInMemory, traced: TracedModel) -> None:
-    assert flops_shares(watch.serving.engine) == (1.0,)
+    assert watch.serving.engine.flops_shares.tolist() == [1.0]
     manifest, tensors = heads(traced, "v1")
     store.publish((msgspec.structs.replace(manifest, full_flops_share=1.02), tensors))
     watch.look()
-    assert flops_shares(watch.serving.engine) == (0.3, 1.02)
+    assert watch.serving.engine.flops_shares.tolist() == [0.3, 1.02]
     store.state = Live(None, closed=True, pinned=True)
     watch.look()
-    assert flops_shares(watch.serving.engine) == (1.0,)
+    assert watch.serving.engine.flops_shares.tolist() == [1.0]
