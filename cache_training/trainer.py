@@ -240,11 +240,11 @@ class OnlineTrainer:
         return np.concatenate([scores for scores, _ in parts]), np.concatenate([labels for _, labels in parts])
 
     def _close(self) -> None:
-        """The live version has left its budget: close every exit, forget the stream as it was, learn again."""
+        """The live version exceeds its budget: close every exit, forget the stream as it was, learn again."""
         drift = self.published.drift
         assert drift is not None
         log.warning(
-            "the live exits have left their budget (%d disagreements in %d audits): closing them and learning again",
+            "the live exits exceed their budget (%d disagreements in %d audits): closing them and learning again",
             drift.disagreements,
             drift.audits,
         )
@@ -253,11 +253,11 @@ class OnlineTrainer:
         self.certifier.close()
 
     def _drop_overload(self) -> None:
-        """The overload thresholds have left their budget: go on without, and certify others on frames from now on."""
+        """The overload thresholds exceed their budget: go on without, and certify others on frames from now on."""
         drift = self.published.overload_drift
         assert drift is not None
         log.warning(
-            "the thresholds for overload have left their budget of %.4f (%d disagreements in %d audits): dropping them",
+            "the thresholds for overload exceed their budget of %.4f (%d disagreements in %d audits): dropping them",
             drift.budget,
             drift.disagreements,
             drift.audits,

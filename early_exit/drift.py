@@ -1,4 +1,4 @@
-"""Has the risk left its budget? A running test on audits that is valid at any stopping time."""
+"""Does the risk exceed its budget? A running test on audits that is valid at any stopping time."""
 
 import math
 

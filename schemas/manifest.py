@@ -130,8 +130,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     created: str
     """RFC 3339, UTC."""
     reason: Literal["first", "better", "unsafe", "overload-unsafe", "operator"]
-    """Why it was published: ``unsafe`` closes every exit because the live version left its budget; ``overload-unsafe``
-    is its predecessor without ``overload``, because that left its own."""
+    """Why it was published: ``unsafe`` closes every exit because the live version exceeded its budget;
+    ``overload-unsafe`` is its predecessor without ``overload``, because that exceeded its own."""
     predecessor: str | None
     exits: tuple[Exit, ...]
     """In the order of the model; empty where every exit is closed."""

@@ -127,7 +127,7 @@ class Promise(_Section):
     """What the owner is promised."""
 
     max_disagreement: OpenShare = Field(
-        0.01, description="How often, of all frames, an exit may answer otherwise than the full model would."
+        0.01, description="How often, of all frames, an exit may differ from the full model's answer."
     )
     max_class_disagreement: float | None = Field(
         None,

@@ -27,7 +27,7 @@ from scipy import special
 def attempt_error(attempt: int, confidence: float) -> float:
     """The share of the error that attempt number ``attempt``, from 1, may use: (1 - confidence) / (k (k + 1)).
 
-    Over all attempts that there can ever be they sum to 1 - confidence. Raises ``ValueError`` below 1.
+    Over all attempts these shares sum to 1 - confidence. Raises ``ValueError`` below 1.
 
     >>> round(sum(attempt_error(k, 0.95) for k in range(1, 100_000)), 4)
     0.05

@@ -52,7 +52,7 @@ class Published:
 
     @property
     def overload_alarmed(self) -> bool:
-        """Whether audits say that the live version's overload thresholds have left their budget."""
+        """Whether audits say that the live version's overload thresholds exceed their budget."""
         return self.overload_drift is not None and self.overload_drift.alarmed
 
     def follow(self) -> bool:
@@ -87,7 +87,7 @@ class Published:
             self.publish(*self._unpublished)
 
     def watch(self, batch: DistillationBatch, taken: Taken) -> bool:
-        """Counts a record's audits of the live version; True where they say that it has left its budget.
+        """Counts a record's audits of the live version; True where they say that it exceeds its budget.
 
         Those of a worker whose exits are kept closed by an operator say nothing of them: all its answers agree.
         What the exits would have answered under overload is watched apart, and goes into :attr:`overload_alarmed`.

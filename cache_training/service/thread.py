@@ -169,13 +169,22 @@ class TrainingThread(threading.Thread):
             self.metrics.show(at, self._trainer.live)
             log.info(
                 "%d audits (%d for tuning, %d wait for certification), %d misses, %d views, %d attempts, "
-                "live %s saves %.0f %% of time; own passes gave %d of them another label than the worker's",
+                "live %s saves %.0f %% of time; %s",
                 at.audits, at.tuning, at.certification, at.misses, at.views, at.attempts, at.version,
                 100 * at.expected_time_saved,
-                at.disagreeing_passes,
+                _agreement(at.disagreeing_passes),
             )  # fmt: skip
             if at.worst_classes:
                 log.info("audits of the live version disagree most with the full model's %s", _worst(at))
+
+
+def _agreement(differing: int) -> str:
+    """Whether the trainer's own passes gave frames the labels that the workers' did."""
+    return (
+        "worker and trainer agree on all labels"
+        if not differing
+        else f"worker and trainer differ on {differing} labels"
+    )
 
 
 def _limit_this_thread(threads: int) -> None:

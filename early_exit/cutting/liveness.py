@@ -1,4 +1,4 @@
-"""Where a traced model can be cut: wherever exactly one value is alive."""
+"""Where a traced model can be cut: wherever a single value connects both halves."""
 
 from dataclasses import dataclass
 from typing import Any

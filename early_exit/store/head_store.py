@@ -120,8 +120,8 @@ class HeadStore:
     published, and those without a right signature raise :class:`SignatureError` before anything in them is looked at.
 
     Most programs get theirs from :func:`open_store`, or as the ``store`` of a :class:`layercache.EarlyExitModel`. What
-    a trainer publishes is live at once; an operator's :meth:`pin`, :meth:`close` and :meth:`rollback` reach everybody
-    who serves from the store within seconds.
+    a trainer publishes is live at once; an operator's :meth:`pin`, :meth:`close` and :meth:`rollback` reach every
+    worker that serves from the store within seconds.
 
     >>> from layercache.early_exit.heads.loading import tensor_names
     >>> store = HeadStore("memory://example", "fashion-mnist-eb575f920e07")

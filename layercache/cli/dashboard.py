@@ -42,8 +42,8 @@ def command(
 ) -> None:
     """Serves a live page: frames, exits, savings, disagreement, heads, lag. Reads topics and store; loads no model.
 
-    There is no login. Whoever can open the page sees frames and may close exits: keep it on this machine, or put a
-    proxy that asks who comes before it.
+    There is no login. Everyone who can open the page sees frames and may close exits: keep it on this machine, or
+    put a proxy with a login in front of it.
 
     \b
     Example:
@@ -73,7 +73,9 @@ def command(
 
     if not _stays_here(host):
         what = "sees frames" if read_only else "sees frames and can change which heads workers use"
-        typer.echo(f"warning: whoever reaches {host} {what}: there is no login, put a proxy before it", err=True)
+        typer.echo(
+            f"warning: everyone who reaches {host} {what}: there is no login, put a proxy in front of it", err=True
+        )
 
     def ready(url: str) -> None:
         typer.echo(f"dashboard at {url}, Ctrl-C ends")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Lists versions of heads; says which of them workers shall use.")
 
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
-Reason = Annotated[str, typer.Option(help="Why, for whoever looks next.")]
+Reason = Annotated[str, typer.Option(help="Why, for the next person who looks.")]
 
 
 @app.command("list")

@@ -18,7 +18,7 @@ def command(
     dtype: common.Dtype = None,
     store_url: common.StoreUrl = None,
     max_disagreement: Annotated[
-        float | None, typer.Option(help="How often an exit may answer otherwise than the full model would.")
+        float | None, typer.Option(help="How often an exit may differ from the full model's answer.")
     ] = None,
     confidence: Annotated[float | None, typer.Option(help="Probability that the promise holds for life.")] = None,
     group_id: Annotated[str | None, typer.Option(help="Consumer group (the Faust app's id).")] = None,

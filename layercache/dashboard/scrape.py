@@ -138,11 +138,11 @@ class WorkerAlarms:
         for worker in workers:
             if worker.exits_closed:
                 raised[worker.target, "exits-closed"] = (
-                    f"{worker.target} keeps its exits closed: its audits say that they have left their budget"
+                    f"{worker.target} keeps its exits closed: its audits say that they exceed their budget"
                 )
             if worker.overload_closed:
                 raised[worker.target, "overload-closed"] = (
-                    f"{worker.target} opens its exits no wider at any lag: overload's thresholds left their budget"
+                    f"{worker.target} opens its exits no wider at any lag: overload's thresholds exceed their budget"
                 )
         self._since = {key: self._since.get(key, now_ms()) for key in raised}
         return tuple(

@@ -40,7 +40,7 @@ def _trouble(snapshot: state.Snapshot) -> Verdict | None:
         return Verdict("bad", "Exits differ more often than they may", detail)
     if alarms:
         more = f" And {plural(len(alarms) - 1, 'more alarm')}, below." if len(alarms) > 1 else ""
-        return Verdict("warn", "Drift: exits are closed where they left their budget", f"{alarms[0].message}.{more}")
+        return Verdict("warn", "Drift: exits are closed where they exceed their budget", f"{alarms[0].message}.{more}")
     if unreachable:
         names = ", ".join(sorted(unreachable))
         return Verdict("warn", "Something cannot be read", f"This page goes on without it: {names}.")

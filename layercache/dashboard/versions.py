@@ -59,7 +59,7 @@ def heads(
 
 
 def alarms(manifests: Sequence[Manifest], live: str | None) -> tuple[Alarm, ...]:
-    """What versions tell of drift, newest first: those that were published because their predecessor left its budget.
+    """What versions tell of drift, newest first: those published because their predecessor exceeded its budget.
 
     An alarm is active while its version is the one in force: a later one has learnt the stream as it is now.
     """
@@ -67,9 +67,9 @@ def alarms(manifests: Sequence[Manifest], live: str | None) -> tuple[Alarm, ...]
     for manifest in manifests:
         before = manifest.predecessor or "the version before"
         if manifest.reason == "unsafe":
-            message = f"the exits of {before} left their budget: the trainer closed them all, and learns again"
+            message = f"the exits of {before} exceeded their budget: the trainer closed them all, and learns again"
         elif manifest.reason == "overload-unsafe":
-            message = f"the thresholds for overload of {before} left their budget: the trainer dropped them"
+            message = f"the thresholds for overload of {before} exceeded their budget: the trainer dropped them"
         else:
             continue
         found.append(

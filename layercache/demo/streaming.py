@@ -100,7 +100,7 @@ def _read(readings: Readings, tally: Tally, timeout_s: float) -> bool:
 
 
 def _wait_until_ready(settings: Settings, servers: list[Child]) -> None:
-    """Returns once both consumer groups have their partitions, so that the first frames find everybody awake."""
+    """Returns once both consumer groups have their partitions, so that worker and trainer wait for the first frames."""
     client = admin_client(settings)
     groups = (settings.worker.group_id, settings.trainer.group_id)
     deadline = time.monotonic() + _READY_DEADLINE_S

@@ -57,9 +57,9 @@ def _signing(settings: Settings) -> Finding:
     if signed:
         return AREA.ok("signing", "only heads with a right signature are used")
     if local_folder(settings.store.url) is not None:
-        return AREA.ok("signing", "no key: whoever may write to the folder says what heads workers use")
+        return AREA.ok("signing", "no key: everyone who may write to the folder decides what heads workers use")
     return AREA.warning(
-        "signing", "no key: whoever may write to the store says what heads workers use",
+        "signing", "no key: everyone who may write to the store decides what heads workers use",
         "set store.signing_key (or signing_key_file) for trainer and workers; docs/security.md",
     )  # fmt: skip
 
@@ -90,9 +90,10 @@ def _version(settings: Settings, manifest: Manifest) -> Iterator[Finding]:
     exits = ", ".join(exit_.cut for exit_ in manifest.exits)
     if manifest.reason == "unsafe":
         yield AREA.warning(
-            "live version", f"{manifest.version}, {age} old, keeps all exits closed: the one before left its budget",
+            "live version",
+            f"{manifest.version}, {age} old, keeps all exits closed: the one before exceeded its budget",
             "the stream has changed; the trainer learns it anew and opens what it can certify. docs/drift.md",
-        )  # fmt: skip
+        )
     elif not manifest.exits:
         yield AREA.warning("live version", f"{manifest.version}, {age} old, has no exits", "`layercache heads list`")
     else:

@@ -76,12 +76,16 @@ def _free(name: str, port: int) -> Finding:
         try:
             probe.bind(("0.0.0.0", port))
         except OSError as error:
-            return AREA.error(name, f"cannot be used here: {error.strerror}", "choose another port, or stop who has it")
-    return AREA.ok(name, "free: nobody serves on it on this machine")
+            return AREA.error(
+                name, f"cannot be used here: {error.strerror}", "choose another port, or stop the program that has it"
+            )
+    return AREA.ok(name, "free: no process serves on it on this machine")
 
 
 def _taken(name: str) -> Finding:
-    return AREA.error(name, "somebody else serves on it, who is no worker", "choose another port, or stop who has it")
+    return AREA.error(
+        name, "another program serves on it, which is no worker", "choose another port, or stop the program"
+    )
 
 
 def _state_dir(folder: Path, replay_mb: int) -> Finding:

@@ -136,7 +136,7 @@ def _certificates(report: Report) -> Iterator[Finding]:
     if report.stream.versions and any(version.reason == "unsafe" for version in report.stream.versions):
         yield _warning(
             "The stream drifted",
-            "Audits said that the exits had left their budget, and they were closed until new ones could be certified: "
+            "Audits said that the exits exceeded their budget, and they were closed until new ones could be certified: "
             "the frames changed on the way.",
         )
 

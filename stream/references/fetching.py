@@ -116,7 +116,7 @@ class Fetcher:
         # Held until the picture is decoded, pauses included: nobody's attempts are used up by waiting for others.
         async with self._slots:
             if not wanted():
-                return _failed(location, "nobody waits for it any more")
+                return _failed(location, "no worker waits for it any more")
             try:
                 return await asyncio.wrap_future(executor.submit(then, await self._attempts(place, location)))
             except DecodeError as error:

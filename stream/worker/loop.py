@@ -310,7 +310,7 @@ class Worker:
         if self._stop.patience_is_over():
             raise Unfinished(
                 f"stopped while {len(self._in_flight)} frames were still being answered, {STOP_PATIENCE_S:.0f} s after "
-                "the signal: they are not committed, and whoever takes over their partitions reads them again"
+                "the signal: they are not committed, and the worker that takes over their partitions reads them again"
             )
         return again if due is None else min(again, due)
 

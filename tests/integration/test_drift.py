@@ -159,7 +159,7 @@ def test_exits_close_when_the_stream_shifts_and_reopen_and_close_without_a_train
         worker.wait_for(f"serving heads {second.version}")
         assert share_wrong(model, store, second.version, SHIFTS[next_shift]) > 0.2
         shifted = stream.feed_until(
-            SHIFTS[next_shift], lambda _: worker.said(f"heads {second.version} have left their budget"), "an alarm"
+            SHIFTS[next_shift], lambda _: worker.said(f"heads {second.version} exceed their budget"), "an alarm"
         )
         assert len(stream.wrong(shifted)) < 100 / second.audit_rate
         answers = stream.feed(SHIFTS[next_shift])

@@ -74,7 +74,7 @@ def test_a_version_that_leaves_its_budget_is_closed_by_the_worker_itself(setting
         worker.wait_for("serving heads bad")
         send(settings, 200, "wrong")
         answers(reader, "wrong", 200)
-        worker.wait_for("have left their budget")
+        worker.wait_for("exceed their budget")
         send(settings, 30, "closed")
         assert {(class_, exit_) for class_, exit_, *_ in answers(reader, "closed", 30)} == {("red", "full")}
         text = worker.metrics()

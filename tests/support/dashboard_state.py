@@ -57,11 +57,11 @@ def sample(seed: int = 0, at_ms: int = START_MS + 900 * _SECOND) -> state.Snapsh
         alarms=(
             state.Alarm(
                 kind="exits-closed", where="worker-2:9100", at_ms=at_ms - 20 * _SECOND, active=True,
-                message="worker-2:9100 keeps its exits closed: its audits say that they left their budget",
+                message="worker-2:9100 keeps its exits closed: its audits say that they exceed their budget",
             ),
             state.Alarm(
                 kind="unsafe", where="20260101T000500-0003", at_ms=at_ms - 600 * _SECOND, active=False,
-                message="the exits of 20260101T000312-0002 left their budget: the trainer closed them all",
+                message="the exits of 20260101T000312-0002 exceeded their budget: the trainer closed them all",
             ),
         ),
         lags=(

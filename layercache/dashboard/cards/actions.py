@@ -49,7 +49,7 @@ class Actions:
             text(_QUESTIONS[order.kind], "p")
             if order.version is not None:
                 text(order.version, "code")
-            reason = ui.input("Reason, for whoever looks next").props("outlined dense autofocus maxlength=300")
+            reason = ui.input("Reason, for the next person who looks").props("outlined dense autofocus maxlength=300")
             with box("div", "lc-actions"):
                 ui.button("Cancel", on_click=self._dialog.close, color=None).props("flat no-caps")
                 go = ui.button(order.label, color=None).props("no-caps unelevated")

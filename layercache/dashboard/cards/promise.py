@@ -18,7 +18,7 @@ class Promise:
 
     def __init__(self) -> None:
         content, _ = parts.card(
-            "The promise", "lc-promise-card", "How often exits answer otherwise than the full model would."
+            "The promise", "lc-promise-card", "How often exits differ from the full model's answer."
         )
         self._part = Part(content, _draw)
 

@@ -10,8 +10,8 @@ _SHOWN = 12
 _REASONS = {
     "first": "the first that was good enough",
     "better": "saves more",
-    "unsafe": "the exits had left their budget",
-    "overload-unsafe": "overload had left its budget",
+    "unsafe": "the exits had exceeded their budget",
+    "overload-unsafe": "overload had exceeded its budget",
     "operator": "an operator's",
 }
 _COLUMNS = ("Version", "Published", "Why", "What changed", "Hits", "FLOPs saved", "Time saved", "Differs at most")

@@ -45,7 +45,7 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class Serving:
-    """What to run: ``engine``, or ``closed`` once the engine has left its budget.
+    """What to run: ``engine``, or ``closed`` once the engine exceeds its budget.
 
     ``closed`` still scores the exits without serving them: the trainer must see how often they disagree.
     """
@@ -212,7 +212,7 @@ class Audited:
 
 
 class ExitGuard:
-    """Runs drift tests on the audits of the version in force, and closes what has left its budget.
+    """Runs drift tests on the audits of the version in force, and closes what exceeds its budget.
 
     One test is for the thresholds of every day: when it alarms, all exits close. The other is for those of overload, at
     their own budget, on the same audits, whether the worker is behind or not: when it alarms, the thresholds of every
@@ -291,7 +291,7 @@ class ExitGuard:
         for one in disagreed.tolist():
             if detector.update(one):
                 log.warning(
-                    "heads %s have left their budget of %.4f: %d of %d audits disagreed; %s until another version "
+                    "heads %s exceed their budget of %.4f: %d of %d audits disagreed; %s until another version "
                     "comes",
                     self._serving and self._serving.version, detector.budget,
                     detector.disagreements, detector.audits, consequence,

@@ -73,7 +73,10 @@ class Outlet:
         except KafkaException as error:
             return "broken", text_of(error)
         if not self.watch.hears():
-            return "unheard", "this librdkafka words its log otherwise than we know, so that late requests go unnoticed"
+            return (
+                "unheard",
+                "librdkafka words its log in a way that we do not know, so late requests go unnoticed",
+            )
         if unanswered := self.watch.unanswered():
             return "unanswered_request", f"{', '.join(unanswered)} had no answer and was repeated; it may arrive late"
         return None

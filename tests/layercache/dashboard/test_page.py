@@ -189,7 +189,7 @@ def store(stage: Stage, tmp_path: Path) -> HeadStore:
 
 def _confirm(shown: Page, label: str, reason: str) -> None:
     dialog = shown.get_by_role("dialog")
-    dialog.get_by_label("Reason, for whoever looks next").fill(reason)
+    dialog.get_by_label("Reason, for the next person who looks").fill(reason)
     dialog.get_by_role("button", name=label).click()
     expect(dialog).to_have_count(0)
 

@@ -66,7 +66,7 @@ def test_more_threads_than_cores_are_a_warning() -> None:
 
 def test_a_metrics_port_is_free_or_a_workers_or_somebody_elses() -> None:
     (port,) = free_ports(1)
-    assert machine.worker_port(port).found == "free: nobody serves on it on this machine"
+    assert machine.worker_port(port).found == "free: no process serves on it on this machine"
     state = health.Health()
     worker = health.serve(CollectorRegistry(), state, 0)
     assert machine.worker_port(worker).found == "a worker answers: starting"

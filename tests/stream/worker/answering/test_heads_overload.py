@@ -97,7 +97,7 @@ def test_overload_that_leaves_its_budget_is_dropped_and_every_days_exits_stay(
     serve(watch, guard, 60, first=0, behind=False)
     assert guard.overload_closed
     assert not guard.closed
-    assert "heads v1 have left their budget of 0.0300" in caplog.text
+    assert "heads v1 exceed their budget of 0.0300" in caplog.text
     assert "exits open no wider" in caplog.text
     assert serve(watch, guard, 30, first=60, behind=True)[0] == "normal"
     again = watching(store, traced)  # the same version, taken up anew

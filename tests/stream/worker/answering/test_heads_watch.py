@@ -190,7 +190,7 @@ def test_the_guard_closes_exits_that_leave_their_budget_until_another_version(
     assert serve(watch, guard, 60, first=0) > 10  # two frames of three are not blue
     assert guard.closed
     assert guard.choose(watch.serving) is watch.serving.closed
-    assert "heads v1 have left their budget of 0.0100" in caplog.text
+    assert "heads v1 exceed their budget of 0.0100" in caplog.text
     batch = micro_batch(60, 0.5, first=60)
     answers = watch.serving.closed.run(batch.pictures, batch.audits)
     assert (answers.exits == -1).all()
@@ -276,7 +276,7 @@ def test_in_shadow_mode_the_alarm_is_but_said(
     watch.look()
     guard = ExitGuard(confidence=0.95, block_s=0.001)
     serve(watch, guard, 60, first=0)
-    assert "heads v1 have left their budget" in caplog.text
+    assert "heads v1 exceed their budget" in caplog.text
     assert guard.choose(watch.serving).exits == (traced.proposed[0].name,)
 
 
