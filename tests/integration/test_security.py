@@ -245,8 +245,7 @@ def test_a_user_without_rights_is_told_that_it_may_see_no_topics(
     secure: SecureKafka, settings: Settings, commands: Callable[[Settings], Commands], pictures: Path
 ) -> None:
     stranger = commands(with_kafka(settings, secure.scram(STRANGER)))
-    assert_all_refused(stranger, pictures, "this user may not see it; ", "publish", "watch", "topics create", "worker")
-    assert_all_refused(stranger, pictures, "that this user may see", "topics create", "trainer")
+    assert_all_refused(stranger, pictures, "that this user may see", "topics create")
     code, _, err = stranger.run("topics create", "--wait", "0")
     assert (code, "this user may not create topics" in err) == (1, True), err
 
