@@ -186,7 +186,7 @@ def run(settle: float, minutes: float, growth: float, swap_s: float, seed: int, 
         def wanted() -> int:
             return int(group.answered + _HEAD_START + growth * (time.monotonic() - began))
 
-        publisher = Publisher(servers, settings.topics.frames, kinds, seed, wanted)
+        publisher = Publisher(settings, kinds, seed, wanted)
         publisher.start()
         stack.callback(publisher.stop)
         worker = stack.enter_context(running_worker(settings, folder))

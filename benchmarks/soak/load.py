@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from confluent_kafka import Producer
 from PIL import Image
+
+from layercache.schemas.frame import FrameHeaders
+from layercache.schemas.settings import Settings
+from layercache.stream.publishing.producer import FrameProducer
 
 #: Shares of what is not an ordinary picture; large ones are common enough that memory has met their worst soon.
 LARGE, MIDDLING, STRIPS, BROKEN = 0.006, 0.03, 0.006, 0.02
@@ -53,23 +56,16 @@ class Kinds:
 class Publisher(threading.Thread):
     """Publishes so that ``wanted`` frames more than have been answered are there, whatever the worker takes."""
 
-    def __init__(self, servers: str, topic: str, kinds: Kinds, seed: int, wanted: Callable[[], int]) -> None:
+    def __init__(self, settings: Settings, kinds: Kinds, seed: int, wanted: Callable[[], int]) -> None:
         super().__init__(name="publisher", daemon=True)
         self.published = 0
         self.bytes = 0
-        self._topic = topic
         self._kinds = kinds
         self._random = np.random.default_rng(seed)
         self._wanted = wanted
         self._stopping = threading.Event()
-        self._producer = Producer(
-            {
-                "bootstrap.servers": servers,
-                "message.max.bytes": 6_000_000,
-                "queue.buffering.max.kbytes": 65_536,
-                "linger.ms": 5,
-            }
-        )
+        self._producer = FrameProducer(settings, queue_buffering_max_kbytes=65_536, linger_ms=5)
+        self._producer.connect()
 
     def run(self) -> None:
         while not self._stopping.is_set():
@@ -90,7 +86,7 @@ class Publisher(threading.Thread):
             value, key = self._drawn()
             while not self._stopping.is_set():
                 try:
-                    self._producer.produce(self._topic, value, key)
+                    self._producer.produce(value, FrameHeaders(), key, _raise_failure)
                     break
                 except BufferError:
                     self._producer.poll(0.1)
@@ -114,6 +110,12 @@ class Publisher(threading.Thread):
         if by_key < _FROM_CAMERAS:
             return value, b"camera-%d" % (number % _CAMERAS)
         return value, (b"stream-%d-%d" % (self.published, number) if by_key < _FROM_CAMERAS + _FROM_NEW else None)
+
+
+def _raise_failure(failure: str | None) -> None:
+    """Ends the publisher: the frames that it counts as published must be on the topic."""
+    if failure is not None:
+        raise RuntimeError(f"a frame was not published: {failure}")
 
 
 def _jpeg(random: np.random.Generator, size: tuple[int, int], quality: int) -> bytes:

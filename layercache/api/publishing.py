@@ -5,19 +5,15 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
-
 from layercache.schemas.frame import FrameHeaders
 from layercache.schemas.settings import Settings
-from layercache.stream.kafka.clients import RECORD_SLACK_BYTES, KafkaUnusable, Troubles, producer_config
-from layercache.stream.kafka.reach import cluster, connect, partitions_of
-from layercache.stream.publishing.publisher import DELIVERY_TIMEOUT_MS
+from layercache.stream.publishing.producer import FrameProducer
 from layercache.stream.publishing.sources import rfc3339
 
 _POLL_S = 0.1
 #: How soon a full queue of librdkafka is asked again.
 _ROOM_S = 0.005
-_TOLD = 5
+_NAMED_FAILURES = 5
 
 
 class PublishError(RuntimeError):
@@ -31,30 +27,22 @@ class Publisher:
     """
 
     def __init__(self, settings: Settings, max_waiting: int) -> None:
-        self._settings = settings
         self._max_waiting = max_waiting
-        self._troubles = Troubles()
         self._slots = threading.BoundedSemaphore(max_waiting)
         self._noting = threading.Lock()
         self._failures: list[str] = []
         self._failed = 0
         self._stop = threading.Event()
-        config = producer_config(
-            settings,
-            compression_type="none",  # pictures are compressed as they are
-            delivery_timeout_ms=DELIVERY_TIMEOUT_MS,
-        )
-        self._producer = connect(Producer, config, self._troubles)
-        metadata = cluster(self._producer, settings, self._troubles)
-        assert metadata is not None  # nobody stops it
-        partitions_of(metadata, settings.topics.frames, settings)
+        self._producer = FrameProducer(settings)
+        self._producer.connect()
         self._thread = threading.Thread(target=self._poll, name="client-deliveries", daemon=True)
         self._thread.start()
 
     def take_slot(self, timeout: float) -> None:
         """Waits for room. Raises ``TimeoutError`` where there is none in time."""
         if not self._slots.acquire(timeout=timeout):
-            trouble = f"; Kafka said: {self._troubles}" if self._troubles.latest else ""
+            troubles = self._producer.troubles
+            trouble = f"; Kafka said: {troubles}" if troubles.latest else ""
             raise TimeoutError(
                 f"{self._max_waiting:,} frames wait for Kafka or for their answers, and none got through within "
                 f"{timeout:g} s: is a worker running?{trouble}"
@@ -69,64 +57,47 @@ class Publisher:
     ) -> None:
         """Hands a frame over; ``done`` hears, in another thread, once it is on the topic or why it never will be.
 
-        Raises ``ValueError`` for one that no record holds.
+        Raises :class:`~layercache.stream.publishing.producer.FrameTooLarge` for one that no record holds.
         """
-        raw = headers.as_kafka()
-        topics = self._settings.topics
-        size = len(value) + sum(len(name) + len(text) for name, text in raw) + len(key or b"")
-        if size + RECORD_SLACK_BYTES > topics.max_record_bytes:
-            raise ValueError(
-                f"the frame has {size:,} bytes, and the topic takes {topics.max_record_bytes:,}: send it smaller, or "
-                "raise topics.max_record_bytes and the topic's max.message.bytes"
-            )
 
-        def delivered(error: KafkaError | None, message: Message) -> None:
-            done(None if error is None else self._failure(headers.ce_id, error))
+        def settle(failure: str | None) -> None:
+            done(None if failure is None else PublishError(f"frame {headers.ce_id}: {failure}"))
 
         while True:
             try:
-                self._producer.produce(
-                    topics.frames,
-                    value,
-                    key,
-                    headers=raw,  # type: ignore[arg-type]  # their stub asks for an invariant list
-                    on_delivery=delivered,
-                )
+                self._producer.produce(value, headers, key, settle)
                 return
             except BufferError:  # full by bytes: our slots count frames; the other thread's polls make room
                 time.sleep(_ROOM_S)
-            except KafkaException as error:
-                raise KafkaUnusable(f"frames cannot be published: {error.args[0].str()}") from error
 
     def flush(self, timeout: float) -> None:
         """Waits until all frames are on the topic. Raises ``TimeoutError``, or :meth:`raise_failures`'."""
         left = self._producer.flush(timeout)
         self.raise_failures()
         if left:
-            raise TimeoutError(f"{left:,} frames are not on the topic after {timeout:g} s ({self._troubles})")
+            raise TimeoutError(f"{left:,} frames are not on the topic after {timeout:g} s ({self._producer.troubles})")
 
     def note(self, failure: PublishError) -> None:
         """Keeps a failure that nobody waits for, until :meth:`raise_failures`."""
         with self._noting:
             self._failed += 1
-            if len(self._failures) < _TOLD:
+            if len(self._failures) < _NAMED_FAILURES:
                 self._failures.append(str(failure))
 
     def raise_failures(self) -> None:
         """Raises :class:`PublishError` where frames have failed since this was last asked."""
         with self._noting:
-            told, count = "; ".join(self._failures), self._failed
+            named, count = "; ".join(self._failures), self._failed
             self._failures, self._failed = [], 0
         if count:
             frames = "1 frame was" if count == 1 else f"{count:,} frames were"
-            raise PublishError(f"{frames} not published: {told}")
+            raise PublishError(f"{frames} not published: {named}")
 
     def close(self, timeout: float) -> None:
         """Lets go out what is queued, for so long; what is not out by then fails."""
         try:
             if self._producer.flush(timeout):
                 self._producer.purge()
-                self._producer.flush(_POLL_S)
         finally:
             self._stop.set()
             self._thread.join()
@@ -134,13 +105,6 @@ class Publisher:
     def _poll(self) -> None:
         while not self._stop.is_set():
             self._producer.poll(_POLL_S)
-
-    def _failure(self, frame: str | None, error: KafkaError) -> PublishError:
-        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-            why = "it is larger than the topic's max.message.bytes: send it smaller, or raise that"
-        else:
-            why = f"{error.str()} ({self._troubles})"
-        return PublishError(f"frame {frame}: {why}")
 
 
 def frame_headers(frame: str, kind: str, source: str | None, time: datetime | None, label: str | None) -> FrameHeaders:

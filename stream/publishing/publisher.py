@@ -8,16 +8,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
-
 from layercache.schemas.frame import FrameHeaders
 from layercache.schemas.settings import Settings
-from layercache.stream.kafka.clients import RECORD_SLACK_BYTES, KafkaUnusable, Troubles, producer_config
-from layercache.stream.kafka.reach import cluster, connect, partitions_of
+from layercache.stream.kafka.clients import Troubles
+from layercache.stream.publishing.producer import FrameProducer, FrameTooLarge
 from layercache.stream.publishing.sources import Picture, Skipped, Source, rfc3339
-
-#: A broker that goes away in mid-stream has this long to come back before frames count as failed.
-DELIVERY_TIMEOUT_MS = 30_000
 
 #: After Ctrl-C what is queued has this long to go out.
 PARTING_S = 5.0
@@ -25,7 +20,7 @@ PARTING_S = 5.0
 #: Bounds what waits in memory while the broker is slow.
 _QUEUE_KB = 65_536
 _POLL_S = 0.1
-_TOLD_NAMES = 10
+_NOTES = 10
 
 
 @dataclass(frozen=True)
@@ -70,7 +65,7 @@ class Counts:
 
     def note(self, name: str, why: str) -> None:
         """Keeps the first few; the counts tell of the rest."""
-        if len(self.notes) < _TOLD_NAMES:
+        if len(self.notes) < _NOTES:
             self.notes.append(f"{name}: {why}")
 
 
@@ -88,22 +83,11 @@ def publish(
     Raises :class:`KafkaUnusable` where the broker cannot be reached or has no such topic, and
     :class:`~layercache.stream.publishing.sources.SourceError` where the source breaks off.
     """
-    counts = Counts()
-    producer = connect(
-        Producer,
-        producer_config(
-            settings,
-            compression_type="none",  # pictures are compressed as they are
-            delivery_timeout_ms=DELIVERY_TIMEOUT_MS,
-            queue_buffering_max_kbytes=_QUEUE_KB,
-        ),
-        counts.troubles,
-    )
-    metadata = cluster(producer, settings, counts.troubles, stop.is_set)
-    if metadata is None:
+    producer = FrameProducer(settings, queue_buffering_max_kbytes=_QUEUE_KB)
+    counts = Counts(troubles=producer.troubles)
+    if not producer.connect(stop.is_set):
         return counts
-    partitions_of(metadata, settings.topics.frames, settings)
-    publisher = _Publisher(settings, source, plan, stop, report, counts, producer)
+    publisher = _Publisher(source, plan, stop, report, counts, producer)
     try:
         publisher.run()
     finally:
@@ -129,16 +113,13 @@ class _Publisher:
 
     def __init__(
         self,
-        settings: Settings,
         source: Source,
         plan: Plan,
         stop: threading.Event,
         report: Callable[[Counts], None],
         counts: Counts,
-        producer: Producer,
+        producer: FrameProducer,
     ) -> None:
-        self._topic = settings.topics.frames
-        self._max_bytes = settings.topics.max_record_bytes
         self._source = source
         self._plan = plan
         self._stop = stop
@@ -165,12 +146,11 @@ class _Publisher:
     def flush(self) -> None:
         """Lets what is queued go out; the client gives up by itself what no broker takes."""
         deadline = None
-        while len(self._producer):
+        while self._producer.unacknowledged:
             if self._stop.is_set():
                 deadline = deadline or time.monotonic() + PARTING_S
                 if time.monotonic() > deadline:
                     self._producer.purge()
-                    self._producer.poll(_POLL_S)
                     break
             self._producer.flush(_POLL_S)
             self._report(self._counts)
@@ -200,28 +180,17 @@ class _Publisher:
 
     def _send(self, picture: Picture, lap: int) -> None:
         headers = frame_headers(picture, self._source, self._plan.label_pattern, lap)
-        raw = headers.as_kafka()
-        size = len(picture.value) + sum(len(name) + len(value) for name, value in raw) + len(self._key or b"")
-        if size + RECORD_SLACK_BYTES > self._max_bytes:
-            self._skip(
-                picture.name, f"{size:,} bytes; raise topics.max_record_bytes ({self._max_bytes:,}) and the topic's"
-            )
-            return
+        value = picture.value if picture.reference is None else None
         while not self._stop.is_set():
             try:
-                self._producer.produce(
-                    self._topic,
-                    picture.value if picture.reference is None else None,
-                    self._key,
-                    headers=raw,  # type: ignore[arg-type]  # their stub asks for an invariant list
-                    on_delivery=partial(self._delivered, picture.name),
-                )
+                self._producer.produce(value, headers, self._key, partial(self._done, picture.name))
+            except FrameTooLarge as error:
+                self._skip(picture.name, str(error))
+                return
             except BufferError:  # the queue is full
                 self._producer.poll(_POLL_S)
                 self._report(self._counts)
                 continue
-            except KafkaException as error:
-                raise KafkaUnusable(f"{picture.name} could not be published: {error.args[0].str()}") from error
             self._counts.published += 1
             self._counts.labelled += headers.label is not None
             self._producer.poll(0)
@@ -234,15 +203,9 @@ class _Publisher:
         self._counts.skipped += 1
         self._counts.note(name, f"skipped: {why}")
 
-    def _delivered(self, name: str, error: KafkaError | None, message: Message) -> None:
-        if error is None:
+    def _done(self, name: str, failure: str | None) -> None:
+        if failure is None:
             self._counts.delivered += 1
             return
         self._counts.failed += 1
-        self._counts.note(name, f"not delivered: {_hint(error)} ({self._counts.troubles})")
-
-
-def _hint(error: KafkaError) -> str:
-    if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-        return "larger than the topic's max.message.bytes"
-    return error.str()
+        self._counts.note(name, f"not delivered: {failure}")

@@ -214,7 +214,7 @@ def test_a_picture_that_no_record_holds_is_refused_at_once(settings: Settings) -
 
 
 def test_frames_that_the_broker_does_not_take_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("layercache.api.publishing.DELIVERY_TIMEOUT_MS", 1_000)
+    monkeypatch.setattr("layercache.stream.publishing.producer.DELIVERY_TIMEOUT_MS", 1_000)
     with EmbeddedBroker() as broker:
         topics = create_topics(broker.bootstrap_servers, unique_topics())
         client = Client(Settings(kafka=Kafka(bootstrap_servers=broker.bootstrap_servers), topics=topics))
@@ -258,7 +258,7 @@ def test_a_missing_topic_is_named(settings: Settings, topic: str) -> None:
 
 
 def test_without_a_broker_it_says_what_to_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("layercache.api.publishing.cluster", partial(cluster, patience_s=0.3))
+    monkeypatch.setattr("layercache.stream.publishing.producer.cluster", partial(cluster, patience_s=0.3))
     (port,) = free_ports(1)
     with pytest.raises(KafkaUnusable, match=f"no answer from Kafka at 127.0.0.1:{port}"):
         Client(f"127.0.0.1:{port}")
