@@ -38,9 +38,9 @@ from layercache.stream.kafka.clients import consumer_config, producer_config
 from layercache.stream.worker.answering.answering import ModelAnswering
 from layercache.stream.worker.answering.heads_watch import HeadWatch, Serving
 from layercache.stream.worker.garbage import collect_seldom
-from layercache.stream.worker.loop import Worker as WorkerLoop
 from layercache.stream.worker.metrics import Metrics
-from layercache.stream.worker.stopping import Stop
+from layercache.stream.worker.service import make_worker
+from layercache.stream.worker.stopping import StopRequest
 from testbed.apache_kafka import KafkaNode
 from testbed.topics import create_topics
 
@@ -168,13 +168,13 @@ def run_do_nothing_worker(settings: Settings, frames: int) -> Usage:
     try:
         with stop.on_signals():
             answering = ModelAnswering(settings, "plumbing", traced, heads, metrics, pool)
-            WorkerLoop(settings, "plumbing", answering, metrics, stop).run()
+            make_worker(settings, "plumbing", answering, metrics, stop).run()
         return meter.usage()
     finally:
         pool.close()
 
 
-class _StopAt(Stop):
+class _StopAt(StopRequest):
     """Asked before every step."""
 
     def __init__(self, meter: _Meter, frames: int) -> None:

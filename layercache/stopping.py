@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Stop(threading.Event):
+class StopEvent(threading.Event):
     """Set by the first signal; a second Ctrl-C does not wait for anything any more."""
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -18,9 +18,9 @@ class Stop(threading.Event):
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[Stop]:
+def stop_on_signals() -> Iterator[StopEvent]:
     """An event that SIGINT and SIGTERM set within the block."""
-    stop = Stop()
+    stop = StopEvent()
     before = {number: signal.signal(number, stop.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop

@@ -10,7 +10,7 @@ from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.engine import Engine
 from layercache.schemas.frame import FrameHeaders
 from layercache.schemas.settings import Worker
-from layercache.stream.frames.decode_pool import Arrived, DecodePool, decoder
+from layercache.stream.frames.decode_pool import DecodePool, PendingFrame, decoder
 from layercache.stream.frames.decoding import DecodeError, Limits
 from layercache.stream.frames.frame import Frame
 from layercache.stream.worker.answering.records import DistillationWriter, MicroBatch, PredictionWriter
@@ -66,7 +66,7 @@ class OfflineWorker:
     def answer_frames(self, engine: Engine, frames: Iterable[Frame]) -> list[bytes]:
         """The same for frames of one topic whose positions are known."""
         predictions: list[bytes] = []
-        ahead: deque[list[Arrived]] = deque()
+        ahead: deque[list[PendingFrame]] = deque()
         for batch in self._batches(iter(frames)):
             ahead.append(self._pool.submit(batch))
             if len(ahead) > _AHEAD:
@@ -75,7 +75,7 @@ class OfflineWorker:
             predictions += self._answer(engine, ahead.popleft())
         return predictions
 
-    def _answer(self, engine: Engine, arrived: Sequence[Arrived]) -> list[bytes]:
+    def _answer(self, engine: Engine, arrived: Sequence[PendingFrame]) -> list[bytes]:
         decoded = [one.decoded() for one in arrived]
         for one in decoded:
             if isinstance(one.picture, DecodeError):

@@ -97,7 +97,7 @@ class FrameReader:
         finally:
             consumer.unassign()
         if silent and not stopping():
-            self.close()  # one that knew another topic of the name may never read this one (Intake.rejoin)
+            self.close()  # one that knew another topic of the name may never read this one (FrameConsumer.rejoin)
 
 
 def answered(prediction: Prediction, record: Message | str, limits: Limits) -> Frame:

@@ -98,7 +98,7 @@ class GroupWatch:
                     self._empty[partition] = waiting.pop(partition)
         finally:
             self._probing.unassign()
-        if waiting:  # one that knew another topic of the name may never read this one (Intake.rejoin)
+        if waiting:  # one that knew another topic of the name may never read this one (FrameConsumer.rejoin)
             self._probing.close()
             self._probing = None
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from layercache.early_exit.model.loading import Classifier
 from layercache.schemas.frame import FrameHeaders
 from layercache.schemas.settings import Settings
-from layercache.stream.frames.decode_pool import Arrived, Decoded, DecodePool, decoder
+from layercache.stream.frames.decode_pool import Decoded, DecodePool, PendingFrame, decoder
 from layercache.stream.frames.decoding import DecodeError, Limits
 from layercache.stream.frames.frame import Frame
 from layercache.stream.publishing.sources import Files, Picture, Skipped, Source, SourceError, open_source
@@ -104,7 +104,7 @@ class Footage:
         """One pass, in batches of ``size`` at most. Broken pictures are left out and counted."""
         worker = self._settings.worker
         pool = DecodePool(worker.decode_threads, decoder(self._classifier.preprocessing, Limits.of(worker)))
-        ahead: deque[tuple[list[int], list[Arrived]]] = deque()
+        ahead: deque[tuple[list[int], list[PendingFrame]]] = deque()
         try:
             frames = self._frames()
             while chunk := list(islice(frames, size)):
@@ -130,7 +130,7 @@ class Footage:
             return int(1000 * offset / self._plan.fps)
         return int(picture.time.timestamp() * 1000) if picture.time else 0
 
-    def _batch(self, truths: Sequence[int], arrived: Sequence[Arrived]) -> Iterator[Batch]:
+    def _batch(self, truths: Sequence[int], arrived: Sequence[PendingFrame]) -> Iterator[Batch]:
         kept: list[tuple[Frame, Decoded, int]] = []
         pictures: list[Tensor] = []
         for one, truth in zip(arrived, truths, strict=True):

@@ -14,7 +14,7 @@ from layercache.stream.frames.bare_errors import bare
 from layercache.stream.frames.decoding import DecodeError, Limits, decode_frame
 from layercache.stream.frames.envelope import MAX_ENVELOPE_BYTES, check_envelope
 from layercache.stream.frames.frame import Frame
-from layercache.stream.kafka.waiting import attend
+from layercache.stream.kafka.waiting import wait_with_duties
 
 #: How long one task of the pool takes, about: handing over a small picture alone takes longer than decoding it, and
 #: of large ones a task of many would keep one thread busy while the others wait.
@@ -32,7 +32,7 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
     decode_ms: float
 
 
-class Arrived(msgspec.Struct, frozen=True, gc=False):
+class PendingFrame(msgspec.Struct, frozen=True, gc=False):
     """A frame whose picture is being decoded; ``chunk`` holds it at ``index`` once that is done."""
 
     frame: Frame
@@ -44,10 +44,12 @@ class Arrived(msgspec.Struct, frozen=True, gc=False):
         return self.chunk.result()[self.index]
 
 
-def all_decoded(arrived: Sequence[Arrived], duties: Callable[[], float]) -> list[Decoded]:
-    """Waits for the pictures; meanwhile ``duties`` are done, see :func:`layercache.stream.kafka.waiting.attend`."""
-    chunks = {chunk: attend(chunk, duties) for chunk in dict.fromkeys(map(_CHUNK_OF, arrived))}
-    return [chunks[one.chunk][one.index] for one in arrived]
+def all_decoded(pending: Sequence[PendingFrame], duties: Callable[[], float]) -> list[Decoded]:
+    """Waits for the pictures and does the ``duties`` meanwhile, by
+    :func:`layercache.stream.kafka.waiting.wait_with_duties`.
+    """
+    chunks = {chunk: wait_with_duties(chunk, duties) for chunk in dict.fromkeys(map(_CHUNK_OF, pending))}
+    return [chunks[one.chunk][one.index] for one in pending]
 
 
 #: From a frame to its picture, uint8 ``[C, h, w]`` as the model takes it; raises :class:`DecodeError`. Thread-safe.
@@ -69,14 +71,14 @@ class DecodePool:
         self._decode_frame = decode
         self._mean_ms = _CHUNK_MS / 8
 
-    def submit(self, frames: Sequence[Frame]) -> list[Arrived]:
+    def submit(self, frames: Sequence[Frame]) -> list[PendingFrame]:
         """Starts decoding ``frames`` and returns at once."""
         size = max(1, min(round(_CHUNK_MS / self._mean_ms), -(-len(frames) // self._threads)))
-        arrived: list[Arrived] = []
+        pending: list[PendingFrame] = []
         for start in range(0, len(frames), size):
             chunk = frames[start : start + size]
-            arrived += map(Arrived, chunk, repeat(self._pool.submit(self._decode, chunk)), count())
-        return arrived
+            pending += map(PendingFrame, chunk, repeat(self._pool.submit(self._decode, chunk)), count())
+        return pending
 
     def close(self) -> None:
         """Ends the threads; what has not begun is dropped."""

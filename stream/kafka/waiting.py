@@ -1,4 +1,4 @@
-"""Time, waiting for what may never come back, and doing one's duties meanwhile."""
+"""Time, calls that may never come back, and duties that cannot wait for them."""
 
 import threading
 import time
@@ -12,11 +12,11 @@ _LOOK_S = 0.2
 
 
 class Stuck(RuntimeError):
-    """A call did not come back in time; it may still be running, in a thread that nobody waits for."""
+    """A call did not come back in time; it may still be running, in a thread that nothing waits for."""
 
 
 class Deadline:
-    """One span of time for a whole chain of calls, in place of a time-out for each that add up.
+    """One span of time for a whole chain of calls, where a time-out for each would add up.
 
     >>> deadline = Deadline(10.0, clock=iter([0.0, 4.0, 11.0]).__next__)
     >>> deadline.left(), deadline.left()
@@ -28,12 +28,12 @@ class Deadline:
         self._end = clock() + seconds
 
     def left(self) -> float:
-        """Seconds until it has passed, 0.0 from then on."""
+        """Seconds until the end, 0.0 from then on."""
         return max(0.0, self._end - self._clock())
 
 
 def start_call(call: Callable[[], Result]) -> Future[Result]:
-    """What ``call`` returns or raises, once it does, in a thread of its own that the process does not wait for."""
+    """Runs ``call`` in a thread of its own, which the process does not wait for; what it returns or raises."""
     outcome: Future[Result] = Future()
 
     def run() -> None:
@@ -56,14 +56,14 @@ def call_with_timeout(
         try:
             return outcome.result(min(_LOOK_S, seconds))
         except TimeoutError:
-            if outcome.done():  # with one of its own, or just now
+            if outcome.done():  # the call raised a TimeoutError itself, or ended just now
                 return outcome.result()
             if not deadline.left() or give_up():
                 raise Stuck(f"no return within {seconds:.0f} s") from None
 
 
 class Clock(Protocol):
-    """How time passes and calls are waited for; a simulation has one of its own, in which no time passes by itself."""
+    """How time passes, and how callers wait; a simulation has one of its own, in which no time passes by itself."""
 
     def now(self) -> float:
         """Seconds of a clock that is never set back."""
@@ -92,23 +92,22 @@ class SystemClock:
 SYSTEM_CLOCK: Clock = SystemClock()
 
 
-def attend(future: Future[Result], duties: Callable[[], float]) -> Result:
-    """What ``future`` comes to. Until then ``duties`` are done again and again, as soon as the seconds they return
-    have passed.
+def wait_with_duties(future: Future[Result], duties: Callable[[], float]) -> Result:
+    """Waits for ``future`` and returns or raises its result; calls ``duties`` meanwhile.
 
-    What the duties raise ends the waiting, not the work that is waited for.
+    ``duties`` return in how many seconds to call them again. What they raise ends the waiting, not the work.
     """
     while not future.done():
         try:
             return future.result(duties())
         except TimeoutError:
-            if future.done():  # its own, or it came just now
+            if future.done():  # the work raised a TimeoutError itself, or ended just now
                 break
     return future.result()
 
 
 class SideThread:
-    """One thread for calls that may take long, so that who needs their results can do its duties meanwhile.
+    """One thread for calls that may take long, so that the caller can do its duties meanwhile.
 
     >>> side_thread = SideThread("sums")
     >>> side_thread.run(lambda: 6 * 7, duties=lambda: 0.1)
@@ -120,9 +119,9 @@ class SideThread:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
 
     def run(self, call: Callable[[], Result], duties: Callable[[], float]) -> Result:
-        """What ``call`` returns or raises; see :func:`attend`."""
-        return attend(self._pool.submit(call), duties)
+        """What ``call`` returns or raises; see :func:`wait_with_duties`."""
+        return wait_with_duties(self._pool.submit(call), duties)
 
     def close(self) -> None:
-        """Ends the thread, once the call that is running comes back."""
+        """Ends the thread, once the running call comes back."""
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -8,7 +8,7 @@ import msgspec
 
 from layercache.early_exit.model.preprocessing import Preprocessing
 from layercache.schemas.settings import Settings
-from layercache.stream.frames.decode_pool import Arrived, Decode, Decoded, DecodePool, decoder
+from layercache.stream.frames.decode_pool import Decode, Decoded, DecodePool, PendingFrame, decoder
 from layercache.stream.frames.decoding import DecodeError, Limits
 from layercache.stream.frames.envelope import envelope_limit
 from layercache.stream.frames.frame import Frame
@@ -26,12 +26,12 @@ class FetchingPool(DecodePool):
         super().__init__(threads, decode, max_envelope_bytes)
         self._fetcher = fetcher
 
-    def submit(self, frames: Sequence[Frame]) -> list[Arrived]:
+    def submit(self, frames: Sequence[Frame]) -> list[PendingFrame]:
         """Starts fetching and decoding ``frames`` and returns at once."""
         if not any(map(is_reference, frames)):
             return super().submit(frames)
         there = iter(super().submit([frame for frame in frames if not is_reference(frame)]))
-        return [Arrived(frame, self._fetch(frame), 0) if is_reference(frame) else next(there) for frame in frames]
+        return [PendingFrame(frame, self._fetch(frame), 0) if is_reference(frame) else next(there) for frame in frames]
 
     def close(self) -> None:
         """Ends the threads; what has not begun is dropped, and what is being fetched is given up."""

@@ -1,15 +1,16 @@
-"""Frames that end a worker's process: found by notes that survive it, and given up.
+"""Frames that end a worker's process: notes that survive the process find them, and they become dead letters.
 
-A decoder that crashes, or a kernel that kills for memory, leaves no exception to catch, and whoever takes over reads
-the same frame first. So a worker commits a note before it works on the first frames of a partition that it took over:
-the offset where it stands already, with the number of workers that began there in a row, as the offset's metadata. The
-next ordinary commit takes the note back. It is committed like any progress, in a transaction of this member's
-generation (KIP-447), and moves no offset, so that it can neither repeat nor lose a frame.
+A decoder that crashes, or a kernel that kills for memory, leaves no exception to catch, and the worker that takes over
+reads the same frame first. So a worker commits a note before it works on the first frames of a partition that it took
+over: the offset where the group stands already and, as its metadata, the number of workers that began there in a row.
+The next ordinary commit takes the note back. A worker commits a note like any progress, in a transaction of its
+member's generation (KIP-447), and the note moves no offset: it can neither repeat nor lose a frame.
 
-Whoever finds a note knows that its writer ended before it committed anything else. Most ended for a reason of their
-own, so it takes the partition's frames with care first, which costs little: a micro-batch at a time, each a transaction
-of its own, with nothing else at work. If a worker ends at one of these, the next takes that micro-batch's frames one at
-a time; where two workers in a row have ended at one and the same frame, that frame becomes a dead letter. No I/O here.
+A worker that finds a note knows that its writer ended before it committed anything else. Most workers end for other
+reasons than a frame, so the finder takes the partition's frames with care first, which costs little: a micro-batch at a
+time, each a transaction of its own, with nothing else at work. If a worker ends at one of these, the next one takes
+that micro-batch's frames one at a time; where two workers in a row have ended at one and the same frame, that frame
+becomes a dead letter. No I/O here.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,13 +18,13 @@ from dataclasses import dataclass
 
 from layercache.stream.frames.frame import Frame
 
-#: Frames are taken with care from this many workers on that began at an offset and committed nothing,
+#: Once so many workers began at an offset and committed nothing, the next one takes its frames with care,
 CAREFUL_FROM = 1
-#: one at a time from this many on: the last had one micro-batch at work, and nothing else,
+#: once so many did, one at a time: the last of them had one micro-batch at work, and nothing else,
 ALONE_FROM = 2
-#: and the frame is given up from this many on: the last two had it alone.
+#: and once so many did, it gives the frame up: the last two of them had it alone.
 GIVEN_UP_FROM = 4
-#: What stands with an offset whose micro-batch, or whose frame, is next: as if one worker had begun with it.
+#: The note of an offset whose micro-batch, or whose frame, is next: as if one worker had begun with it.
 _BATCH_IN_LINE, _FRAME_IN_LINE = ALONE_FROM, ALONE_FROM + 1
 
 
@@ -32,7 +33,7 @@ class _Partition:
     began: int
     """How many workers in a row began here before, and ended without a commit."""
     is_noted: bool = False
-    """Whether this worker has said that it begins."""
+    """Whether this worker has noted that it begins."""
     careful: int = 0
     """How many more frames to take with care."""
     alone: int = 0
@@ -42,19 +43,19 @@ class _Partition:
 
 
 @dataclass(frozen=True)
-class _Mine:
-    """A note that was committed."""
+class _OwnNote:
+    """A note that this worker committed."""
 
     offset: int
     note: int
     before: int
-    """What the note said that was found."""
+    """What the note said that this worker found."""
 
 
 class Caution:
     """Says what notes to commit and which frames to take with care, at most ``batch`` at a time.
 
-    ``span`` is how many frames of a partition may have been at work when a worker ended.
+    ``span`` is how many frames of a partition a worker may have had at work when it ended.
 
     >>> caution = Caution(span=4, batch=2)
     >>> caution.begins(0, offset=7, began=2)
@@ -76,19 +77,19 @@ class Caution:
         self._span = span
         self._batch = batch
         self._partitions: dict[int, _Partition] = {}
-        #: partition -> the offset with which a note of ours was committed last, and nothing since
-        self._standing: dict[int, int] = {}
-        #: the last notes of ours, also of partitions that have gone
-        self._mine: dict[int, _Mine] = {}
+        #: partition -> the offset with which this worker committed a note, and nothing since
+        self._committed_notes: dict[int, int] = {}
+        #: partition -> this worker's last note there, also where the partition went to another worker
+        self._own_notes: dict[int, _OwnNote] = {}
 
     def begins(self, partition: int, offset: int, began: int, takes_over: bool = True) -> bool:
-        """The partition is read from ``offset`` on, where ``began`` workers began in a row and committed nothing.
+        """The worker reads the partition from ``offset`` on, where ``began`` workers began and committed nothing.
 
-        True where its frames are to be taken with care. A worker's own notes never count against frames: it lives.
+        True where it must take the frames with care. A worker's own notes never count against frames: it lives.
         """
         one = self._partitions.get(partition)
         if one is None or takes_over:
-            mine = self._mine.get(partition)
+            mine = self._own_notes.get(partition)
             began = mine.before if mine is not None and (mine.offset, mine.note) == (offset, began) else began
             one = self._partitions[partition] = _Partition(
                 began,
@@ -98,17 +99,17 @@ class Caution:
         else:
             one.is_noted, one.note = began > one.began, 0
             if one.is_noted:
-                self._standing[partition] = offset
+                self._committed_notes[partition] = offset
         return one.careful > 0
 
-    def gone(self, partitions: Iterable[int]) -> None:
-        """These are others' now."""
+    def forget(self, partitions: Iterable[int]) -> None:
+        """These partitions are other workers' now."""
         for partition in partitions:
             self._partitions.pop(partition, None)
-            self._standing.pop(partition, None)
+            self._committed_notes.pop(partition, None)
 
     def split(self, frames: Sequence[Frame]) -> tuple[list[Frame], list[Frame]]:
-        """Those to work on together, and those to take with care, which are not to be touched before."""
+        """The frames to work on together, and those to take with care, which nothing may touch before."""
         careful = {number for number in self._partitions if self.is_careful(number)}
         if not careful:
             return list(frames), []
@@ -143,22 +144,22 @@ class Caution:
         return offsets
 
     def is_careful(self, partition: int) -> bool:
-        """True while the partition's frames are taken with nothing else at work."""
+        """True while the worker must have nothing else at work when it takes the partition's frames."""
         one = self._partitions.get(partition)
         return one is not None and one.careful > 0
 
     def is_alone(self, partition: int) -> bool:
-        """True while they are taken one at a time."""
+        """True while it must take them one at a time."""
         one = self._partitions.get(partition)
         return one is not None and one.alone > 0
 
     def gives_up(self, frame: Frame) -> bool:
-        """True where the frame, the next of its partition, must not be worked on again."""
+        """True where no worker may work again on the frame, the next of its partition."""
         one = self._partitions.get(frame.partition)
         return one is not None and one.began >= GIVEN_UP_FROM
 
     def passed(self, frames: Sequence[Frame]) -> None:
-        """Frames that were taken with care, of one partition, are answered, or given up."""
+        """The worker answered frames of one partition that it took with care, or gave them up."""
         one = self._partitions.get(frames[0].partition) if frames else None
         if one is None:
             return
@@ -168,30 +169,31 @@ class Caution:
         one.note = _FRAME_IN_LINE if one.alone else _BATCH_IN_LINE if one.careful else 0
 
     def note(self, partition: int) -> int:
-        """What to commit with the partition's offset."""
+        """The note to commit with the partition's offset."""
         one = self._partitions.get(partition)
         return one.note if one is not None else 0
 
     def committed(self, offsets: dict[int, int]) -> None:
-        """By partition, what has been committed, each with its note."""
+        """The worker committed these offsets, by partition, each with its note."""
         for partition, offset in offsets.items():
-            self._standing.pop(partition, None)
-            self._mine.pop(partition, None)
+            self._committed_notes.pop(partition, None)
+            self._own_notes.pop(partition, None)
             one = self._partitions.get(partition)
             if one is not None and one.note:
-                self._standing[partition] = offset
-                self._mine[partition] = _Mine(offset, one.note, one.began)
+                self._committed_notes[partition] = offset
+                self._own_notes[partition] = _OwnNote(offset, one.note, one.began)
                 one.note = one.note if one.careful else 0
 
     def uncertain(self) -> None:
-        """A commit may have come through or not: none of our notes may be taken back any more."""
-        self._standing.clear()
+        """A commit may have come through or not: the worker may not take back any of its notes now."""
+        self._committed_notes.clear()
 
     def take_back(self, partitions: Iterable[int] | None = None) -> dict[int, int]:
-        """By partition, of these or of all, the offsets whose notes are to be taken back: this worker ends, or leaves
-        them to others, and its process did not die of their frames.
+        """By partition, of these or of all, the offsets whose notes to take back.
+
+        This worker ends, or leaves the partitions to others, and its process did not die of their frames.
         """
-        chosen = set(self._standing if partitions is None else partitions)
+        chosen = set(self._committed_notes if partitions is None else partitions)
         for partition in chosen & self._partitions.keys():
             self._partitions[partition].note = 0
-        return {partition: offset for partition, offset in self._standing.items() if partition in chosen}
+        return {partition: offset for partition, offset in self._committed_notes.items() if partition in chosen}

@@ -1,4 +1,4 @@
-"""What a worker serves over HTTP: its metrics, and whether it lives, for whoever would restart it."""
+"""What a worker serves over HTTP: its metrics, and whether it lives, for the supervisor that would restart it."""
 
 import threading
 import time
@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-#: A client that sends nothing for so long is hung up on.
+#: The server closes a connection on which the client sends nothing for so long.
 _REQUEST_S = 10
 
 
@@ -130,4 +130,4 @@ class _Handler(WSGIRequestHandler):
     timeout = _REQUEST_S
 
     def log_message(self, *_: object) -> None:
-        """Probes come every few seconds, and nobody wants to read of them."""
+        """Logs nothing: probes come every few seconds."""

@@ -1,4 +1,4 @@
-"""Who shares a consumer group: each worker's ``client.id`` says which model it runs and what it is called.
+"""Which workers share a consumer group: each one's ``client.id`` names its model and itself.
 
 Workers of different models in one group answer its frames between them, and nothing in the group protocol says so.
 """
@@ -22,7 +22,7 @@ from layercache.stream.kafka.clients import (
 
 log = logging.getLogger(__name__)
 
-#: Of a fingerprint, as in the log.
+#: Digits of a fingerprint, as many as the log shows.
 _SHOWN = 12
 _LOOK_EVERY_S = 1.0
 _REQUEST_S = 5.0
@@ -85,7 +85,7 @@ class GroupCheck:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread; one that waits for a broker is left behind."""
+        """Ends the thread; leaves it behind where it waits for a broker."""
         self._stop.set()
 
     def look(self) -> list[str]:

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _STAGE_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-#: Classes that are counted by name, the first ones met: Prometheus keeps a series for each, and models have thousands.
+#: Only the first so many classes are counted by name: Prometheus keeps a series for each, and models have thousands.
 _MAX_CLASSES = 200
 _OTHER_CLASSES = "other"
 
@@ -192,7 +192,7 @@ class Metrics:
         self.overload_closed.set(closed)
 
     def show_promise(self, promise: Promise) -> None:
-        """The budgets, for whoever compares disagreements with them."""
+        """Shows the budgets, beside which dashboards put the disagreements."""
         self._budget.labels("normal").set(promise.max_disagreement)
         if promise.overload_max_disagreement is not None:
             self._budget.labels("overload").set(promise.overload_max_disagreement)
@@ -203,7 +203,7 @@ class Metrics:
         self._heads.labels(version or "none").set(1)
 
     def show_lags(self, topic: str, lags: Mapping[int, int]) -> None:
-        """Lags of the partitions that are ours; those of others are not ours to tell."""
+        """Shows the lags of this worker's partitions; other workers show those of theirs."""
         self.lag.clear()
         for partition, lag in lags.items():
             self.lag.labels(topic, str(partition)).set(lag)

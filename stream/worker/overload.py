@@ -2,22 +2,30 @@
 
 import math
 
-#: Being behind ends once no more than this share of the objective has waited for so long: what began at the objective
-#: must not end a moment later, and begin again.
+from layercache.schemas.settings import Settings
+
+#: Being behind ends once no more than this share of the objective has waited for so long: an overload that began at the
+#: objective must not end a moment later, and begin again.
 _RELEASED, _CALM_S = 0.25, 1.0
-#: The pace is that of about the last so many seconds of work, and not known before so many micro-batches.
+#: The pace is the mean over about the last so many seconds of work, and is unknown before so many micro-batches.
 _MEMORY_S, _FEWEST_BATCHES = 5.0, 16
+
+
+def lag_objective(settings: Settings) -> "LagObjective":
+    """The objective that the settings name; one that is never missed where exits must not open wider."""
+    may_open_wider = settings.promise.overload_max_disagreement is not None
+    return LagObjective(settings.worker.target_lag_s if may_open_wider else math.inf)
 
 
 class LagObjective:
     """Watches how many seconds of work wait; :attr:`missed` from when they exceed ``target_s`` until they are gone.
 
-    Seconds of work are frames that wait, by the time that a frame takes a busy worker *with its exits as on other
-    days*. Timestamps of frames play no part: they are the publishers', whose clocks may be wrong and whose records may
-    be old, as when a day is replayed. And the pace under overload plays none: it would halve the figure at the moment
-    when exits open wider, so that they would close again with the backlog still there. Only micro-batches with no room
-    left count, be it for frames or, of large ones, for bytes: that of a worker which waits for frames takes each of
-    them longer, and a worker that is behind has no other.
+    Seconds of work are the frames that wait, times the seconds that a frame takes a busy worker *with its exits as on
+    other days*. Timestamps of frames play no part: publishers set them, whose clocks may be wrong and whose records may
+    be old, as when a day is replayed. The pace under overload plays none either: it would halve the figure at the
+    moment when exits open wider, so that they would close again with the backlog still there. Only micro-batches with
+    no room left count, be it for frames or, where frames are large, for bytes: in a micro-batch of a worker that waits
+    for frames each frame takes longer, and a worker that is behind has only full ones.
 
     Pure: clocks are passed in, seconds of any one clock. ``target_s`` may be infinite, which is never missed.
 
@@ -44,9 +52,9 @@ class LagObjective:
         self._calm_since: float | None = None
 
     def answered(self, frames: int, seconds: float, full: bool, under_overload: bool) -> None:
-        """A micro-batch of ``frames`` took ``seconds``, commits included, waiting for frames to arrive not.
+        """A micro-batch of ``frames`` took ``seconds``: with its commits, without the wait for frames to arrive.
 
-        ``full`` where it could have taken no more.
+        ``full`` says that it could have taken no more.
         """
         if under_overload or not full:
             return

@@ -2,6 +2,8 @@
 
 import logging
 import signal
+import socket
+import uuid
 from contextlib import ExitStack
 from functools import partial
 
@@ -14,35 +16,78 @@ from layercache.early_exit.memory import keep_freed_memory
 from layercache.early_exit.model.loading import ModelError, load
 from layercache.early_exit.store.head_store import StoreError, open_store
 from layercache.schemas.settings import Settings
-from layercache.stream.kafka.clients import KafkaUnusable, refuse_void_options
+from layercache.schemas.settings import Worker as WorkerSettings
+from layercache.stream.kafka.clients import (
+    CLIENTS,
+    ClientFactory,
+    KafkaUnusable,
+    long_running,
+    refuse_void_options,
+    worker_config,
+)
 from layercache.stream.kafka.reach import wait_for_topics
 from layercache.stream.kafka.record_limits import LetterLimit, asked, with_fitting_batches
+from layercache.stream.kafka.waiting import SYSTEM_CLOCK, Clock
 from layercache.stream.references.fetching_pool import fetching_pool
 from layercache.stream.references.prefixes import UnusablePrefix
-from layercache.stream.worker.answering.answering import ModelAnswering
+from layercache.stream.worker.answering.answering import Answering, ModelAnswering
 from layercache.stream.worker.answering.heads_watch import HeadWatch
+from layercache.stream.worker.consuming.committed import CommittedOffsetsClient
+from layercache.stream.worker.consuming.consumer import FrameConsumer
+from layercache.stream.worker.consuming.membership import READER, MemberOptions
+from layercache.stream.worker.delivery.transactions import delivery
 from layercache.stream.worker.garbage import collect_seldom
-from layercache.stream.worker.loop import Unfinished, Worker, worker_name
+from layercache.stream.worker.loop import Unfinished, Worker
 from layercache.stream.worker.members import GroupCheck, client_id, named_clients
 from layercache.stream.worker.metrics import Metrics
-from layercache.stream.worker.stopping import Stop
+from layercache.stream.worker.overload import lag_objective
+from layercache.stream.worker.stopping import StopRequest
 
 log = logging.getLogger(__name__)
 
 OK, FAILED, UNFINISHED, INTERRUPTED = 0, 1, 3, 130
 
-#: So much later than a transaction's time-out, at most, a broker aborts it (every 10 s it looks) and a group has shared
-#: out its partitions anew.
+#: At most so much later than a transaction's time-out the broker aborts it (it looks every 10 s), and the group has
+#: shared out its partitions anew.
 _BROKER_ABORTS_S = 20.0
+
+
+def worker_name(settings: WorkerSettings) -> str:
+    """The worker's own name: its ``worker_id``, or one that no other process has."""
+    return settings.worker_id or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+
+
+def make_worker(
+    settings: Settings,
+    name: str,
+    answering: Answering,
+    metrics: Metrics,
+    stop: StopRequest,
+    clock: Clock = SYSTEM_CLOCK,
+    clients: ClientFactory = CLIENTS,
+) -> Worker:
+    """A loop with all that it talks to: its Kafka clients are made, by ``clients``, and nothing is read yet.
+
+    Raises :class:`layercache.stream.kafka.clients.KafkaUnusable`.
+    """
+    config = worker_config(settings)
+    consumer = FrameConsumer(
+        lambda: clients.consumer(long_running(config | READER)), settings.topics.frames,
+        CommittedOffsetsClient(settings, clock, clients), metrics, MemberOptions.of(config), clock,
+    )  # fmt: skip
+    sends = delivery(
+        settings, name, consumer.client, stop.patience_is_over, metrics, consumer.time_left, clock, clients
+    )
+    return Worker(settings, consumer, sends, answering, lag_objective(settings), metrics, stop, clock)
 
 
 def run(settings: Settings) -> int:
     """Runs a worker until SIGTERM (exit code 0) or Ctrl-C (130); 1 where it cannot go on, and the log says why.
 
-    3 where it was stopped while a micro-batch took too long: a thread is still at work then, so the caller has to end
-    the process without waiting for threads.
+    3 where it was stopped while a micro-batch took too long: a thread still works on it then, so that the caller must
+    end the process without waiting for threads.
     """
-    stop = Stop()
+    stop = StopRequest()
     with stop.on_signals():
         try:
             _run(settings, stop)
@@ -61,7 +106,7 @@ def run(settings: Settings) -> int:
     return INTERRUPTED if stop.signal == signal.SIGINT else OK
 
 
-def _run(settings: Settings, stop: Stop) -> None:
+def _run(settings: Settings, stop: StopRequest) -> None:
     refuse_void_options(settings)
     keep_freed_memory()
     if settings.worker.torch_threads is not None:
@@ -101,13 +146,13 @@ def _run(settings: Settings, stop: Stop) -> None:
         answering = ModelAnswering(settings, name, traced, heads, metrics, pool, limit)
         written = asked(settings, (topics.predictions, topics.distillation, letters))
         clients = named_clients(client_id(classifier.fingerprint, name))
-        worker = Worker(with_fitting_batches(settings, written), name, answering, metrics, stop, clients=clients)
+        worker = make_worker(with_fitting_batches(settings, written), name, answering, metrics, stop, clients=clients)
         collect_seldom()
         group.start()
         log.info("working on %s at %s", topics.frames, settings.kafka.bootstrap_servers)
         try:
             worker.run()
         except Unfinished:
-            at_the_end.pop_all()  # it may be a picture that takes so long
+            at_the_end.pop_all()  # closing the pool would wait: a picture may be what takes so long
             raise
         log.info("stopped")

@@ -1,4 +1,4 @@
-"""Whether a worker shall stop: told by signals, asked by everything that waits."""
+"""Whether a worker shall stop: signals say so, and all that waits asks."""
 
 import signal
 import threading
@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 #: How long a worker that shall stop waits for a broker that does not answer, and for its last micro-batch. Docker kills
-#: after 10 s.
+#: the process after 10 s.
 STOP_PATIENCE_S = 8.0
 
 
-class Stop:
+class StopRequest:
     """Whether the worker shall stop, and since when; set by signals."""
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Stop:
         return self._since is not None
 
     def patience_is_over(self) -> bool:
-        """True once stopping has taken so long that nothing is waited for any more."""
+        """True once stopping has taken so long that the worker waits for nothing any more."""
         return self._since is not None and time.monotonic() - self._since > STOP_PATIENCE_S
 
     def set(self, number: int = 0, _: FrameType | None = None) -> None:
@@ -34,7 +34,7 @@ class Stop:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Sets it on SIGTERM and SIGINT within the block; only in the main thread can that be had."""
+        """Sets it on SIGTERM and SIGINT within the block; does nothing outside the main thread, where Python cannot."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -73,7 +73,7 @@ def tell(seed: int, theme: Play | None) -> int:
         def emit(self, record: logging.LogRecord) -> None:
             print(f"           log  {record.getMessage()}")
 
-    logger = logging.getLogger("stream")
+    logger = logging.getLogger("layercache.stream")
     logger.addHandler(Lines())
     logger.setLevel(logging.INFO)
     logger.propagate = False

@@ -12,7 +12,7 @@ from tests.simulation.worker_process import quiet_logs
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    logger = logging.getLogger("stream")
+    logger = logging.getLogger("layercache.stream")
     level = logger.level
     quiet_logs()
     yield

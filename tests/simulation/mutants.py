@@ -13,10 +13,10 @@ from unittest.mock import patch
 
 from confluent_kafka import OFFSET_END, Consumer, TopicPartition
 
-from layercache.stream.worker.consuming.consumer import Intake
-from layercache.stream.worker.consuming.positions import Positions, Start, State, Told
+from layercache.stream.worker.consuming.consumer import FrameConsumer
+from layercache.stream.worker.consuming.positions import PartitionReport, Positions, Start, State
 from layercache.stream.worker.delivery.delivery import Delivery
-from layercache.stream.worker.delivery.outlet import Outlet
+from layercache.stream.worker.delivery.outlet import WatchedProducer
 from layercache.stream.worker.delivery.request_watch import RequestWatch
 from layercache.stream.worker.delivery.states import Event
 from layercache.stream.worker.delivery.transactions import ExactlyOnce
@@ -47,10 +47,12 @@ def no_confirmation() -> AbstractContextManager[Any]:
         for number in numbers:
             self._partitions[number].state = State.READING
 
-    def as_librdkafka_likes(self: Intake, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def as_librdkafka_likes(self: FrameConsumer, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._positions.assigned({one.partition for one in partitions})
 
-    return _both(patch.object(Positions, "assigned", trusting), patch.object(Intake, "_assigned", as_librdkafka_likes))
+    return _both(
+        patch.object(Positions, "assigned", trusting), patch.object(FrameConsumer, "_assigned", as_librdkafka_likes)
+    )
 
 
 def assigned_at_the_end() -> AbstractContextManager[Any]:
@@ -79,12 +81,12 @@ def _sent_at_once() -> AbstractContextManager[Any]:
 
 def old_answers_count() -> AbstractContextManager[Any]:
     """An answer to a question from before the last rebalance, or the last rewind, counts."""
-    told = Positions.told
+    take_answer = Positions.take_answer
 
-    def gullible(self: Positions, number: int, partition: int, what: Told) -> Start | None:
-        return told(self, number + 1_000_000, partition, what)
+    def gullible(self: Positions, number: int, partition: int, report: PartitionReport) -> Start | None:
+        return take_answer(self, number + 1_000_000, partition, report)
 
-    return patch.object(Positions, "told", gullible)
+    return patch.object(Positions, "take_answer", gullible)
 
 
 def unstable_offsets_are_asked_for() -> AbstractContextManager[Any]:
@@ -96,12 +98,12 @@ def unstable_offsets_are_asked_for() -> AbstractContextManager[Any]:
 def no_rewind() -> AbstractContextManager[Any]:
     """After an abort reading goes on where it was."""
 
-    return patch.object(Intake, "rewind", lambda self: None)
+    return patch.object(FrameConsumer, "rewind", lambda self: None)
 
 
 def producers_are_used_again() -> AbstractContextManager[Any]:
     """A producer is used again although a request of its transaction got no answer."""
-    return patch.object(Outlet, "unclean", lambda self: None)
+    return patch.object(WatchedProducer, "unclean", lambda self: None)
 
 
 def only_ends_are_watched() -> AbstractContextManager[Any]:
@@ -117,7 +119,7 @@ def only_ends_are_watched() -> AbstractContextManager[Any]:
 def undelivered_records_are_forgotten() -> AbstractContextManager[Any]:
     """A producer is used again although an abort has purged a record whose acknowledgement was lost."""
 
-    return patch.object(Outlet, "all_delivered", lambda self: True)
+    return patch.object(WatchedProducer, "all_delivered", lambda self: True)
 
 
 def fenced_workers_come_back() -> AbstractContextManager[Any]:
@@ -148,8 +150,8 @@ def skipped_generations_go_unnoticed() -> AbstractContextManager[Any]:
 
 def static_members_join_anew_at_once() -> AbstractContextManager[Any]:
     """One whose partitions may be another's joins before it is forgotten, and is given the same ones at once."""
-    rejoin = Intake.rejoin
-    return patch.object(Intake, "rejoin", lambda self, must_leave=False: rejoin(self))
+    rejoin = FrameConsumer.rejoin
+    return patch.object(FrameConsumer, "rejoin", lambda self, must_leave=False: rejoin(self))
 
 
 def offsets_before_answers() -> AbstractContextManager[Any]:
@@ -188,15 +190,15 @@ def frames_in_flight_stay() -> AbstractContextManager[Any]:
 
 def seeks_are_believed() -> AbstractContextManager[Any]:
     """A seek that failed counts as done."""
-    seek = Intake._seek
+    seek = FrameConsumer._seek
 
-    def believing(self: Intake) -> None:
+    def believing(self: FrameConsumer) -> None:
         wanted = list(self._positions.to_seek())
         seek(self)
         for number in set(wanted) & set(self._positions.to_seek()):
             self._positions.sought(number)
 
-    return patch.object(Intake, "_seek", believing)
+    return patch.object(FrameConsumer, "_seek", believing)
 
 
 @contextmanager

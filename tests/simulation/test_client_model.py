@@ -112,7 +112,7 @@ def test_a_join_while_offsets_are_unstable_restarts_the_partition(kip848: bool, 
     ("begin", "came"), [(OFFSET_BEGINNING, [*range(5, 10), *range(13)]), (OFFSET_END, [*range(5, 10)])]
 )
 def test_who_is_sent_on_while_it_asks_where_the_log_is_goes_there_after_all(begin: int, came: list[int]) -> None:
-    """As ``tests/integration/test_intake.py`` saw it: read again from the beginning, or passed over to the end."""
+    """As ``tests/integration/test_frame_consumer.py`` saw it: read from the beginning, or passed over to the end."""
     bench = Bench()
 
     def assign(consumer: SimulatedConsumer, partitions: list[TopicPartition]) -> None:

@@ -1,4 +1,4 @@
-"""A worker of the project, as one simulated process: its real loop, intake and delivery, on simulated clients.
+"""A worker of the project, as one simulated process: its real loop, consumer and delivery, on simulated clients.
 
 Only what answers a frame is trivial: the prediction is the frame's own name.
 """
@@ -15,16 +15,16 @@ from typing import Any, TypeVar, cast
 from confluent_kafka import KafkaException
 
 from layercache.schemas.settings import Kafka, Settings, Worker
-from layercache.stream.frames.decode_pool import Arrived, Decoded
+from layercache.stream.frames.decode_pool import Decoded, PendingFrame
 from layercache.stream.frames.frame import Frame
 from layercache.stream.kafka.clients import ClientFactory, KafkaUnusable
 from layercache.stream.kafka.waiting import Stuck
 from layercache.stream.worker.answering.answering import Duties
 from layercache.stream.worker.delivery.delivery import Delivery
 from layercache.stream.worker.loop import Unfinished
-from layercache.stream.worker.loop import Worker as Loop
 from layercache.stream.worker.metrics import Metrics
-from layercache.stream.worker.stopping import STOP_PATIENCE_S, Stop
+from layercache.stream.worker.service import make_worker
+from layercache.stream.worker.stopping import STOP_PATIENCE_S, StopRequest
 from tests.simulation.admin import SimulatedAdminClient
 from tests.simulation.broker import Broker
 from tests.simulation.consumer import SimulatedConsumer
@@ -93,7 +93,7 @@ class SimulatedClock:
         return cast(Result, task.result)
 
 
-class SimulatedStop(Stop):
+class SimulatedStop(StopRequest):
     """Whether the worker shall stop, by the simulation's clock."""
 
     def __init__(self, world: World) -> None:
@@ -138,13 +138,13 @@ class TrivialAnswering:
         self._world = world
         self._slow_rate = slow_rate
 
-    def submit(self, frames: Sequence[Frame]) -> list[Arrived]:
+    def submit(self, frames: Sequence[Frame]) -> list[PendingFrame]:
         """Nothing to decode."""
-        return [Arrived(frame, _NEVER, 0) for frame in frames]
+        return [PendingFrame(frame, _NEVER, 0) for frame in frames]
 
     def answer(
         self,
-        arrived: Sequence[Arrived],
+        arrived: Sequence[PendingFrame],
         delivery: Delivery,
         duties: Duties,
         overloaded: bool,
@@ -244,7 +244,7 @@ class WorkerProcess:
 
     def _run(self) -> None:
         try:
-            loop = Loop(
+            loop = make_worker(
                 self._settings,
                 self._settings.worker.worker_id or self.name,
                 self._answering,
@@ -276,4 +276,4 @@ def _producer_of(config: dict[str, Any]) -> type[RecordSender]:
 
 def quiet_logs() -> None:
     """No lines of the project: a simulation makes thousands a second."""
-    logging.getLogger("stream").setLevel(logging.CRITICAL + 1)
+    logging.getLogger("layercache.stream").setLevel(logging.CRITICAL + 1)

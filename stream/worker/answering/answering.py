@@ -13,7 +13,7 @@ from layercache.early_exit.engine import Answers, Engine
 from layercache.early_exit.model.loading import ModelError
 from layercache.schemas.dead_letter import Reason
 from layercache.schemas.settings import Settings
-from layercache.stream.frames.decode_pool import Arrived, Decoded, DecodePool, all_decoded
+from layercache.stream.frames.decode_pool import Decoded, DecodePool, PendingFrame, all_decoded
 from layercache.stream.frames.decoding import DecodeError, Unanswerable
 from layercache.stream.frames.envelope import dead_letter_of, shown
 from layercache.stream.frames.frame import Frame
@@ -49,12 +49,12 @@ class Answering(Protocol):
     def start(self) -> None:
         """Before the first frame."""
 
-    def submit(self, frames: Sequence[Frame]) -> list[Arrived]:
+    def submit(self, frames: Sequence[Frame]) -> list[PendingFrame]:
         """Starts decoding ``frames`` and returns at once."""
 
     def answer(
         self,
-        arrived: Sequence[Arrived],
+        arrived: Sequence[PendingFrame],
         delivery: Delivery,
         duties: Duties,
         overloaded: bool,
@@ -128,7 +128,7 @@ class ModelAnswering:
         """Begins to look how far behind the trainer is."""
         self._trainer.start()
 
-    def submit(self, frames: Sequence[Frame]) -> list[Arrived]:
+    def submit(self, frames: Sequence[Frame]) -> list[PendingFrame]:
         """Starts decoding ``frames`` and returns at once."""
         return self._pool.submit(frames)
 
@@ -147,7 +147,7 @@ class ModelAnswering:
 
     def answer(
         self,
-        arrived: Sequence[Arrived],
+        arrived: Sequence[PendingFrame],
         delivery: Delivery,
         duties: Duties,
         overloaded: bool,

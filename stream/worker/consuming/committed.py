@@ -1,9 +1,9 @@
-"""What the broker tells of a group's committed offsets, asked beside the consumer that reads, and never waited for.
+"""What the broker tells of a group's committed offsets, asked while another client reads, and never waited for.
 
-By a consumer that never joins. Not by the one that reads: the binding lets one call at a time into a client, and
-``committed`` starves beside ``consume``. Not by an admin client: a broker that goes away while it is asked about a
-group ends the whole process (a failed assertion, confluentinc/librdkafka #4605 and #3663), and so does a group that
-the broker does not know (a segmentation fault, #5040); all seen with 2.16.
+A consumer that never joins asks. The client that reads does not: the binding lets one call at a time into a client, and
+``committed`` starves while ``consume`` runs. An admin client does not either: it ends the whole process where the
+broker goes away while it asks about a group (a failed assertion, confluentinc/librdkafka #4605 and #3663), and where
+the broker does not know the group (a segmentation fault, #5040); all seen with 2.16.
 """
 
 import queue
@@ -17,12 +17,13 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPa
 from layercache.schemas.settings import Settings
 from layercache.stream.kafka.clients import CLIENTS, ClientFactory, admin_client, consumer_config, is_hopeless
 from layercache.stream.kafka.waiting import SYSTEM_CLOCK, Clock
-from layercache.stream.worker.consuming.positions import Told
+from layercache.stream.worker.consuming.positions import PartitionReport
 
-#: How long all partitions together may take to be told. While a transaction is open over one of them librdkafka asks
-#: on until it has ended, and tells nothing of the others: they are then asked one by one.
+#: How long one question about all partitions may take. While a transaction is open over one of them librdkafka asks on
+#: until it has ended, and tells nothing of the others: the client then asks about one partition after the other.
 _TOGETHER_S = 1.0
-#: How long one may take, at first and at most; it doubles from time to time, for brokers that are far away.
+#: How long the question about one partition may take, at first and at most; the time doubles now and then, for brokers
+#: that are far away.
 _ALONE_S, _ALONE_AT_MOST_S = 0.25, 2.0
 _REQUEST_S = 2.0
 _STAMP, _BEGAN = "topic-id=", "began="
@@ -34,10 +35,10 @@ class Answer:
 
     number: int
     topic_id: str | None = None
-    """Of the topic as it is now, with its cluster's; None where the broker gives topics none, or did not answer."""
-    told: Mapping[int, Told] = field(default_factory=dict)
+    """The topic's id as it is now, after its cluster's; None where the broker gives topics none, or did not answer."""
+    reports: Mapping[int, PartitionReport] = field(default_factory=dict)
     error: KafkaError | None = None
-    """Why nothing was told, where waiting will not help, or what has been in the way."""
+    """Why the broker told nothing: an error that no waiting cures, or one that has been in the way."""
 
 
 class CommittedOffsets(Protocol):
@@ -45,20 +46,20 @@ class CommittedOffsets(Protocol):
 
     @property
     def is_busy(self) -> bool:
-        """True while a question is under way; no other may be put."""
+        """True while a question is under way; ask no other meanwhile."""
 
     def ask(self, number: int, partitions: Sequence[int]) -> None:
-        """Asks for the topic's id, and about ``partitions``, perhaps none; ``number`` comes back with the answers."""
+        """Asks for the topic's id, and about ``partitions``, perhaps none; the answers name ``number``."""
 
     def answers(self) -> Iterable[Answer]:
-        """Those that have come since this was last asked."""
+        """The answers that have come since the last call."""
 
     def close(self) -> None:
-        """Asks no more."""
+        """Asks nothing more."""
 
 
 def stamp(topic_id: str | None, began: int = 0) -> str:
-    """The metadata to commit offsets with: for which topic they are, as an offset alone does not say, and a note.
+    """The metadata to commit offsets with: the id of their topic, which an offset alone does not say, and a note.
 
     The note is how many workers began at the offset in a row (:mod:`layercache.stream.worker.caution`).
 
@@ -72,9 +73,9 @@ def stamp(topic_id: str | None, began: int = 0) -> str:
 
 
 def topic_of(metadata: str | None, topic_id: str | None) -> str | None:
-    """The topic id that :func:`stamp` made the metadata of; None where it says nothing about topics like ``topic_id``.
+    """The topic id that :func:`stamp` put into the metadata; None where it names no topic of ``topic_id``'s cluster.
 
-    So it is with what was committed in another cluster and copied to this one: its topic has another id here.
+    Such is an offset that was committed in another cluster and copied to this one: its topic has another id here.
 
     >>> here = "a-cluster/Qn3ZrYrQTIuKnk9Ax4ntsA"
     >>> topic_of(stamp("a-cluster/the-old-topic", began=1), here), topic_of(stamp("another/the-old-topic"), here)
@@ -102,8 +103,8 @@ def _part(metadata: str | None, name: str) -> str | None:
     return found[0] or None if found else None
 
 
-class AskedBeside:
-    """:class:`CommittedOffsets` by clients of their own, one question at a time, each in a thread.
+class CommittedOffsetsClient:
+    """:class:`CommittedOffsets` by two clients of its own, one question at a time, each in a thread.
 
     Needs the rights of a member: read (or describe) on the group, describe on the topic.
     """
@@ -111,7 +112,8 @@ class AskedBeside:
     def __init__(self, settings: Settings, clock: Clock = SYSTEM_CLOCK, clients: ClientFactory = CLIENTS) -> None:
         self._topic = settings.topics.frames
         config = consumer_config(settings, settings.worker.group_id)
-        # Stable offsets are asked for where committed records are. No member of the group, static ones neither.
+        # A client that reads committed records asks for stable offsets. It is no member of the group, no static one
+        # either.
         config |= {"isolation.level": "read_committed", "log_level": 0}
         config.pop("group.instance.id", None)
         self._consumer = clients.consumer(config)
@@ -121,7 +123,7 @@ class AskedBeside:
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._cluster_id: str | None = None
         self._alone_s = _ALONE_S
-        #: partition -> how often it was asked alone in vain: others come first
+        #: partition -> how many questions about it alone were in vain: others come first
         self._in_vain: dict[int, int] = {}
 
     @property
@@ -136,10 +138,10 @@ class AskedBeside:
         while not self._answers.empty():
             yield self._answers.get()
         if self._asking is not None and self._asking.done():
-            self._asking.result()  # raises what is no error of Kafka's, and would never be told otherwise
+            self._asking.result()  # raises what is no error of Kafka's, which nothing else would show
 
     def close(self) -> None:
-        if not self.is_busy:  # one that waits for a broker is left behind, with its thread
+        if not self.is_busy:  # a client that waits for a broker is left behind, with its thread
             self._consumer.close()
 
     def _ask(self, number: int, partitions: list[int]) -> None:
@@ -153,19 +155,19 @@ class AskedBeside:
 
     def _ask_offsets(self, number: int, topic_id: str | None, partitions: list[int]) -> None:
         try:
-            told = self._told(topic_id, partitions, _TOGETHER_S)
+            reports = self._reports_of(topic_id, partitions, _TOGETHER_S)
         except KafkaException as error:
             if is_hopeless(error.args[0]) or len(partitions) == 1:
                 raise
         else:
             self._alone_s, self._in_vain = _ALONE_S, {}
-            self._answers.put(Answer(number, topic_id, told))
+            self._answers.put(Answer(number, topic_id, reports))
             return
         self._in_vain = {partition: self._in_vain.get(partition, 0) for partition in partitions}
         waiting: KafkaError | None = None
         for partition in sorted(partitions, key=self._in_vain.__getitem__):
             try:
-                self._answers.put(Answer(number, topic_id, self._told(topic_id, [partition], self._alone_s)))
+                self._answers.put(Answer(number, topic_id, self._reports_of(topic_id, [partition], self._alone_s)))
             except KafkaException as error:
                 if is_hopeless(error.args[0]):
                     raise
@@ -175,14 +177,14 @@ class AskedBeside:
             self._alone_s = min(2 * self._alone_s, _ALONE_AT_MOST_S)
             self._answers.put(Answer(number, topic_id, error=waiting))
 
-    def _told(self, topic_id: str | None, partitions: list[int], timeout_s: float) -> dict[int, Told]:
-        """Of those that are told. Raises ``KafkaException`` where that took too long, or where none is."""
+    def _reports_of(self, topic_id: str | None, partitions: list[int], timeout_s: float) -> dict[int, PartitionReport]:
+        """Reports on the partitions of which the broker tells; raises ``KafkaException`` where it tells of none."""
         errors: list[KafkaError] = []
         while (message := self._consumer.poll(0)) is not None:  # nothing is subscribed: these are errors
             errors.append(message.error())  # type: ignore[arg-type]
         if refused := [error for error in errors if is_hopeless(error)]:
             raise KafkaException(refused[0])
-        told = {}
+        reports = {}
         for one in self._consumer.committed([TopicPartition(self._topic, n) for n in partitions], timeout_s):
             if one.error is not None:  # then its offset says nothing
                 errors.append(one.error)
@@ -192,12 +194,12 @@ class AskedBeside:
                 errors.append(KafkaError(KafkaError._TIMED_OUT))
                 continue
             committed = one.offset if one.offset >= 0 else None
-            told[one.partition] = Told(
+            reports[one.partition] = PartitionReport(
                 committed, *low_end, topic_id, topic_of(one.metadata, topic_id), began_of(one.metadata)
             )
-        if not told:
+        if not reports:
             raise KafkaException(errors[-1])
-        return told
+        return reports
 
     def _watermarks(self, partition: int) -> tuple[int, int] | None:
         """The log's first offset and its end. Raises ``KafkaException``."""
@@ -207,7 +209,7 @@ class AskedBeside:
         except KafkaException as error:
             if error.args[0].code() != KafkaError._UNKNOWN_PARTITION:
                 raise
-            # It was added just now, and this client would notice at its next look at the topic only.
+            # The partition was added just now, and this client would notice only when it next looks at the topic.
             self._consumer.list_topics(self._topic, timeout=_REQUEST_S)
             return self._consumer.get_watermark_offsets(place, _REQUEST_S)
 

@@ -1,9 +1,9 @@
 """Where each partition is read: a pure core that says what to ask, where to seek, and which frames to pass on.
 
-A partition that is assigned is read only once the group's *stable* committed offset is known and the client was sent
-there. librdkafka asks for it, too; where a transaction is open over it, it gives the question up at the next change of
-the assignment, and begins where ``auto.offset.reset`` says. Its guess is never taken (docs/exactly-once.md). Going
-back to the last commit is the same question again. No I/O, no clock, no thread.
+The worker reads an assigned partition only once it knows the group's *stable* committed offset and has sent the client
+there. librdkafka asks for that offset, too; but where a transaction is open over it, librdkafka gives the question up
+at the next change of the assignment, and begins where ``auto.offset.reset`` says. The worker never takes that guess
+(docs/exactly-once.md). To go back to the last commit, it asks the same question again. No I/O, no clock, no thread.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,16 +12,16 @@ from enum import Enum, auto
 
 from layercache.stream.frames.frame import Frame
 
-#: So many answers in a row must say that a log ends before its committed offset until that is believed: just after a
-#: change of leaders a broker may know less than it did.
+#: So many answers in a row must say that a log ends before its committed offset before the worker believes it: just
+#: after a change of leaders a broker may know less than it did.
 BELIEVED_AFTER = 40
 
 
 class State(Enum):
-    """Of a partition that is assigned; any other is *unassigned*."""
+    """The state of an assigned partition; all others are *unassigned*."""
 
     ASKING = auto()
-    """Unconfirmed: nobody has told yet where it begins. Its frames are left out."""
+    """Unconfirmed: the broker has not told yet where it begins. Its frames are left out."""
     SEEKING = auto()
     """Where it begins is known, and the client is not there yet. Its frames are left out."""
     READING = auto()
@@ -29,12 +29,12 @@ class State(Enum):
 
 
 class Event(Enum):
-    """What can happen to a partition that is assigned, beside being taken away."""
+    """What can happen to an assigned partition, apart from its being taken away."""
 
     DOUBTED = auto()
-    """It was just assigned, or what was read since the last commit counts no longer, or its log began again."""
-    TOLD = auto()
-    """The broker answered a question that was put after the last doubt."""
+    """It was just assigned, or its frames since the last commit must be read again, or its log began again."""
+    ANSWERED = auto()
+    """The broker answered a question that was asked after the last doubt."""
     PUT_BACK = auto()
     """Frames that were passed on shall come again."""
     SOUGHT = auto()
@@ -47,14 +47,14 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = {
     (State.ASKING, Event.DOUBTED): State.ASKING,
     (State.SEEKING, Event.DOUBTED): State.ASKING,
     (State.READING, Event.DOUBTED): State.ASKING,
-    (State.ASKING, Event.TOLD): State.SEEKING,
+    (State.ASKING, Event.ANSWERED): State.SEEKING,
     (State.READING, Event.PUT_BACK): State.SEEKING,
     (State.SEEKING, Event.SOUGHT): State.READING,
 }
 
 
 @dataclass(frozen=True)
-class Told:
+class PartitionReport:
     """What the broker tells of a partition at one moment."""
 
     committed: int | None
@@ -89,14 +89,14 @@ class Start:
     partition: int
     reason: Reason
     offset: int
-    told: Told
+    report: PartitionReport
     takes_over: bool
     """True at the first start since it was assigned."""
 
     @property
     def deleted(self) -> int:
-        """How many offsets were deleted before somebody answered them."""
-        return self.told.low - (self.told.committed or 0) if self.reason is Reason.DELETED else 0
+        """How many offsets the broker deleted before a worker answered their frames."""
+        return self.report.low - (self.report.committed or 0) if self.reason is Reason.DELETED else 0
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,9 @@ class _Partition:
     asked_from: int = 0
     """The number of the first question whose answer counts."""
     has_come: bool = False
-    """The client has brought something of it since it was assigned, be it the news of the log's end."""
+    """The client has brought something of it since it was assigned, even if only the news of the log's end."""
     end_at_first: int | None = None
-    """The log's end as it was told first since it was assigned, or since its log began again."""
+    """The log's end in the first report since the partition was assigned, or since its log began again."""
     next: int = -1
     """READING: the least offset that may come. SEEKING: where the client must go."""
     behind: int = 0
@@ -139,16 +139,16 @@ class Positions:
     the last doubt; what is passed first after a doubt is the frame at the offset that the group had committed at a
     moment after that doubt (else at the :class:`Start` that says why not). One partition never waits for another.
 
-    Where the group has committed nothing, a partition begins at the log's first frame or, with ``from_end``, at the end
-    that was told first since its assignment. The client must be assigned at the log's beginning, wherever reading is to
-    begin, and sent there by :meth:`to_seek` in its own time.
+    Where the group has committed nothing, a partition begins at the log's first frame or, with ``from_end``, at the
+    log's end in the first report since its assignment. Assign the client at the log's beginning, wherever reading is to
+    begin, and send it there as :meth:`to_seek` says.
 
     >>> positions = Positions()
     >>> positions.assigned([0])
     >>> number, asked = positions.question()
     >>> asked
     [0]
-    >>> positions.told(number, 0, Told(committed=5, low=0, end=9)).offset
+    >>> positions.take_answer(number, 0, PartitionReport(committed=5, low=0, end=9)).offset
     5
     >>> positions.sieve([Frame("frames", 0, 0, 0, None, b"")]).left_out
     frozenset({0})
@@ -165,7 +165,7 @@ class Positions:
     _partitions: dict[int, _Partition] = field(default_factory=dict)
     _number: int = 0
     former_ids: set[str] = field(default_factory=set)
-    """Of topics of the same name that are gone. Brokers that lag behind may still tell them for a while."""
+    """Ids of topics of the same name that were deleted. Brokers that lag behind may still name them for a while."""
 
     def __contains__(self, partition: int) -> bool:
         return partition in self._partitions
@@ -210,20 +210,20 @@ class Positions:
         self.topic_id = topic_id
         self.begin_again(self)
 
-    def told(self, number: int, partition: int, told: Told) -> Start | None:
+    def take_answer(self, number: int, partition: int, report: PartitionReport) -> Start | None:
         """Takes the answer to the question of that number; None where it does not count, or is not believed yet."""
         one = self._partitions.get(partition)
         if one is None or one.state is not State.ASKING or number < one.asked_from:
             return None
-        found = self._start(one, told)
+        found = self._start(one, report)
         if found is None:
             return None
         reason, offset = found
-        self.topic_id = told.topic_id or self.topic_id
-        self._happens(partition, Event.TOLD)
+        self.topic_id = report.topic_id or self.topic_id
+        self._happens(partition, Event.ANSWERED)
         one.next = one.behind = offset
-        one.end = told.end
-        start = Start(partition, reason, offset, told, one.is_new)
+        one.end = report.end
+        start = Start(partition, reason, offset, report, one.is_new)
         one.is_new = False
         return start
 
@@ -237,7 +237,7 @@ class Positions:
         self._happens(partition, Event.SOUGHT)
 
     def reached_end(self, partition: int, offset: int) -> None:
-        """The client came to the log's end, ``offset``; what is missing before it are markers that nobody reads."""
+        """The client came to the log's end, ``offset``; what is missing before it are markers, which no reader gets."""
         one = self._partitions.get(partition)
         if one is not None:
             one.has_come = True
@@ -299,7 +299,7 @@ class Positions:
     def lags(self, ends: Mapping[int, int]) -> dict[int, int]:
         """By partition, how many offsets are still to be read; ``ends`` are the latest ends of logs that are known.
 
-        Partitions of which nobody has told yet where they begin are missing.
+        Partitions are missing while the broker has not told yet where they begin.
         """
         lags = {}
         for number in self:
@@ -313,19 +313,19 @@ class Positions:
         one.state = TRANSITIONS[one.state, event]
         return one
 
-    def _start(self, one: _Partition, told: Told) -> tuple[Reason, int] | None:
-        committed = told.committed
+    def _start(self, one: _Partition, report: PartitionReport) -> tuple[Reason, int] | None:
+        committed = report.committed
         is_anew = bool(self.former_ids)
         if one.end_at_first is None:
-            one.end_at_first = told.end
+            one.end_at_first = report.end
         if committed is None:
-            return Reason.NO_COMMIT, max(told.low, one.end_at_first) if self.from_end and not is_anew else told.low
-        is_of_this_topic = told.stamp == told.topic_id if told.stamp and told.topic_id else not is_anew
-        if not is_of_this_topic or (committed > told.end and told.topic_id is None):
-            return Reason.ANEW, told.low
-        if committed < told.low:
-            return Reason.DELETED, told.low
-        if committed <= told.end:
+            return Reason.NO_COMMIT, max(report.low, one.end_at_first) if self.from_end and not is_anew else report.low
+        is_of_this_topic = report.stamp == report.topic_id if report.stamp and report.topic_id else not is_anew
+        if not is_of_this_topic or (committed > report.end and report.topic_id is None):
+            return Reason.ANEW, report.low
+        if committed < report.low:
+            return Reason.DELETED, report.low
+        if committed <= report.end:
             return Reason.COMMITTED, committed
         one.cut_off += 1
-        return (Reason.CUT_OFF, told.end) if one.cut_off >= BELIEVED_AFTER else None
+        return (Reason.CUT_OFF, report.end) if one.cut_off >= BELIEVED_AFTER else None

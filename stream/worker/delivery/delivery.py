@@ -1,4 +1,4 @@
-"""What both kinds of delivery have in common: records and offsets are collected, and leave together or not at all.
+"""What both kinds of delivery have in common: they collect records and offsets, which leave together or not at all.
 
 :mod:`layercache.stream.worker.delivery.states` decides what comes after what; here are the calls.
 """
@@ -17,27 +17,27 @@ from layercache.stream.kafka.throttle import Throttle
 from layercache.stream.kafka.waiting import SYSTEM_CLOCK, Clock, Deadline, Stuck
 from layercache.stream.worker.delivery.errors import Failure, Undelivered, judge, text_of
 from layercache.stream.worker.delivery.group_metadata import generation_of
-from layercache.stream.worker.delivery.outlet import Outlet
+from layercache.stream.worker.delivery.outlet import WatchedProducer
 from layercache.stream.worker.delivery.states import DeliveryStates, Effect, Event, State
 from layercache.stream.worker.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-#: So many aborts without a commit in between are no accident; what comes next would abort too.
+#: So many aborts without a commit in between are no accident: the next transaction would abort, too.
 MAX_ABORTS = 10
 
-#: Delivery is waited for so much longer than a transaction can last; then it is taken for lost, and its producer with
-#: it: librdkafka's ``rd_kafka_send_offsets_to_transaction`` can ignore its own timeout for good after a broker was away
-#: (confluentinc/librdkafka #5456, #5511, up to 2.16 at least), and a flush can make no more progress.
+#: The worker waits for a delivery so much longer than a transaction can last, and then gives it up with its producer:
+#: librdkafka's ``rd_kafka_send_offsets_to_transaction`` can ignore its own timeout for good after a broker was away
+#: (confluentinc/librdkafka #5456, #5511, up to 2.16 at least), and a flush can stop making progress.
 GRACE_S = 5.0
 
 #: How long a worker that starts waits for its producer.
 _START_S = 60.0
 
-#: Of the calls that are repeated, each.
+#: How long each try of a repeated call may take, and the pause before the next.
 CALL_S = 2.0
 _PAUSE_S = 0.1
-#: How often a full queue is asked for room: no report of a record that was delivered ends the wait for it.
+#: How often to ask a full queue for room: the producer reports failures only, so no report ends the wait for it.
 _ROOM_S = 0.005
 
 Headers = Sequence[tuple[str, bytes | None]]
@@ -45,7 +45,7 @@ Result = TypeVar("Result")
 
 
 class Aborted(RuntimeError):
-    """Nothing since the last commit was delivered: its frames must be read again."""
+    """Nothing since the last commit was delivered: the worker must read its frames again."""
 
 
 class Delivery(ABC):
@@ -91,9 +91,9 @@ class Delivery(ABC):
         users = settings.kafka.options | settings.kafka.consumer_options
         self._counts_generations = not is_kip848({"group.protocol": settings.worker.group_protocol} | users)
         self._throttle = Throttle(clock=clock.now)
-        #: left, and ended where no exception refers to them any more
-        self._left: list[Outlet] = []
-        self._outlet: Outlet
+        #: producers never to be used again; :meth:`_make` ends them
+        self._left: list[WatchedProducer] = []
+        self._outlet: WatchedProducer
         try:
             self._need(Deadline(_START_S, clock.now))
         except Aborted as error:
@@ -112,7 +112,7 @@ class Delivery(ABC):
     def produce_all(
         self, topic: str, values: Iterable[bytes], keys: Iterable[bytes | None], headers: Iterable[Headers]
     ) -> None:
-        """Hands over a record for each value, its key and its headers, for less than as many :meth:`produce` cost."""
+        """Hands over a record for each value, key and headers; cheaper than as many calls of :meth:`produce`."""
         self._begin()
         produce = self._outlet.producer.produce
         for value, key, raw in zip(values, keys, headers, strict=True):
@@ -163,7 +163,7 @@ class Delivery(ABC):
         self._on(Event.ABORT, Failure("partitions were lost, or are read again", "lost_partitions"))
 
     def poll(self) -> None:
-        """Takes in what the producer has to tell, its log among it, before that piles up. Never waits."""
+        """Takes in the producer's reports and log lines before they pile up. Never waits."""
         if self._states.state in (State.READY, State.OPEN):
             try:
                 self._outlet.hear()
@@ -190,8 +190,8 @@ class Delivery(ABC):
     def has_missed_a_generation(self) -> bool:
         """True where the group has had a generation since the last rebalance that was served here, and is in the next.
 
-        A JoinGroup of this member that arrived late, from before it was given its partitions, took its place in the one
-        between: the group has taken them for nobody's, and others may have answered their frames. KIP-848 skips
+        Then a late JoinGroup of this member, from before it was given its partitions, took its place in the generation
+        between: the group held them to be free, and other members may have answered their frames. KIP-848 skips
         generations, and takes no partition away before its owner has given it up.
         """
         now = self._generation_now()
@@ -206,7 +206,7 @@ class Delivery(ABC):
     def ensure_producer(self) -> None:
         """Makes sure that there is a producer that works; :class:`Aborted` where there cannot be one yet.
 
-        Call this when nothing is in flight any more: whatever is read from now on was read as the present member.
+        Call this when nothing is in flight any more: the worker reads all frames from now on as the present member.
         """
         self._belong_to_present_member(tuple(self._members))
         self._need(self._deadline())
@@ -283,12 +283,13 @@ class Delivery(ABC):
         self._on(Event.NEED)
 
     def _make(self) -> None:
-        # Here nobody handles an exception in whose frames the old ones are; their end waits for threads.
+        # Let go of the old producers here, where no exception is being handled whose frames refer to them; and in
+        # another thread, since their end waits for threads.
         doomed, self._left = self._left, []
         if doomed:
             self._clock.start_call(doomed.clear)
         try:
-            self._outlet = Outlet(self._clients.producer, self._config(), self._too_large)
+            self._outlet = WatchedProducer(self._clients.producer, self._config(), self._too_large)
         except KafkaException as error:
             raise KafkaUnusable(f"kafka.options, kafka.producer_options, or -X: {text_of(error)}") from error
 

@@ -105,7 +105,7 @@ def judge(
 
 
 def refusal(undelivered: Undelivered, settings: Settings) -> str | None:
-    """What to say where the topic will refuse the record again, whoever sends it; None where trying again may help."""
+    """What to say where the topic will refuse the record from any sender; None where trying again may help."""
     topic, error = undelivered.topic, undelivered.error
     servers = settings.kafka.bootstrap_servers
     code = error.code()

@@ -1,4 +1,4 @@
-"""One producer, with what its delivery reports and its log have told."""
+"""One producer, with what its delivery reports and its log say."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,8 +13,8 @@ from layercache.stream.worker.delivery.request_watch import RequestWatch
 class Reports:
     """The ``on_delivery`` of a producer that reports failures only.
 
-    No part of :class:`Outlet`, which a producer must not know: nobody but the garbage collector would end it then, at
-    whatever moment, and its end waits for threads.
+    No part of :class:`WatchedProducer`, which a producer must not refer to: only the garbage collector would end the
+    producer then, at any moment, and its end waits for threads.
     """
 
     def __init__(self, too_large: dict[str, int]) -> None:
@@ -37,10 +37,10 @@ class Reports:
             self.cause = undelivered
 
 
-class Outlet:
+class WatchedProducer:
     """Makes a producer from ``config``; one with a ``transactional.id`` is watched for requests without an answer.
 
-    ``too_large`` is filled with the bytes of the largest value that was refused as too large, by topic.
+    The producer writes into ``too_large``, by topic, the bytes of the largest value that a broker refused as too large.
     """
 
     def __init__(self, make: Callable[[Config], Producer], config: Config, too_large: dict[str, int]) -> None:
@@ -50,17 +50,17 @@ class Outlet:
         self.producer = make(self.watch.options(options) if self.watch else options)
 
     def hear(self) -> None:
-        """Takes in what the producer has to tell. Never waits; raises what has become fatal."""
+        """Takes in delivery reports and log lines. Never waits; raises what has become fatal."""
         self.producer.poll(0)
 
     def cause(self) -> Undelivered | None:
         """Why a record was not delivered; None where all was well so far."""
-        with suppress(KafkaException):  # whoever asks has an error already
+        with suppress(KafkaException):  # the caller has an error already
             self.hear()
         return self.reports.cause
 
     def all_delivered(self) -> bool:
-        """False while records are on their way, and where some were not delivered. Raises what has become fatal."""
+        """False while records are on their way, and where some were not delivered; raises what has become fatal."""
         self.hear()
         return not len(self.producer) and not self.reports.failed
 
@@ -82,5 +82,5 @@ class Outlet:
         return None
 
     def may_be_registered_again(self) -> bool:
-        """True where a registration had no answer: arriving late it would fence whoever has the name then."""
+        """True where a registration had no answer: arriving late it would fence the producer that has the name then."""
         return self.watch is not None and "InitProducerId" in self.watch.unanswered()

@@ -1,12 +1,12 @@
 """Which requests of its transactions a producer sent and got no answer to: copies of them may still be under way.
 
 A transaction ends by a request, EndTxn, which names the producer and its epoch, not the transaction. Where its answer
-does not come, librdkafka sends it again and tells nobody: when the connection breaks, or after ``socket.timeout.ms``.
-The first copy may arrive much later. Then it ends the *next* transaction of that epoch: a late commit commits half of
-it; a late abort takes back records whose offsets the next commit stores. (KIP-890; Jepsen's report on Bufstream 0.1.0,
-2024.) With EndTxn version 5 brokers raise the epoch at each end and refuse such copies; librdkafka speaks version 1
-(confluentinc/librdkafka #5423). A late TxnOffsetCommit sets the group back in the same way. Records are numbered, so a
-late copy of them does nothing (KIP-98).
+does not come, librdkafka sends it again without telling the caller: when the connection breaks, or after
+``socket.timeout.ms``. The first copy may arrive much later. Then it ends the *next* transaction of that epoch: a late
+commit commits half of it; a late abort takes back records whose offsets the next commit stores. (KIP-890; Jepsen's
+report on Bufstream 0.1.0, 2024.) With EndTxn version 5 brokers raise the epoch at each end and refuse such copies;
+librdkafka speaks version 1 (confluentinc/librdkafka #5423). A late TxnOffsetCommit sets the group back in the same way.
+Records are numbered, so a late copy of them does nothing (KIP-98).
 
 Only librdkafka's log, with ``debug=protocol``, tells of every request.
 """

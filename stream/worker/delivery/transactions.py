@@ -24,11 +24,11 @@ _DONE = Event.DONE, None
 _THROWN_OUT = Failure("the group has thrown this worker out", "thrown_out")
 
 #: When all its connections break at once, librdkafka bootstraps anew (KIP-899, its default from 2.10 on). For that 2.16
-#: drops the brokers that it knew, but keeps one of them as the group's coordinator, and sending offsets waits for it
-#: until some other connection changes its state: until the next outage (confluentinc/librdkafka #5511, #5600). With
-#: ``none`` it connects again to the brokers that it knew. To bootstrap anew serves clients whose brokers all changed
-#: their addresses while they were cut off. That costs a worker one transaction, which does not end in time: the next
-#: producer bootstraps from ``bootstrap.servers``. A consumer has no successor, nor this fault.
+#: drops the brokers that it knew, but keeps one of them as the group's coordinator, and sending offsets waits for that
+#: one until some other connection changes its state: until the next outage (confluentinc/librdkafka #5511, #5600). With
+#: ``none`` librdkafka connects again to the brokers that it knew. Only clients whose brokers all changed their
+#: addresses meanwhile need to bootstrap anew. With ``none`` such a worker loses one transaction, which does not end in
+#: time: its next producer bootstraps from ``bootstrap.servers``. A consumer has no successor, nor this fault.
 _STAY_WITH_BROKERS: Config = {"metadata_recovery_strategy": "none"} if libversion()[1] >= 0x020A0000 else {}
 
 Outcome = tuple[Event, Failure | None]
@@ -75,11 +75,10 @@ class ExactlyOnce(Delivery):
         return _DONE
 
     def _hand_in(self) -> Outcome:
-        """Sends the offsets with the group's metadata, by which the broker refuses those of who is no longer a member
-        (KIP-447).
+        """Sends the offsets with the group's metadata, by which the broker refuses those of a former member (KIP-447).
 
-        The metadata of who is no member name none, and with those brokers take a transaction's offsets from anybody,
-        even while another worker has the partitions.
+        The metadata of a client that is no member name none, and with such metadata brokers take a transaction's
+        offsets from any client, even while another worker has the partitions.
         """
         member = self._consumer.memberid()
         group: bytes = self._consumer.consumer_group_metadata()
@@ -94,18 +93,19 @@ class ExactlyOnce(Delivery):
         return self._ended()
 
     def _abort(self) -> Outcome:
-        """Aborts the transaction; leaves its producer to be replaced where a record of it has not been delivered.
+        """Aborts the transaction; has its producer replaced where a record of it was not delivered.
 
-        librdkafka 2.16 loses records otherwise: one whose reply was lost, and that waits to be sent again, is purged by
-        the abort, and its sequence number given to the next one. Where the first one had arrived after all, the broker
-        takes the next one for a repetition, and acknowledges it without writing it. Another producer has another epoch.
+        librdkafka 2.16 loses records otherwise. Where a record's reply was lost, the record waits to be sent again; the
+        abort purges it, and librdkafka gives its sequence number to the next record. Where the first one had arrived
+        after all, the broker takes the next one for a repetition, and acknowledges it without writing it. Another
+        producer has another epoch.
         """
         deadline, abort = self._deadline(), self._outlet.producer.abort_transaction
         if self._states.state is State.CLOSING or self._outlet.all_delivered():
             self._persist(abort, "aborting", deadline)
             return self._ended()
-        # Not for the abort's sake, which its successor's registration brings: who is no longer the transactional.id's
-        # owner learns it here, before that registration would take it from the one who is.
+        # The successor's registration would abort, too. This call is made because a worker that no longer owns the
+        # transactional.id learns it here, before its registration would take the id from the worker that does.
         self._clock.call_with_timeout(min(CALL_S, deadline.left()), lambda: abort(CALL_S), self._give_up)
         return Event.UNDELIVERED, Failure("aborted, but not every record was delivered", "undelivered")
 
@@ -123,7 +123,7 @@ class ExactlyOnce(Delivery):
 
 
 class AtLeastOnce(Delivery):
-    """Everything is flushed before offsets are committed: a frame may be answered twice, never not at all."""
+    """Flushes all records before it commits offsets: a frame may be answered twice, never not at all."""
 
     def _config(self) -> Config:
         return producer_config(self._settings)
@@ -186,7 +186,7 @@ def delivery(
     clock: Clock = SYSTEM_CLOCK,
     clients: ClientFactory = CLIENTS,
 ) -> Delivery:
-    """The delivery that the settings ask for, by the worker of that name; for the rest see :class:`Delivery`."""
+    """The delivery that the settings ask for, of the worker of that name; :class:`Delivery` has the other arguments."""
     if settings.worker.delivery == "exactly_once":
         return ExactlyOnce(settings, worker, consumer, give_up, time_left, metrics, clock, clients)
     return AtLeastOnce(settings, consumer, give_up, time_left, metrics, clock, clients)

@@ -10,7 +10,7 @@ from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_NOT_AVAILABLE, Mess
 from torch import Tensor
 
 from layercache.schemas.dead_letter import Reason
-from layercache.stream.frames.decode_pool import Arrived, DecodePool, all_decoded
+from layercache.stream.frames.decode_pool import DecodePool, PendingFrame, all_decoded
 from layercache.stream.frames.decoding import DecodeError
 from layercache.stream.frames.frame import Frame, frames_of
 from tests.stream.builders import frame
@@ -62,7 +62,7 @@ def test_every_frame_gets_its_own_picture(count: int) -> None:
         pool.close()
 
 
-def tasks(arrived: list[Arrived]) -> int:
+def tasks(arrived: list[PendingFrame]) -> int:
     return len({one.chunk for one in arrived})
 
 

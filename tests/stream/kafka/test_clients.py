@@ -13,7 +13,7 @@ from layercache.stream.kafka.clients import (
     poll_budget_s,
     worker_config,
 )
-from layercache.stream.worker.consuming.consumer import Habits
+from layercache.stream.worker.consuming.membership import MemberOptions
 
 
 @pytest.mark.parametrize(("session_ms", "heartbeat_ms"), [(2_000, 500), (45_000, 3_000)])
@@ -82,7 +82,7 @@ def test_only_a_static_member_must_be_forgotten() -> None:
     own: Worker = Worker(worker_id="w-0", static_membership=True)
     short = Kafka(consumer_options={"session.timeout.ms": 6_000})
     found = [
-        Habits.of(worker_config(settings)).static_session_s
+        MemberOptions.of(worker_config(settings)).static_session_s
         for settings in (Settings(), Settings(worker=own), Settings(worker=own, kafka=short))
     ]
     assert found == [0.0, 45.0, 6.0]

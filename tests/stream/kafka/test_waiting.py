@@ -6,7 +6,7 @@ from concurrent.futures import Future
 import pytest
 
 from layercache.stream.kafka.throttle import Throttle
-from layercache.stream.kafka.waiting import Deadline, SideThread, Stuck, attend, call_with_timeout
+from layercache.stream.kafka.waiting import Deadline, SideThread, Stuck, call_with_timeout, wait_with_duties
 
 
 def test_what_a_call_returns_or_raises_comes_back() -> None:
@@ -74,7 +74,7 @@ def test_duties_are_done_until_the_work_is() -> None:
 def test_what_is_done_already_needs_no_duties() -> None:
     future: Future[int] = Future()
     future.set_result(3)
-    assert attend(future, times_out) == 3  # type: ignore[arg-type]  # raises where it is called
+    assert wait_with_duties(future, times_out) == 3  # type: ignore[arg-type]  # raises where it is called
 
 
 def test_duties_that_fail_end_the_waiting_but_not_the_work() -> None:

@@ -150,9 +150,9 @@ def test_a_worker_that_lives_does_not_count_its_own_notes() -> None:
         assert not caution.begins(0, 7, caution.note(0))
         assert caution.begin(first) == {0: 7}
         caution.committed({0: 7})
-        caution.gone([0])
+        caution.forget([0])
         assert not caution.begins(0, 7, 1), "its own note"
-        caution.gone([0])
+        caution.forget([0])
 
 
 def test_going_back_to_the_last_commit_keeps_what_was_known() -> None:

@@ -4,41 +4,34 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
-from confluent_kafka import Consumer, Producer
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer
 
-from layercache.schemas.settings import Kafka
-from layercache.stream.kafka.client_log import LEVEL, KafkaLog
-from layercache.stream.kafka.clients import ClientFactory, Config
 from layercache.stream.worker.delivery.delivery import Aborted
-from layercache.stream.worker.loop import Unfinished, Worker
-from layercache.stream.worker.members import named_clients
-from layercache.stream.worker.metrics import Metrics
-from layercache.stream.worker.stopping import Stop
+from layercache.stream.worker.loop import Unfinished
 from tests.stream.builders import frame
-from tests.stream.worker.worker_loop import SETTINGS, Loop, SlowAnswering
+from tests.stream.worker.worker_loop import Loop
 
 
 def test_a_batch_whose_partitions_all_stay_goes_on_through_a_rebalance() -> None:
     loop = Loop(*(frame(offset, partition) for offset in range(2) for partition in (0, 1)))
-    loop.intake.meanwhile = lambda: loop.worker.revoked({2, 3}, kept=set())
+    loop.consumer.meanwhile = lambda: loop.worker.revoked({2, 3}, kept=set())
     loop.run()
     assert loop.delivery.committed == {0: 1, 1: 1}
-    assert loop.intake.rewinds == 0
+    assert loop.consumer.rewinds == 0
 
 
 def test_of_a_batch_in_flight_only_frames_of_partitions_that_went_are_dropped() -> None:
     loop = Loop(*(frame(offset, partition) for offset in range(2) for partition in (0, 1)))
-    loop.intake.meanwhile = lambda: loop.worker.revoked({1, 3}, kept=set())
+    loop.consumer.meanwhile = lambda: loop.worker.revoked({1, 3}, kept=set())
     loop.run()
     assert loop.delivery.produced == [(0, 0), (0, 1)]
     assert loop.delivery.committed == {0: 1}
-    assert loop.intake.rewinds == 0
+    assert loop.consumer.rewinds == 0
 
 
 def test_a_batch_none_of_whose_partitions_stayed_commits_nothing() -> None:
     loop = Loop(frame(0, 1), frame(1, 1))
-    loop.intake.meanwhile = lambda: loop.worker.revoked({1}, kept=set())
+    loop.consumer.meanwhile = lambda: loop.worker.revoked({1}, kept=set())
     loop.run()
     assert (loop.delivery.produced, loop.delivery.committed) == ([], {})
 
@@ -46,37 +39,37 @@ def test_a_batch_none_of_whose_partitions_stayed_commits_nothing() -> None:
 def test_partitions_that_are_lost_take_the_whole_batch_with_them() -> None:
     """What was open went with the transaction, frames of other partitions too: all of it is read again."""
     loop = Loop(frame(0, 0), frame(0, 1))
-    loop.intake.meanwhile = lambda: loop.worker.lost({1})
+    loop.consumer.meanwhile = lambda: loop.worker.lost({1})
     loop.run()
     assert (loop.delivery.produced, loop.delivery.committed) == ([], {})
-    assert loop.intake.rewinds == 1
+    assert loop.consumer.rewinds == 1
     assert loop.metric("layercache_transactions_total", result="aborted") == 1
 
 
 def test_the_group_hears_of_a_worker_that_goes_back_before_it_waits_for_a_producer() -> None:
     loop = Loop(frame(0, 0))
     calls: list[str] = []
-    abort, keep_membership = loop.delivery.abort, loop.intake.keep_membership
+    abort, keep_membership = loop.delivery.abort, loop.consumer.keep_membership
     loop.delivery.abort = lambda: calls.append("abort") or abort()  # type: ignore
-    loop.intake.keep_membership = lambda: calls.append("heard of") or keep_membership()  # type: ignore
+    loop.consumer.keep_membership = lambda: calls.append("heard of") or keep_membership()  # type: ignore
     loop.delivery.ensure_producer = lambda: calls.append("producer")  # type: ignore[method-assign]
-    loop.worker._needs_rewind = True
+    loop.worker._state.lose_work()
     loop.run()
     assert calls[:3] == ["abort", "heard of", "producer"]
 
 
-def test_frames_in_flight_are_counted_as_held_through_a_rebalance() -> None:
-    """Else large frames would be fetched on top of them, past what the worker may hold."""
+def test_frames_in_flight_count_in_the_backlog_through_a_rebalance() -> None:
+    """Else large frames would be fetched on top of them, past what the backlog may take up."""
     loop = Loop(frame(0, 0, b"12345"), frame(0, 1, b"678"))
-    held: list[int] = []
+    counted: list[int] = []
 
     def meanwhile() -> None:
         loop.worker.revoked({1}, kept={0})
-        held.append(loop.worker._held.bytes)
+        counted.append(loop.worker._backlog.bytes)
 
-    loop.intake.meanwhile = meanwhile
+    loop.consumer.meanwhile = meanwhile
     loop.run()
-    assert held == [8], "the one that went is still being answered"
+    assert counted == [8], "the one that went is still being answered"
 
 
 @pytest.mark.parametrize("is_revoked", [False, True], ids=["assigned", "revoked"])
@@ -84,10 +77,10 @@ def test_who_keeps_partitions_that_may_have_been_anothers_joins_anew(is_revoked:
     loop = Loop(frame(0, 0), frame(0, 1))
     loop.delivery.misses_a_generation = True
     callback = loop.worker.revoked if is_revoked else loop.worker.assigned
-    loop.intake.meanwhile = lambda: callback({2}, kept={0, 1})
+    loop.consumer.meanwhile = lambda: callback({2}, kept={0, 1})
     loop.run()
     assert (loop.delivery.produced, loop.delivery.committed) == ([], {})
-    assert (loop.intake.rewinds, loop.intake.rejoins) == (1, 1)
+    assert (loop.consumer.rewinds, loop.consumer.rejoins) == (1, 1)
 
 
 def test_a_worker_that_shall_stop_waits_for_a_slow_batch_no_longer_than_its_patience(
@@ -100,7 +93,7 @@ def test_a_worker_that_shall_stop_waits_for_a_slow_batch_no_longer_than_its_pati
         loop.run()
     assert (loop.delivery.produced, loop.delivery.committed) == ([], {})
     assert loop.delivery.closed
-    assert loop.intake.closed, "others get its partitions at once"
+    assert loop.consumer.closed, "others get its partitions at once"
     assert not loop.answering.stopped, "that would wait for the batch"
 
 
@@ -137,7 +130,7 @@ def test_where_a_worker_ended_frames_are_taken_with_care_each_micro_batch_commit
 ) -> None:
     suspects, others = ([frame(offset, partition) for offset in range(40)] for partition in (0, 1))
     loop = Loop(*(one for pair in zip(suspects, others, strict=True) for one in pair))
-    loop.intake.is_done = lambda: len(loop.delivery.produced) == 80
+    loop.consumer.is_done = lambda: len(loop.delivery.produced) == 80
     loop.worker.begins(0, 0, began, takes_over=True)
     loop.run()
     assert [offset for partition, offset in loop.delivery.produced if partition == 0] == list(range(40))
@@ -152,7 +145,7 @@ def test_frames_behind_those_that_are_taken_with_care_wait_for_few_of_them() -> 
     """A commit a frame once held other partitions up for a minute, where commits are slow."""
     careful, others = [frame(offset, 0) for offset in range(40)], [frame(offset, 1) for offset in range(8)]
     loop = Loop(*careful, *others)
-    loop.intake.is_done = lambda: len(loop.delivery.produced) == 48
+    loop.consumer.is_done = lambda: len(loop.delivery.produced) == 48
     loop.worker.begins(0, 0, 1, takes_over=True)
     loop.run()
     before = next(number for number, commit in enumerate(loop.delivery.commits) if 1 in commit)
@@ -164,7 +157,7 @@ def test_frames_that_still_wait_to_be_taken_with_care_are_not_overtaken_once_tha
     loop = Loop(*later)
     loop.worker.begins(0, 0, 1, takes_over=True)
     loop.worker._take_in(waiting)
-    loop.intake.is_done = lambda: len(loop.delivery.produced) == 90
+    loop.consumer.is_done = lambda: len(loop.delivery.produced) == 90
     loop.run()
     assert loop.delivery.produced == [(0, offset) for offset in range(90)]
 
@@ -190,7 +183,7 @@ def test_a_worker_that_fails_takes_its_note_back_unless_a_commit_is_uncertain(is
         if is_uncertain:
             loop.delivery.fails = True
             with pytest.raises(Aborted):
-                loop.worker._commit()
+                loop.worker._commits.commit()
             loop.delivery.fails = False
         raise MemoryError
 
@@ -204,37 +197,9 @@ def test_who_hands_a_partition_over_takes_its_note_back() -> None:
     loop = Loop(frame(5, 0), frame(9, 1))
     for partition, offset in ((0, 5), (1, 9)):
         loop.worker.begins(partition, offset, 0, takes_over=True)
-    loop.intake.meanwhile = lambda: loop.worker.revoked({1}, kept=set())
+    loop.consumer.meanwhile = lambda: loop.worker.revoked({1}, kept=set())
     loop.run()
     assert loop.delivery.commits[:3] == [{0: (5, 1)}, {1: (9, 1)}, {1: (9, 0)}]
-
-
-def test_the_workers_clients_are_what_its_intake_and_people_need() -> None:
-    """Whatever the user's options say, which are still heard where they are about something else."""
-    options: Any = {"auto.offset.reset": "latest", "enable.partition.eof": False}
-    kafka = Kafka(bootstrap_servers="localhost:1", consumer_options=options)
-    made: list[tuple[str, Config]] = []
-
-    def remembered(kind: Any) -> Any:
-        def make(config: Config) -> Any:
-            made.append((kind.__name__, config))
-            return kind(config)
-
-        return make
-
-    clients = ClientFactory(remembered(Consumer), remembered(Producer), remembered(AdminClient))
-    settings = SETTINGS.model_copy(update={"kafka": kafka})
-    answering = SlowAnswering([])
-    worker = Worker(settings, "w-1", answering, Metrics(max_batch=8), Stop(), clients=named_clients("me", clients))
-    worker._delivery.close()
-    worker._intake.close()
-    answering.thread.close()
-    assert sorted(kind for kind, _ in made) == ["AdminClient", "Consumer", "Consumer", "Producer"]
-    assert {config["client.id"] for _, config in made} == {"me"}
-    (reader,) = [config for kind, config in made if kind == "Consumer" and "logger" in config]
-    assert (reader["auto.offset.reset"], reader["enable.partition.eof"]) == ("earliest", True)
-    assert (reader["log_level"], type(reader["logger"])) == (LEVEL, KafkaLog)
-    assert worker._delivery._time_left == worker._intake.time_left
 
 
 def test_its_delivery_hears_of_every_rebalance_and_of_another_client() -> None:
@@ -255,7 +220,7 @@ def test_frames_that_wait_go_with_their_partition() -> None:
         loop.worker.begins(partition, 5, 1, takes_over=True)
     loop.worker._take_in([frame(5, 0), frame(5, 1), frame(5, 2), frame(5, 3)])
     loop.worker.revoked({0, 2}, kept={1, 3})
-    loop.intake.is_done = lambda: len(loop.delivery.produced) >= 2
+    loop.consumer.is_done = lambda: len(loop.delivery.produced) >= 2
     loop.run()
     assert sorted(loop.delivery.produced) == [(1, 5), (3, 5)]
 

@@ -4,15 +4,22 @@ import logging
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from confluent_kafka import Consumer, Producer
+from confluent_kafka.admin import AdminClient
 
 from layercache.early_exit.machine import MachineFailed
 from layercache.early_exit.model.loading import ModelError
-from layercache.schemas.settings import Settings
-from layercache.stream.kafka.clients import CLIENT_ID
+from layercache.schemas.settings import Kafka, Settings, Worker
+from layercache.stream.kafka.client_log import LEVEL, KafkaLog
+from layercache.stream.kafka.clients import CLIENT_ID, ClientFactory, Config
 from layercache.stream.worker import service
 from layercache.stream.worker.loop import Unfinished
+from layercache.stream.worker.members import named_clients
+from layercache.stream.worker.metrics import Metrics
+from layercache.stream.worker.stopping import StopRequest
 
 FINGERPRINT = "3f9a52c1e0b7d4aa"
 SETTINGS = Settings.model_validate({"worker": {"worker_id": "w-0", "metrics_port": 0, "transaction_timeout_ms": 7_000}})
@@ -34,7 +41,7 @@ class Parts:
             monkeypatch.setattr(service, name, lambda *_, part=part, **__: part)
         monkeypatch.setattr(service, "GroupCheck", self.group)
         monkeypatch.setattr(service, "ModelAnswering", lambda *given: self.given.update(letter_limit=given[-1]))
-        monkeypatch.setattr(service, "Worker", self.worker)
+        monkeypatch.setattr(service, "make_worker", self.worker)
 
     def part(self, name: str) -> SimpleNamespace:
         def noting(what: str) -> Callable[..., None]:
@@ -95,3 +102,30 @@ def test_nothing_is_waited_for_by_a_worker_that_did_not_finish(monkeypatch: pyte
     parts = Parts(monkeypatch, raising(Unfinished("3 frames were still being answered")))
     assert service.run(SETTINGS) == service.UNFINISHED
     assert "pool closes" not in parts.happened
+
+
+def test_the_workers_clients_are_what_its_consumer_and_people_need() -> None:
+    """Whatever the user's options say, which are still heard where they are about something else."""
+    options: Any = {"auto.offset.reset": "latest", "enable.partition.eof": False}
+    kafka = Kafka(bootstrap_servers="localhost:1", consumer_options=options)
+    made: list[tuple[str, Config]] = []
+
+    def remembered(kind: Any) -> Any:
+        def make(config: Config) -> Any:
+            made.append((kind.__name__, config))
+            return kind(config)
+
+        return make
+
+    clients = ClientFactory(remembered(Consumer), remembered(Producer), remembered(AdminClient))
+    settings = Settings(kafka=kafka, worker=Worker(delivery="at_least_once"))
+    metrics, stop = Metrics(max_batch=8), StopRequest()
+    worker = service.make_worker(settings, "w-1", Mock(), metrics, stop, clients=named_clients("me", clients))
+    worker._delivery.close()
+    worker._consumer.close()
+    assert sorted(kind for kind, _ in made) == ["AdminClient", "Consumer", "Consumer", "Producer"]
+    assert {config["client.id"] for _, config in made} == {"me"}
+    (reader,) = [config for kind, config in made if kind == "Consumer" and "logger" in config]
+    assert (reader["auto.offset.reset"], reader["enable.partition.eof"]) == ("earliest", True)
+    assert (reader["log_level"], type(reader["logger"])) == (LEVEL, KafkaLog)
+    assert worker._delivery._time_left == worker._consumer.time_left

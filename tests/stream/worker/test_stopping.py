@@ -2,13 +2,13 @@
 
 import pytest
 
-from layercache.stream.worker.stopping import STOP_PATIENCE_S, Stop
+from layercache.stream.worker.stopping import STOP_PATIENCE_S, StopRequest
 
 
 def test_patience_begins_with_the_first_signal_and_is_over_before_docker_kills(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    stop = Stop()
+    stop = StopRequest()
     now += 1_000.0
     assert not stop.patience_is_over()
     stop.set()

@@ -1,4 +1,4 @@
-"""A worker in memory, between an intake, an answering and a delivery that do what a test says."""
+"""A worker's loop between a consumer, an answering and a delivery that do what a test says."""
 
 import threading
 from collections.abc import Callable, Iterable, Sequence, Set
@@ -6,15 +6,17 @@ from concurrent.futures import Future
 from typing import cast
 
 from layercache.schemas.settings import Kafka, Settings
-from layercache.stream.frames.decode_pool import Arrived, Decoded
+from layercache.stream.frames.decode_pool import Decoded, PendingFrame
 from layercache.stream.frames.decoding import Unanswerable
 from layercache.stream.frames.frame import Frame
 from layercache.stream.kafka.waiting import SideThread
-from layercache.stream.worker.consuming.consumer import Intake
+from layercache.stream.worker.consuming.consumer import FrameConsumer
+from layercache.stream.worker.consuming.membership import RebalanceListener
 from layercache.stream.worker.delivery.delivery import Aborted, Delivery
 from layercache.stream.worker.loop import Worker
 from layercache.stream.worker.metrics import Metrics
-from layercache.stream.worker.stopping import Stop
+from layercache.stream.worker.overload import lag_objective
+from layercache.stream.worker.stopping import StopRequest
 from tests.stream.builders import picture
 
 SETTINGS = Settings.model_validate(
@@ -25,19 +27,21 @@ SETTINGS = Settings.model_validate(
 )
 
 
-class ScriptedIntake:
+class ScriptedConsumer:
     """Gives these frames, and stops the worker after them; while they are answered, ``meanwhile`` happens."""
 
-    def __init__(self, stop: Stop, frames: Sequence[Frame]) -> None:
+    def __init__(self, stop: StopRequest, frames: Sequence[Frame]) -> None:
         self._stop = stop
         self._frames = list(frames)
         self.meanwhile: Callable[[], None] = lambda: None
         self.is_done: Callable[[], bool] = lambda: False
         self.rewinds = self.rejoins = 0
+        self.calls: list[str] = []
         self.closed = False
 
-    def subscribe(self) -> None:
-        """Nobody else is there."""
+    def subscribe(self, listener: RebalanceListener) -> None:
+        """No other member is there."""
+        self.calls.append("subscribe")
 
     def fetch(self, count: int, timeout_s: float) -> list[Frame]:
         given, self._frames = self._frames[:count], self._frames[count:]
@@ -66,8 +70,8 @@ class ScriptedIntake:
         self.closed = True
 
 
-class Noted:
-    """A delivery that notes what is committed."""
+class RecordingDelivery:
+    """A delivery that records what is committed."""
 
     def __init__(self) -> None:
         self.open: dict[int, int] = {}
@@ -87,8 +91,8 @@ class Noted:
     def assigned(self, partitions: Iterable[int] = ()) -> None:
         self.rebalances.append(set(partitions))
 
-    def rejoins(self, consumer: object) -> None:
-        self.client = consumer
+    def rejoins(self, client: object) -> None:
+        self.client = client
 
     def has_missed_a_generation(self) -> bool:
         return self.misses_a_generation
@@ -136,15 +140,15 @@ class SlowAnswering:
     def start(self) -> None:
         """Nothing."""
 
-    def submit(self, frames: Sequence[Frame]) -> list[Arrived]:
+    def submit(self, frames: Sequence[Frame]) -> list[PendingFrame]:
         self.sizes.append(len(frames))
         chunk: Future[list[Decoded]] = Future()
         chunk.set_result([Decoded(picture("red"), 0.0)] * len(frames))
-        return [Arrived(one, chunk, index) for index, one in enumerate(frames)]
+        return [PendingFrame(one, chunk, index) for index, one in enumerate(frames)]
 
     def answer(
         self,
-        arrived: Sequence[Arrived],
+        pending: Sequence[PendingFrame],
         delivery: Delivery,
         duties: Callable[[], float],
         overloaded: bool,
@@ -160,7 +164,7 @@ class SlowAnswering:
 
         self.thread.run(self.released.wait, counted)
         self._produced += [
-            (one.frame.partition, one.frame.offset) for one in arrived if one.frame.partition not in lost_partitions
+            (one.frame.partition, one.frame.offset) for one in pending if one.frame.partition not in lost_partitions
         ]
         return False
 
@@ -178,19 +182,25 @@ class SlowAnswering:
 
 
 class Loop:
-    """A worker between an intake, an answering and a delivery that tell what it does."""
+    """A worker's loop, and what it talks to, which tells what the loop does."""
 
-    def __init__(self, *frames: Frame) -> None:
-        self.stop = Stop()
-        self.intake = ScriptedIntake(self.stop, frames)
-        self.delivery = Noted()
+    def __init__(self, *frames: Frame, settings: Settings = SETTINGS) -> None:
+        self.stop = StopRequest()
+        self.consumer = ScriptedConsumer(self.stop, frames)
+        self.delivery = RecordingDelivery()
         self.answering = SlowAnswering(self.delivery.produced)
         self.metrics = Metrics(max_batch=8)
-        self.worker = Worker(SETTINGS, "w-1", self.answering, self.metrics, self.stop)
-        self.intake.is_done = lambda: self.answering.begun
-        self.worker._intake.close()
-        self.worker._intake = cast(Intake, self.intake)
-        self.worker._delivery = cast(Delivery, self.delivery)
+        self.lag = lag_objective(settings)
+        self.worker = Worker(
+            settings,
+            cast(FrameConsumer, self.consumer),
+            cast(Delivery, self.delivery),
+            self.answering,
+            self.lag,
+            self.metrics,
+            self.stop,
+        )
+        self.consumer.is_done = lambda: self.answering.begun
 
     def run(self) -> None:
         try:

@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient
 
 from layercache.schemas.settings import Kafka, Settings
 from layercache.stream.kafka.clients import ClientFactory
-from layercache.stream.worker.consuming.committed import Answer, AskedBeside, stamp
+from layercache.stream.worker.consuming.committed import Answer, CommittedOffsetsClient, stamp
 
 TIMED_OUT, REFUSED = KafkaError._TIMED_OUT, KafkaError.GROUP_AUTHORIZATION_FAILED
 
@@ -74,30 +74,30 @@ class Clock:
         return outcome
 
 
-def asking(client: Client) -> AskedBeside:
+def asking(client: Client) -> CommittedOffsetsClient:
     factory = ClientFactory(consumer=lambda _: cast(Consumer, client), admin=lambda _: cast(AdminClient, client))
-    return AskedBeside(Settings(), cast(Any, Clock()), factory)
+    return CommittedOffsetsClient(Settings(), cast(Any, Clock()), factory)
 
 
-def told(answers: Sequence[Answer]) -> dict[int, tuple[int | None, str | None]]:
+def reported(answers: Sequence[Answer]) -> dict[int, tuple[int | None, str | None]]:
     """By partition, the committed offset, and for which topic it is."""
-    return {partition: (one.committed, one.stamp) for answer in answers for partition, one in answer.told.items()}
+    return {partition: (one.committed, one.stamp) for answer in answers for partition, one in answer.reports.items()}
 
 
 def test_partitions_are_asked_for_together() -> None:
     client = Client()
     asked = asking(client)
     asked.ask(1, [0, 1, 2])
-    assert told(list(asked.answers())) == {0: (5, None), 1: (None, None), 2: (7, "a-cluster/another")}
+    assert reported(list(asked.answers())) == {0: (5, None), 1: (None, None), 2: (7, "a-cluster/another")}
     assert client.questions == [[0, 1, 2]]
 
 
-def test_the_note_that_was_committed_with_an_offset_is_told() -> None:
+def test_the_note_that_was_committed_with_an_offset_is_reported() -> None:
     client = Client()
     client.committed_there[0] = (5, stamp("a-cluster/here", began=3))
     asked = asking(client)
     asked.ask(1, [0, 1])
-    notes = {partition: one.began for answer in asked.answers() for partition, one in answer.told.items()}
+    notes = {partition: one.began for answer in asked.answers() for partition, one in answer.reports.items()}
     assert notes == {0: 3, 1: 0}
 
 
@@ -107,10 +107,10 @@ def test_where_one_is_unstable_each_is_asked_alone_and_those_first_that_were_ask
     asked = asking(client)
     asked.ask(1, [0, 1])
     answers = list(asked.answers())
-    assert told(answers) == {1: (None, None)}
+    assert reported(answers) == {1: (None, None)}
     assert [one.error.code() for one in answers if one.error is not None] == [TIMED_OUT]
     asked.ask(2, [0, 2])
-    assert told(list(asked.answers())) == {2: (7, "a-cluster/another")}
+    assert reported(list(asked.answers())) == {2: (7, "a-cluster/another")}
     assert client.questions == [[0, 1], [0], [1], [0, 2], [2], [0]]
 
 
@@ -121,7 +121,7 @@ def test_a_partition_that_was_added_just_now_is_looked_for() -> None:
     asked.ask(1, [0])
     client.unknown = {1}
     asked.ask(2, [0, 1])
-    assert told(list(asked.answers())) == {0: (5, None), 1: (None, None)}
+    assert reported(list(asked.answers())) == {0: (5, None), 1: (None, None)}
 
 
 def test_a_refusal_is_told_at_once() -> None:
@@ -148,7 +148,7 @@ def test_brokers_without_topic_ids_tell_none() -> None:
     asked.ask(1, [2])
     answers = list(asked.answers())
     assert {one.topic_id for one in answers} == {None}
-    assert told(answers) == {2: (7, None)}
+    assert reported(answers) == {2: (7, None)}
 
 
 def test_what_is_no_error_of_kafkas_is_not_swallowed() -> None:
@@ -168,5 +168,7 @@ def test_who_asks_takes_no_members_name() -> None:
         return cast(Consumer, Client())
 
     factory = ClientFactory(consumer=consumer, admin=lambda _: cast(AdminClient, Client()))
-    AskedBeside(Settings(kafka=Kafka(consumer_options={"group.instance.id": "w-0"})), cast(Any, Clock()), factory)
+    CommittedOffsetsClient(
+        Settings(kafka=Kafka(consumer_options={"group.instance.id": "w-0"})), cast(Any, Clock()), factory
+    )
     assert "group.instance.id" not in made[0]

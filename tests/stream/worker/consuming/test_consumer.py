@@ -1,4 +1,4 @@
-"""The calls of an intake: what is asked of the broker and of the client, and that nothing of it blocks."""
+"""The calls of a consumer of frames: what is asked of the broker and of the client, and that nothing of it blocks."""
 
 import logging
 from typing import cast
@@ -8,7 +8,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message
 
 from layercache.stream.kafka.clients import KafkaUnusable
 from layercache.stream.worker.consuming.committed import stamp
-from tests.stream.worker.consuming.intake_member import NEW, OLD, Member, reading
+from tests.stream.worker.consuming.consumer_member import NEW, OLD, Member, reading
 
 
 def test_a_partition_is_assigned_where_a_client_that_goes_astray_is_found_out() -> None:
@@ -114,13 +114,13 @@ def test_a_seek_that_hangs_is_tried_again_later() -> None:
 
 def test_what_may_block_has_until_the_group_misses_the_member() -> None:
     member = reading(poll_budget_s=8.0)
-    assert member.intake.time_left() == 8.0
+    assert member.consumer.time_left() == 8.0
     member.later().later()
-    assert member.intake.time_left() == 6.0
+    assert member.consumer.time_left() == 6.0
     member.fetch()
-    assert member.intake.time_left() == 8.0
+    assert member.consumer.time_left() == 8.0
     member.clock.at += 9.0
-    assert member.intake.time_left() == 0.0
+    assert member.consumer.time_left() == 0.0
 
 
 def test_notes_go_with_the_offset_and_are_told_to_who_takes_over() -> None:
@@ -130,8 +130,8 @@ def test_notes_go_with_the_offset_and_are_told_to_who_takes_over() -> None:
     member.broker.tell(committed=5, began=2)
     member.fetch()
     assert member.begun == [(0, 5, 2, True)]
-    assert member.intake.offset_metadata(3) == stamp(OLD, 3)
-    member.intake.rewind()
+    assert member.consumer.offset_metadata(3) == stamp(OLD, 3)
+    member.consumer.rewind()
     member.fetch()
     member.broker.tell(committed=5, began=3)
     member.fetch()
@@ -158,7 +158,7 @@ def test_a_rewind_asks_and_seeks_without_waiting() -> None:
     member = reading(committed=5)
     member.brings(5, 6, 7)
     assert member.fetch() == [5, 6, 7]
-    member.intake.rewind()
+    member.consumer.rewind()
     member.brings(8)
     assert member.fetch() == []
     member.broker.tell(committed=6)
@@ -171,7 +171,7 @@ def test_what_was_read_ahead_goes_with_its_partition() -> None:
     """Also where the revocation comes within the very look that reads more: the frame would overtake one in flight."""
     member = reading(committed=5)
     member.brings(5)
-    member.later().intake.keep_membership()
+    member.later().consumer.keep_membership()
     consume = member.client.consume
 
     def revoking(count: int, timeout: float) -> list[Message]:
@@ -179,16 +179,16 @@ def test_what_was_read_ahead_goes_with_its_partition() -> None:
         return consume(count, timeout)
 
     member.client.consume = revoking  # type: ignore[method-assign]
-    member.later().intake.keep_membership()
-    assert member.told == [("revoked", {0})]
+    member.later().consumer.keep_membership()
+    assert member.heard == [("revoked", {0})]
     assert member.fetch() == []
 
 
 def test_what_was_read_ahead_of_a_rewind_is_forgotten() -> None:
     member = reading(committed=5)
     member.brings(5)
-    member.later().intake.keep_membership()
-    member.intake.rewind()
+    member.later().consumer.keep_membership()
+    member.consumer.rewind()
     assert member.fetch() == []
 
 
@@ -196,7 +196,7 @@ def test_too_many_frames_read_ahead_are_read_again() -> None:
     member = reading(committed=5)
     for offset in range(5, 22):
         member.brings(offset)
-        member.later().intake.keep_membership()
+        member.later().consumer.keep_membership()
     assert member.fetch() == []
     assert member.client.sought == [(0, 5), (0, 5)]
     member.brings(5, 6)
@@ -249,7 +249,7 @@ def test_markers_between_frames_are_no_deleted_frames() -> None:
 
 def test_a_topic_made_anew_is_read_from_its_beginning(caplog: pytest.LogCaptureFixture) -> None:
     member = reading(committed=5)
-    assert member.intake.offset_metadata() == stamp(OLD)
+    assert member.consumer.offset_metadata() == stamp(OLD)
     member.clock.at += 3.0
     member.fetch()
     member.broker.tell(topic_id=NEW)
@@ -259,7 +259,7 @@ def test_a_topic_made_anew_is_read_from_its_beginning(caplog: pytest.LogCaptureF
     member.broker.tell(topic_id=NEW, committed=5, stamp=OLD)
     member.brings(0)
     assert member.fetch() == [0]
-    assert member.intake.offset_metadata() == stamp(NEW)
+    assert member.consumer.offset_metadata() == stamp(NEW)
     assert "made anew" in caplog.text
 
 
@@ -270,7 +270,7 @@ def test_the_topics_id_is_asked_for_every_two_seconds_and_goes_with_each_frame()
         member.later().fetch()
     assert member.broker.asked[asked:] == [(member.broker.asked[-1][0], [])]
     member.brings(5)
-    assert [frame.topic_id for frame in member.intake.fetch(1, 0)] == [OLD]
+    assert [frame.topic_id for frame in member.consumer.fetch(1, 0)] == [OLD]
 
 
 def test_a_topic_made_anew_is_read_by_another_client() -> None:
@@ -281,10 +281,10 @@ def test_a_topic_made_anew_is_read_by_another_client() -> None:
     member.broker.tell(topic_id=NEW)
     member.brings(5)
     assert member.fetch() == []
-    assert member.told == [("lost", {0}), ("revoked", {0}), ("rejoins", set())]
+    assert member.heard == [("lost", {0}), ("revoked", {0}), ("rejoins", set())]
     assert old.is_closed
     assert member.client is not old
-    assert member.intake.consumer is cast(Consumer, member.client)
+    assert member.consumer.client is cast(Consumer, member.client)
     assert member.metric("layercache_partitions") == 0
     member.later().later().later().fetch()
     member.broker.tell(topic_id=NEW)
@@ -316,15 +316,15 @@ def test_a_broker_that_still_tells_of_the_old_topic_is_not_believed() -> None:
         member.fetch()
         member.broker.tell(topic_id=topic_id, committed=5, stamp=topic_id)
         member.fetch()
-    assert member.told == [("lost", {0}), ("revoked", {0}), ("rejoins", set())]
-    assert member.intake.offset_metadata() == stamp(NEW)
+    assert member.heard == [("lost", {0}), ("revoked", {0}), ("rejoins", set())]
+    assert member.consumer.offset_metadata() == stamp(NEW)
 
 
 def test_offsets_that_begin_again_are_asked_for() -> None:
     member = reading(committed=500)
     member.brings(0)
     assert member.fetch() == []
-    assert member.told == [("lost", {0})]
+    assert member.heard == [("lost", {0})]
     member.fetch()
     member.broker.tell(topic_id=NEW, committed=500, stamp=OLD, end=1)
     member.fetch()
@@ -367,12 +367,12 @@ def test_a_topic_that_is_gone_for_a_moment_is_waited_for() -> None:
 def test_lag_counts_partitions_that_were_not_read_and_no_markers_at_the_end() -> None:
     member = reading(committed=5)
     member.client.watermarks = (0, 9)
-    assert member.intake.lags() == {0: 4}
+    assert member.consumer.lags() == {0: 4}
     member.brings(5, 6, 7)
     end = Message("frames", 0, 9, error=KafkaError(KafkaError._PARTITION_EOF))  # 8 is a marker
     member.client.coming.append(end)
     member.fetch()
-    assert member.intake.lags() == {0: 0}
+    assert member.consumer.lags() == {0: 0}
 
 
 def test_rebalances_are_counted() -> None:
@@ -388,7 +388,7 @@ def test_rebalances_are_counted() -> None:
 def test_a_static_member_that_must_leave_joins_again_once_it_is_forgotten() -> None:
     member = reading(static_session_s=6.0)
     before = member.client
-    member.intake.rejoin(must_leave=True)
+    member.consumer.rejoin(must_leave=True)
     member.fetch()
     assert before.is_closed
     assert member.client is not before
@@ -402,11 +402,11 @@ def test_a_static_member_that_must_leave_joins_again_once_it_is_forgotten() -> N
 @pytest.mark.parametrize(("session_s", "must_leave"), [(6.0, False), (0.0, True)], ids=["may stay", "dynamic"])
 def test_others_join_again_at_once(session_s: float, must_leave: bool) -> None:
     member = reading(static_session_s=session_s)
-    member.intake.rejoin(must_leave)
+    member.consumer.rejoin(must_leave)
     member.fetch()
     assert member.client.is_subscribed
 
 
 def test_where_the_poll_interval_is_short_life_is_shown_more_often() -> None:
-    assert reading(poll_budget_s=2.0).intake.keep_membership() == 0.5
-    assert reading(poll_budget_s=150.0).intake.keep_membership() == 1.0
+    assert reading(poll_budget_s=2.0).consumer.keep_membership() == 0.5
+    assert reading(poll_budget_s=150.0).consumer.keep_membership() == 1.0

@@ -10,11 +10,11 @@ from layercache.stream.worker.consuming.positions import (
     BELIEVED_AFTER,
     TRANSITIONS,
     Event,
+    PartitionReport,
     Positions,
     Reason,
     Start,
     State,
-    Told,
 )
 from tests.stream.builders import frame
 
@@ -33,7 +33,8 @@ def answered(positions: Positions, partition: int = 0, **told: object) -> Start 
     """The answer to a question that is put now."""
     number, asked = positions.question()
     assert partition in asked
-    return positions.told(number, partition, Told(**{"low": 0, "end": 1_000, "committed": None} | told))  # type: ignore[arg-type]
+    report = PartitionReport(**{"low": 0, "end": 1_000, "committed": None} | told)  # type: ignore[arg-type]
+    return positions.take_answer(number, partition, report)
 
 
 def reading_from(committed: int, *partitions: int) -> Positions:
@@ -74,7 +75,7 @@ def test_an_answer_from_before_the_partition_came_back_is_thrown_away() -> None:
     before, _ = positions.question()
     positions.taken([0])
     positions.assigned([0])
-    assert positions.told(before, 0, Told(committed=5, low=0, end=9)) is None
+    assert positions.take_answer(before, 0, PartitionReport(committed=5, low=0, end=9)) is None
     assert positions.question()[1] == [0]
 
 
@@ -83,7 +84,7 @@ def test_an_answer_from_before_a_rewind_is_thrown_away() -> None:
     positions.assigned([0])
     before, _ = positions.question()
     positions.doubt()
-    assert positions.told(before, 0, Told(committed=5, low=0, end=9)) is None
+    assert positions.take_answer(before, 0, PartitionReport(committed=5, low=0, end=9)) is None
 
 
 def test_an_answer_counts_although_another_partition_came_meanwhile() -> None:
@@ -91,7 +92,7 @@ def test_an_answer_counts_although_another_partition_came_meanwhile() -> None:
     positions.assigned([0])
     before, _ = positions.question()
     positions.assigned([1])
-    assert positions.told(before, 0, Told(committed=5, low=0, end=9)) is not None
+    assert positions.take_answer(before, 0, PartitionReport(committed=5, low=0, end=9)) is not None
 
 
 def test_a_partition_that_is_gone_has_no_answer() -> None:
@@ -99,7 +100,7 @@ def test_a_partition_that_is_gone_has_no_answer() -> None:
     positions.assigned([0])
     number, _ = positions.question()
     positions.taken([0])
-    assert positions.told(number, 0, Told(committed=5, low=0, end=9)) is None
+    assert positions.take_answer(number, 0, PartitionReport(committed=5, low=0, end=9)) is None
     assert positions.sieve(frames(5)).left_out == {0}
 
 
@@ -253,7 +254,7 @@ def test_frames_pass_only_after_an_answer_and_a_seek() -> None:
     assert {state for (state, event), then in TRANSITIONS.items() if then is State.READING} == {State.SEEKING}
     assert {event for (_, event), then in TRANSITIONS.items() if then is State.READING} == {Event.SOUGHT}
     assert {(state, event) for (state, event), then in TRANSITIONS.items() if then is State.SEEKING} == {
-        (State.ASKING, Event.TOLD),
+        (State.ASKING, Event.ANSWERED),
         (State.READING, Event.PUT_BACK),
     }
     assert all((state, Event.DOUBTED) in TRANSITIONS for state in State)
@@ -307,7 +308,7 @@ class Group:
         """Answers come late, or never."""
         if self.asked:
             number, committed = self.asked.pop(self.chance.randrange(len(self.asked)))
-            self.positions.told(number, 0, Told(committed, 0, self.end))
+            self.positions.take_answer(number, 0, PartitionReport(committed, 0, self.end))
 
     def seek(self) -> None:
         for partition, offset in self.positions.to_seek(is_late=self.chance.random() < 0.1).items():
@@ -373,8 +374,8 @@ def whole(answered: Sequence[int], end: int) -> Iterable[int]:
 def test_the_end_that_was_told_first_of_a_log_says_nothing_of_the_one_that_begins_again() -> None:
     positions = Positions(from_end=True)
     positions.assigned([0])
-    start = positions.told(positions.question()[0], 0, Told(None, 0, 100))
+    start = positions.take_answer(positions.question()[0], 0, PartitionReport(None, 0, 100))
     assert start is not None and start.offset == 100
     positions.begin_again([0])
-    start = positions.told(positions.question()[0], 0, Told(None, 0, 3))
+    start = positions.take_answer(positions.question()[0], 0, PartitionReport(None, 0, 3))
     assert start is not None and start.offset == 3

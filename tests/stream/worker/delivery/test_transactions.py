@@ -11,7 +11,7 @@ from confluent_kafka import Consumer, KafkaError
 from layercache.schemas.settings import Kafka
 from layercache.stream.kafka.client_log import LEVEL
 from layercache.stream.kafka.clients import KafkaUnusable
-from layercache.stream.worker.delivery.outlet import Outlet
+from layercache.stream.worker.delivery.outlet import WatchedProducer
 from layercache.stream.worker.delivery.transactions import Aborted
 from tests.stream.worker.delivery.delivery_bench import FENCED, Bench, FakeCluster, Member
 
@@ -321,7 +321,7 @@ def test_people_hear_what_a_producer_says(caplog: pytest.LogCaptureFixture) -> N
 
 def test_no_circle_holds_a_producer() -> None:
     """Python's collector would end it, on whatever thread, and that waits for librdkafka's own."""
-    outlet = Outlet(FakeCluster().producer, {"transactional.id": "one"}, {})
+    outlet = WatchedProducer(FakeCluster().producer, {"transactional.id": "one"}, {})
     held = weakref.ref(outlet)
     gc.disable()
     try:

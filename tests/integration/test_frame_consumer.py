@@ -11,8 +11,9 @@ from confluent_kafka.cimpl import NewPartitions
 
 from layercache.schemas.settings import Kafka, Settings, Worker
 from layercache.stream.kafka.clients import long_running, worker_config
-from layercache.stream.worker.consuming.committed import AskedBeside
-from layercache.stream.worker.consuming.consumer import READER, Habits, Intake
+from layercache.stream.worker.consuming.committed import CommittedOffsetsClient
+from layercache.stream.worker.consuming.consumer import FrameConsumer
+from layercache.stream.worker.consuming.membership import READER, MemberOptions
 from layercache.stream.worker.metrics import Metrics
 from testbed.topics import create_topics, unique_topics
 from testbed.waiting import wait_until
@@ -47,19 +48,19 @@ def named(settings: Settings, name: str) -> Settings:
 
 
 class Member:
-    """An intake that joins its group, and what came to it: partition and offset."""
+    """A consumer of frames that joins its group, and what came to it: partition and offset."""
 
     def __init__(self, settings: Settings) -> None:
         self.config = worker_config(settings)
         self.metrics = Metrics(max_batch=8)
         self.came: list[tuple[int, int]] = []
-        offsets = AskedBeside(settings)
-        self.intake = Intake(
+        offsets = CommittedOffsetsClient(settings)
+        self.consumer = FrameConsumer(
             lambda: Consumer(long_running(self.config | READER)),
-            settings.topics.frames, self, offsets, self.metrics, Habits.of(self.config),
+            settings.topics.frames, offsets, self.metrics, MemberOptions.of(self.config),
         )  # fmt: skip
-        self.consumer = self.intake.consumer
-        self.intake.subscribe()
+        self.client = self.consumer.client
+        self.consumer.subscribe(self)
 
     def assigned(self, partitions: set[int], kept: set[int]) -> None: ...
 
@@ -69,17 +70,17 @@ class Member:
     def revoked(self, partitions: set[int], kept: set[int]) -> None: ...
 
     def lost(self, partitions: set[int]) -> None:
-        self.intake.rewind()
+        self.consumer.rewind()
 
-    def rejoins(self, consumer: Consumer) -> None:
-        self.consumer = consumer
+    def rejoins(self, client: Consumer) -> None:
+        self.client = client
 
     def poll(self) -> None:
-        self.came += [(frame.partition, frame.offset) for frame in self.intake.fetch(50, 0.05)]
+        self.came += [(frame.partition, frame.offset) for frame in self.consumer.fetch(50, 0.05)]
 
     def partitions(self) -> int:
         self.poll()
-        return len(self.consumer.assignment())
+        return len(self.client.assignment())
 
     def unconfirmed(self) -> int:
         self.poll()
@@ -93,22 +94,22 @@ class Member:
         return dict(reversed(self.came))
 
     def close(self) -> None:
-        self.intake.close()
+        self.consumer.close()
 
 
 class BareMember(Member):
-    """The same without the intake: librdkafka chooses where to begin."""
+    """The same without it: librdkafka chooses where to begin."""
 
     def __init__(self, settings: Settings) -> None:
         self.came = []
-        self.consumer = Consumer(long_running(worker_config(settings)))
-        self.consumer.subscribe([settings.topics.frames])
+        self.client = Consumer(long_running(worker_config(settings)))
+        self.client.subscribe([settings.topics.frames])
 
     def poll(self) -> None:
-        self.came += [(m.partition(), m.offset()) for m in self.consumer.consume(50, 0.05) if m.error() is None]  # type: ignore[misc]
+        self.came += [(m.partition(), m.offset()) for m in self.client.consume(50, 0.05) if m.error() is None]  # type: ignore[misc]
 
     def close(self) -> None:
-        self.consumer.close()
+        self.client.close()
 
 
 def publish(settings: Settings, offsets: range, partitions: Sequence[int] = range(PARTITIONS)) -> None:
@@ -123,7 +124,7 @@ def send_offsets(producer: Producer, settings: Settings, member: Member, offset:
     """Begins a transaction, and sends in it the same offset for every partition."""
     producer.begin_transaction()
     places = [TopicPartition(settings.topics.frames, number, offset) for number in range(PARTITIONS)]
-    producer.send_offsets_to_transaction(places, member.consumer.consumer_group_metadata(), 30)
+    producer.send_offsets_to_transaction(places, member.client.consumer_group_metadata(), 30)
 
 
 @contextmanager
@@ -195,7 +196,7 @@ def test_an_unstable_partition_holds_up_no_other(apache_kafka: Broker) -> None:
         wait_until(lambda: owner.partitions() == PARTITIONS, "it is a member")
         producer.begin_transaction()
         place = TopicPartition(settings.topics.frames, 0, 7)
-        producer.send_offsets_to_transaction([place], owner.consumer.consumer_group_metadata(), 30)
+        producer.send_offsets_to_transaction([place], owner.client.consumer_group_metadata(), 30)
         owner.close()
         heir = Member(named(settings, "heir"))
         try:
@@ -224,7 +225,7 @@ def test_a_client_that_still_asks_where_its_log_begins_passes_over_no_frame(
     try:
         wait_until(lambda: [one.partitions() for one in members] == [1, 1], "each has a partition")
         wait_until(lambda: {(0, 9), (1, 9)} <= all_came(members), "the first records")
-        ((_, comes),) = {(one.topic, one.partition) for one in leaves.consumer.assignment()}
+        ((_, comes),) = {(one.topic, one.partition) for one in leaves.client.assignment()}
         stays.came.clear()
     finally:
         leaves.close()
@@ -268,7 +269,7 @@ def test_lag_is_none_at_the_end_of_what_a_transactional_publisher_wrote(apache_k
     member = Member(settings)
     try:
         wait_until(lambda: (0, 3) in all_came([member]), "the last record")
-        wait_until(lambda: bool(all_came([member])) and member.intake.lags() == {0: 0, 1: 0}, "no lag", 10)
+        wait_until(lambda: bool(all_came([member])) and member.consumer.lags() == {0: 0, 1: 0}, "no lag", 10)
     finally:
         member.close()
 

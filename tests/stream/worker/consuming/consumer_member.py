@@ -1,4 +1,4 @@
-"""A member of a group in memory: an intake, and what it talks to, as a test says."""
+"""A member of a group in memory: a consumer of frames, and what it talks to, as a test says."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import cast
@@ -7,8 +7,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from layercache.stream.kafka.waiting import Stuck
 from layercache.stream.worker.consuming.committed import Answer
-from layercache.stream.worker.consuming.consumer import Habits, Intake
-from layercache.stream.worker.consuming.positions import Told
+from layercache.stream.worker.consuming.consumer import FrameConsumer
+from layercache.stream.worker.consuming.membership import MemberOptions
+from layercache.stream.worker.consuming.positions import PartitionReport
 from layercache.stream.worker.metrics import Metrics
 
 OLD, NEW = "the-old-topic", "the-new-topic"
@@ -83,7 +84,7 @@ class Broker:
     def tell(self, topic_id: str | None = OLD, error: int | None = None, **told: object) -> None:
         """Of each partition of the latest question the same."""
         number, partitions = self.asked[-1]
-        what = Told(**{"low": 0, "end": 1_000, "committed": None, "topic_id": topic_id} | told)  # type: ignore[arg-type]
+        what = PartitionReport(**{"low": 0, "end": 1_000, "committed": None, "topic_id": topic_id} | told)  # type: ignore[arg-type]
         if error is None:
             self._answers.append(Answer(number, topic_id, dict.fromkeys(partitions, what)))
         else:
@@ -121,19 +122,19 @@ class Clock:
 
 
 class Member:
-    """An intake with its surroundings, and what its owner was told."""
+    """A consumer of frames with its surroundings, and what its listener heard."""
 
-    def __init__(self, **habits: object) -> None:
+    def __init__(self, **options: object) -> None:
         self.broker, self.clock, self.metrics = Broker(), Clock(), Metrics(max_batch=8)
-        self.told: list[tuple[str, set[int]]] = []
+        self.heard: list[tuple[str, set[int]]] = []
         self.kept: list[set[int]] = []
         #: partition, offset, how many began there before, whether it is taken over
         self.begun: list[tuple[int, int, int, bool]] = []
-        self.intake = Intake(
-            self.connect, "frames", self, self.broker, self.metrics,
-            Habits(**habits), self.clock,  # type: ignore[arg-type]
+        self.consumer = FrameConsumer(
+            self.connect, "frames", self.broker, self.metrics,
+            MemberOptions(**options), self.clock,  # type: ignore[arg-type]
         )  # fmt: skip
-        self.intake.subscribe()
+        self.consumer.subscribe(self)
 
     def connect(self) -> Consumer:
         self.client = Client()
@@ -142,26 +143,26 @@ class Member:
     def assigned(self, partitions: set[int], kept: set[int]) -> None:
         self.kept.append(kept)
 
-    def rejoins(self, consumer: Consumer) -> None:
-        assert consumer is cast(Consumer, self.client)
-        self.told.append(("rejoins", set()))
+    def rejoins(self, client: Consumer) -> None:
+        assert client is cast(Consumer, self.client)
+        self.heard.append(("rejoins", set()))
 
     def begins(self, partition: int, offset: int, began: int, takes_over: bool) -> None:
         self.begun.append((partition, offset, began, takes_over))
 
     def revoked(self, partitions: set[int], kept: set[int]) -> None:
         self.kept.append(kept)
-        self.told.append(("revoked", partitions))
+        self.heard.append(("revoked", partitions))
 
     def lost(self, partitions: set[int]) -> None:
-        self.told.append(("lost", partitions))
-        self.intake.rewind()  # as the worker does a little later
+        self.heard.append(("lost", partitions))
+        self.consumer.rewind()  # as the worker does a little later
 
     def brings(self, *offsets: int, partition: int = 0) -> None:
         self.client.coming += [Message("frames", partition, offset, value=b"", timestamp=(0, 0)) for offset in offsets]
 
     def fetch(self) -> list[int]:
-        return [frame.offset for frame in self.intake.fetch(100, 0)]
+        return [frame.offset for frame in self.consumer.fetch(100, 0)]
 
     def later(self) -> "Member":
         self.clock.at += 1.0
@@ -171,9 +172,9 @@ class Member:
         return self.metrics.registry.get_sample_value(name, labels)
 
 
-def reading(committed: int | None = 5, **habits: object) -> Member:
+def reading(committed: int | None = 5, **options: object) -> Member:
     """A member that reads partition 0 from ``committed`` on."""
-    member = Member(**habits)
+    member = Member(**options)
     member.client.rebalance("assigned", 0)
     member.fetch()
     member.broker.tell(committed=committed)
