@@ -1,30 +1,25 @@
 """A real trainer as a child process."""
 
 import json
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from layercache.schemas.settings import Settings
+from testbed.commands import Command, start
 
 
 @contextmanager
-def running_trainer(settings: Settings, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def running_trainer(settings: Settings, folder: Path) -> Iterator[Command]:
     """`layercache trainer` with these settings; killed at the end if it still runs. Its log is ``trainer.log``."""
     config = folder / "trainer.toml"
     config.write_text(as_toml(settings))
     with (folder / "trainer.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "layercache", "trainer", "--config", str(config)], stdout=log, stderr=log
-        )
+        process = start("trainer", "--config", config, stdout=log, stderr=log)
         try:
             yield process
         finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
+            process.kill()
             process.wait(30)
 
 

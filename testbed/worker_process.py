@@ -1,10 +1,7 @@
 """A real worker as a child process, frames for it, and readers of what it sends."""
 
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 import urllib.request
 import uuid
@@ -17,6 +14,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, Topic
 
 from layercache.schemas.prediction import Prediction, decoder
 from layercache.schemas.settings import Settings
+from testbed.commands import Command, start
 from testbed.topics import partitions_of
 from testbed.trainer_process import as_toml
 from testbed.waiting import wait_until
@@ -28,7 +26,7 @@ _WORKING_ON = re.compile(r"working on \[(.*?)\]")
 class WorkerProcess:
     """``layercache worker`` as it runs; its log is ``log``."""
 
-    process: subprocess.Popen[bytes]
+    process: Command
     log: Path
 
     def said(self, text: str, times: int = 1) -> bool:
@@ -81,14 +79,12 @@ def start_worker(settings: Settings, folder: Path, name: str = "worker", **hooks
     """The same, for who looks after its end."""
     config, log = folder / f"{name}.toml", folder / f"{name}.log"
     config.write_text(as_toml(settings))
-    program = "testbed.dying_worker" if hooks else "layercache"
     with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", "-m", program, "worker", "--config", str(config)],
-            stdout=output,
-            stderr=output,
-            env=os.environ | {hook.upper(): str(value) for hook, value in hooks.items()},
-        )
+        process = start(
+            "worker", "--config", config, stdout=output, stderr=output,
+            environment={hook.upper(): str(value) for hook, value in hooks.items()},
+            doubles="testbed.dying_worker" if hooks else "",
+        )  # fmt: skip
     return WorkerProcess(process, log)
 
 

@@ -1,0 +1,174 @@
+"""Commands of ours as processes: forks of one that has imported the libraries already, so a start takes a moment.
+
+:func:`start` is ``subprocess.Popen`` of ``python -m layercache ARGUMENTS`` without its imports, which take five seconds
+of a core with torch; :func:`run` is ``subprocess.run`` of it. What Python and libraries read as they start, such as
+``PYTHONPATH`` and ``OMP_NUM_THREADS``, is that of this process. The demo's tests start its processes as users do.
+"""
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from typing import IO
+
+#: A server that still imports has this long: the machine may do much else.
+_START_DEADLINE_S = 120.0
+
+
+class Command:
+    """A command that runs, with what of ``subprocess.Popen`` tests use."""
+
+    def __init__(self, arguments: list[str], asked: socket.socket) -> None:
+        self.args = arguments
+        self.returncode: int | None = None
+        self._asked = asked
+        self._lines = asked.makefile("r")
+        self.pid = int(self._read_line(_START_DEADLINE_S))
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The same, once it has ended; raises ``subprocess.TimeoutExpired``."""
+        if self.returncode is None:
+            self.returncode = int(self._read_line(timeout))
+            self._lines.close()
+            self._asked.close()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Nothing happens to one that has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def _read_line(self, timeout: float | None) -> str:
+        # The server writes whole lines, one at a start and one at an end: none is ever half there.
+        if not select.select([self._asked], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+        line = self._lines.readline()
+        assert line, "the server of forks has ended; its standard error says why"
+        return line
+
+
+def start(
+    *arguments: object,
+    stdout: IO[bytes] | int | None = None,
+    stderr: IO[bytes] | int | None = None,
+    environment: Mapping[str, str] | None = None,
+    doubles: str = "",
+) -> Command:
+    """`layercache ARGUMENTS`, its output where this process's own goes or in the given files.
+
+    ``environment`` comes on top of this process's. ``doubles`` is a module whose ``install`` was called in the process
+    before anything of ours was imported.
+    """
+    said = [str(argument) for argument in arguments]
+    asked, asker = socket.socketpair()
+    request = {
+        "arguments": said,
+        "folder": os.getcwd(),
+        "environment": {**os.environ, **(environment or {})},
+    }
+    with asker, open(os.devnull, "rb") as nothing:
+        streams = [nothing.fileno(), _handle(stdout, 1), _handle(stderr, 2)]
+        asked.sendall(json.dumps(request).encode() + b"\n")
+        control = _server(doubles)
+        with _ASKING:
+            socket.send_fds(control, [b"+"], [asker.fileno(), *streams])
+    return Command(said, asked)
+
+
+def run(
+    *arguments: object, environment: Mapping[str, str] | None = None, timeout: float = 120.0
+) -> "subprocess.CompletedProcess[str]":
+    """`layercache ARGUMENTS` to its end, its exit code and what it said."""
+    with Talking(*arguments, environment=environment) as command:
+        return command.end(timeout)
+
+
+class Talking:
+    """`layercache ARGUMENTS` whose output is kept; killed at the end of the ``with`` block if it still runs."""
+
+    def __init__(self, *arguments: object, environment: Mapping[str, str] | None = None) -> None:
+        with contextlib.ExitStack() as undo:
+            self._out = undo.enter_context(tempfile.TemporaryFile())
+            self._err = undo.enter_context(tempfile.TemporaryFile())
+            self.process = start(*arguments, stdout=self._out, stderr=self._err, environment=environment)
+            undo.callback(self._end)
+            self._close = undo.pop_all()
+
+    def __enter__(self) -> "Talking":
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._close.close()
+
+    def end(self, timeout: float) -> "subprocess.CompletedProcess[str]":
+        """Waits for its end; fails with what it has said where that does not come."""
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.process.args} does not end:\n{self.said()}") from None
+        return subprocess.CompletedProcess(self.process.args, self.process.wait(), *self.said())
+
+    def said(self) -> tuple[str, str]:
+        """Its standard output and error so far."""
+        return _text(self._out), _text(self._err)
+
+    def _end(self) -> None:
+        self.process.kill()
+        self.process.wait(30)
+
+
+_ASKING = threading.Lock()
+
+
+@functools.cache
+def _server(doubles: str) -> socket.socket:
+    """Where to ask for forks; the server ends with this process."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "testbed.forkserver", str(theirs.fileno()), *filter(None, [doubles])],
+            stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # numpy's starts its threads when it is imported
+        )  # fmt: skip
+
+    def end() -> None:
+        ours.close()
+        process.wait(30)
+
+    atexit.register(end)
+    return ours
+
+
+def _handle(stream: IO[bytes] | int | None, own: int) -> int:
+    if stream is None:
+        return own
+    return stream if isinstance(stream, int) else stream.fileno()
+
+
+def _text(file: IO[bytes]) -> str:
+    # By its own position in the file: the process writes at the one that it shares with this object.
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode()
