@@ -18,6 +18,7 @@ from layercache.cache_training.certifying.classes import fewest_frames
 pytestmark = pytest.mark.timeout(1200)
 
 #: How many streams of each scenario, about 500 in all, and how many attempts in each: fewer than in the long version.
+#: Without `make slow`, a part of them: mutants break so many lives that the check sees it there, too.
 STREAMS = [
     (promise.WORST, 100, 10),
     (promise.SMALL_WINDOW, 150, 8),
@@ -31,16 +32,18 @@ STREAMS = [
     (promise.MEMORISING, 20, 5),
     (promise.TWO_BUDGETS, 40, 6),
 ]
+PARTS = [pytest.param(0.3, id="a part of the streams"), pytest.param(1.0, id="all", marks=pytest.mark.slow)]
+#: Of each mutant about one and a half times the streams that show it.
 MUTANTS = [
-    (promise.WORST, "empirical mean", 30),
-    (promise.CLIFF, "empirical mean", 30),
-    (promise.WORST, "error not shared", 40),
-    (promise.CLIFF, "error not shared", 30),
-    (promise.COPIES, "copies counted singly", 80),
-    (promise.MEMORISING, "dealt by frame", 50),
-    (promise.ONE_CLASS, "classes not tested", 30),
-    (promise.TWO_BUDGETS, "overload by the mean", 15),
-    (promise.TWO_BUDGETS, "overload's error not shared", 40),
+    (promise.WORST, "empirical mean", 12),
+    (promise.CLIFF, "empirical mean", 12),
+    (promise.WORST, "error not shared", 12),
+    (promise.CLIFF, "error not shared", 12),
+    (promise.COPIES, "copies counted singly", 40),
+    (promise.MEMORISING, "dealt by frame", 30),
+    (promise.ONE_CLASS, "classes not tested", 12),
+    (promise.TWO_BUDGETS, "overload by the mean", 12),
+    (promise.TWO_BUDGETS, "overload's error not shared", 20),
 ]
 
 
@@ -50,15 +53,16 @@ def described(result: Result) -> str:
 
 
 @cache
-def result_of(name: str) -> Result:
-    """One scenario's streams as the trainer is; simulated once, for whoever asks."""
+def result_of(name: str, part: float) -> Result:
+    """So much of one scenario's streams as the trainer is; simulated once, for whoever asks."""
     scenario, streams, attempts = next(each for each in STREAMS if each[0].name == name)
-    return simulate(replace(scenario, attempts=attempts), range(streams))
+    return simulate(replace(scenario, attempts=attempts), range(round(part * streams)))
 
 
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("name", [scenario.name for scenario, *_ in STREAMS])
-def test_no_more_streams_break_than_promised(name: str) -> None:
-    assert result_of(name).kept, described(result_of(name))
+def test_no_more_streams_break_than_promised(name: str, part: float) -> None:
+    assert result_of(name, part).kept, described(result_of(name, part))
 
 
 @pytest.mark.parametrize(("scenario", "mutant", "streams"), MUTANTS, ids=lambda part: getattr(part, "name", str(part)))
@@ -67,13 +71,15 @@ def test_the_same_check_fails_for_a_mutant(scenario: Scenario, mutant: str, stre
     assert not result.kept, described(result)
 
 
-def test_the_simulation_is_not_vacuous() -> None:
+@pytest.mark.parametrize("part", PARTS)
+def test_the_simulation_is_not_vacuous(part: float) -> None:
     assert sum(streams for _, streams, _ in STREAMS) >= 500
     worst, cliff, hopeless, improving = (
-        result_of(scenario.name) for scenario in (promise.WORST, promise.CLIFF, promise.HOPELESS, promise.IMPROVING)
+        result_of(scenario.name, part)
+        for scenario in (promise.WORST, promise.CLIFF, promise.HOPELESS, promise.IMPROVING)
     )
     # Many attempts in each, and at the very edge of the budget some get through: the tests are not merely timid.
-    assert worst.attempts > 8
+    assert worst.attempts > (8 if part == 1 else 7)
     assert worst.broken / worst.streams > 0.03
     # Good heads are let through every time, again and again, and to good effect.
     assert improving.published == improving.streams

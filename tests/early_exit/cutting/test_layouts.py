@@ -97,7 +97,11 @@ class Pooled(nn.Module):
         ("swin_t", {"features.0.0": "chw", "features.0": "hwc", "features.1.0": "hwc", "permute": "chw"}),
         ("swin_v2_t", {"features.0": "hwc", "features.3": "hwc", "features.5.2": "hwc", "norm": "hwc"}),
         ("vit_b_16", {"conv_proj": "chw", "encoder.layers.encoder_layer_0": "tokens", "encoder": "tokens"}),
-        ("maxvit_t", {"stem": "chw", "blocks.0": "chw", "blocks.1.layers.0": "chw", "blocks.3": "chw"}),
+        pytest.param(
+            "maxvit_t",
+            {"stem": "chw", "blocks.0": "chw", "blocks.1.layers.0": "chw", "blocks.3": "chw"},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_torchvisions_models(name: str, expected: dict[str, str]) -> None:
