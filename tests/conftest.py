@@ -59,7 +59,7 @@ def apache_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         with KafkaProxy() as proxy:
             place = Place.free(1, proxy.port)
             proxy.target = place.detour
-            with KafkaNode(Path(home), tmp_path_factory.mktemp("kafka"), place) as node:
+            with KafkaNode(Path(home), tmp_path_factory.mktemp("kafka"), place, starts_quickly=True) as node:
                 yield Broker(node.bootstrap_servers, transactional=True, proxy=proxy)
     else:
         missing(

@@ -35,4 +35,4 @@ def own_node(tmp_path: Path) -> KafkaNode:
         missing("apache-kafka", "set KAFKA_HOME to an unpacked distribution (needs Java 17)")
     folder = tmp_path / "kafka"
     folder.mkdir()
-    return KafkaNode(Path(home), folder)
+    return KafkaNode(Path(home), folder, starts_quickly=True)

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from layercache.measuring.summary import Summary
+from testbed.commands import run
 from testbed.waiting import wait_until
 
 _PATIENCE_S = 240.0
@@ -88,8 +89,9 @@ def test_a_short_demo_answers_every_frame_and_reports(tmp_path: Path) -> None:
     assert not broker_listens(out)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_no_process_and_no_report(tmp_path: Path, number: signal.Signals) -> None:
     out, log = tmp_path / "report", tmp_path / "log"
     with streaming(out, log) as demo:
@@ -131,13 +133,13 @@ def test_a_killed_demo_takes_its_processes_and_its_broker_along(tmp_path: Path) 
     ],
 )
 def test_wrong_options_are_refused(tmp_path: Path, options: tuple[str, ...], complaint: str) -> None:
-    done = subprocess.run(command(tmp_path / "report", *options), capture_output=True, text=True, check=False)
+    done = run("demo", "--out", tmp_path / "report", *options)
     assert done.returncode == 2
     assert complaint in done.stderr
 
 
 def test_a_folder_of_somebody_elses_is_refused(tmp_path: Path) -> None:
     (tmp_path / "holiday.txt").touch()
-    done = subprocess.run(command(tmp_path), capture_output=True, text=True, check=False)
+    done = run("demo", "--out", tmp_path)
     assert done.returncode == 2
     assert "name another folder with --out" in done.stderr

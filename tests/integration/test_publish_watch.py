@@ -23,6 +23,7 @@ from layercache.schemas import dead_letter, prediction
 from layercache.schemas.dead_letter import Reason
 from layercache.schemas.settings import Settings, Topics
 from layercache.stream.kafka.following import follow
+from testbed.commands import Command, run, start
 from testbed.ports import free_ports
 from testbed.topics import unique_topics
 from testbed.trainer_process import as_toml
@@ -55,20 +56,12 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def layercache(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "layercache", *(str(argument) for argument in arguments)]
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(layercache(*arguments), check=False, capture_output=True, text=True, timeout=120)
-
-
 @contextmanager
-def started(folder: Path, *arguments: object) -> Iterator[tuple[subprocess.Popen[bytes], Path, Path]]:
+def started(folder: Path, *arguments: object) -> Iterator[tuple[Command, Path, Path]]:
     """The process, and the files of its standard output and error."""
     out, err = folder / "out", folder / "err"
     with out.open("wb") as stdout, err.open("wb") as stderr:
-        process = subprocess.Popen(layercache(*arguments), stdout=stdout, stderr=stderr)
+        process = start(*arguments, stdout=stdout, stderr=stderr)
     try:
         yield process, out, err
     finally:
@@ -234,8 +227,8 @@ def test_watch_leaves_out_what_is_no_prediction(settings: Settings, config: Path
 
 def test_watch_ends_quietly_when_its_reader_has_enough(settings: Settings, config: Path) -> None:
     send(settings, settings.topics.predictions, answers(500))
-    command = " ".join(layercache("watch", "--config", config, "--json", "--from-beginning"))
-    done = subprocess.run(
+    command = f"{sys.executable} -m layercache watch --config {config} --json --from-beginning"
+    done = subprocess.run(  # a process as a shell starts it: what comes after its last line is Python's
         ["bash", "-c", f"{command} | head -n 1; exit ${{PIPESTATUS[0]}}"],
         check=False,
         capture_output=True,
@@ -251,12 +244,11 @@ def test_watch_ends_quietly_when_its_reader_has_enough(settings: Settings, confi
 def test_watch_on_a_terminal_shows_a_table_and_the_hit_rate(settings: Settings, config: Path) -> None:
     send(settings, settings.topics.predictions, answers(3) + answers(1, "full"))
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        layercache("watch", "--config", config, "--from-beginning", "--limit", 4),
-        stdout=theirs,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "COLUMNS": "140", "TERM": "xterm"},
-    )
+    with Path(os.devnull).open("wb") as nowhere:
+        process = start(
+            "watch", "--config", config, "--from-beginning", "--limit", 4,
+            stdout=theirs, stderr=nowhere, environment={"COLUMNS": "140", "TERM": "xterm"},
+        )  # fmt: skip
     os.close(theirs)
     shown = b""
     while True:

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,6 +15,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from layercache.cache_training.service.credentials import _unsecured
 from layercache.schemas.settings import Kafka, Settings, Store, Trainer, Worker
 from layercache.stream.kafka.topics import create
+from testbed.commands import Talking
 from testbed.topics import unique_topics
 from testbed.trainer_process import as_toml, running_trainer
 from testbed.waiting import wait_until
@@ -77,24 +76,17 @@ class Commands:
     def __init__(self, settings: Settings, folder: Path) -> None:
         self._config = folder / "commands.toml"
         self._config.write_text(as_toml(settings))
-        self._running: dict[str, subprocess.Popen[str]] = {}
+        self._running: dict[str, Talking] = {}
 
     def start(self, command: str, *arguments: str) -> None:
-        self._running[command] = subprocess.Popen(
-            [sys.executable, "-m", "layercache", *command.split(), *arguments, "--config", str(self._config)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        self._running[command] = Talking(*command.split(), *arguments, "--config", self._config)
 
     def end(self, command: str) -> tuple[int, str, str]:
         """Exit code, standard output and error; no secret is in them."""
-        process = self._running.pop(command)
-        try:
-            out, err = process.communicate(timeout=PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise AssertionError(f"{command} does not end:\n{process.communicate()}") from None
-        assert_no_secret(out + err)
-        return process.returncode, out, err
+        with self._running.pop(command) as process:
+            done = process.end(PATIENCE_S)
+        assert_no_secret(done.stdout + done.stderr)
+        return done.returncode, done.stdout, done.stderr
 
     def run(self, command: str, *arguments: str) -> tuple[int, str, str]:
         self.start(command, *arguments)

@@ -62,7 +62,9 @@ class SecureKafka:
         self._sasl = place.broker
         properties = _properties(place, self._mutual, self._authority)
         client = self.scram(ADMIN).options
-        self._node = KafkaNode(home, folder, place, properties=properties, passwords=PASSWORDS, client=client)
+        self._node = KafkaNode(
+            home, folder, place, properties=properties, starts_quickly=True, passwords=PASSWORDS, client=client
+        )
 
     def __enter__(self) -> Self:
         self._node.start()

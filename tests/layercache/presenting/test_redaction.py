@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from layercache.presenting import redaction
 from layercache.schemas.settings import Kafka, References, Settings, Store
+from testbed.commands import run
 
 CANARIES = [f"canary-number-{number}-x" for number in range(8)]
 PEM_LINE = base64.b64encode(b"a key that nobody may see, on a line of its own").decode()
@@ -109,8 +110,7 @@ url = "ftp://me:{CANARIES[3]}@localhost:1/heads"
 [store.options]
 secret = "{CANARIES[4]}"
 """)
-    command = [sys.executable, "-m", "layercache", *command, "--config", str(config)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = run(*command, "--config", config)
     assert (done.returncode, says in done.stderr) == (1, True), done.stderr
     for canary in CANARIES:
         assert canary not in done.stdout + done.stderr
