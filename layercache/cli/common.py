@@ -1,4 +1,4 @@
-"""What all commands share: reading the settings with readable errors, options that many commands take, logging."""
+"""What all commands share: reading the settings with readable errors, and logging."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
@@ -21,34 +21,6 @@ if TYPE_CHECKING:
 OK, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 ENV_PREFIX = "LAYERCACHE_"
-
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", envvar="LAYERCACHE_CONFIG", help="TOML file; see `layercache settings`."),
-]
-Bootstrap = Annotated[
-    str | None, typer.Option("--bootstrap", "-b", help="Kafka brokers, host:port,host:port.", show_default=False)
-]
-KafkaOptions = Annotated[
-    list[str] | None,
-    typer.Option("-X", metavar="NAME=VALUE", help="A librdkafka option; may be repeated."),
-]
-Model = Annotated[
-    str | None,
-    typer.Option("--model", "-m", help="torchvision:NAME, timm:NAME or path/to/file.py:FUNCTION.", show_default=False),
-]
-Weights = Annotated[
-    str | None,
-    typer.Option("--weights", "-w", help=".safetensors or .pt file, or DEFAULT.", show_default=False),
-]
-Metadata = Annotated[
-    Path | None, typer.Option("--metadata", help="TOML with size, mean, std and classes.", show_default=False)
-]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps.", show_default=False)]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.", show_default=False)]
-StoreUrl = Annotated[
-    str | None, typer.Option("--store-url", help="Where heads are kept: file://, s3://, …", show_default=False)
-]
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:

@@ -7,23 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from layercache.cli import common
+from layercache.cli.options import MODEL, with_settings
 
 if TYPE_CHECKING:
     from layercache.early_exit.cutting.costs import CostTable
     from layercache.early_exit.cutting.layouts import Layout
+    from layercache.schemas.settings import Settings
 
 
 #: A pipe has no width of its own, and names should be whole.
 _PIPED_WIDTH = 200
 
 
+@with_settings(*MODEL)
 def command(
-    config: common.Config = None,
-    model: common.Model = None,
-    weights: common.Weights = None,
-    metadata: common.Metadata = None,
-    device: common.Device = None,
-    dtype: common.Dtype = None,
+    settings: "Settings",
     only_proposed: Annotated[
         bool, typer.Option("--proposed", help="Only the cuts that the trainer tries heads at.")
     ] = False,
@@ -40,10 +38,6 @@ def command(
       layercache cuts --model timm:convnext_tiny --proposed
       layercache cuts --model my_model.py:build --json | jq -r '.cuts[] | select(.proposed).name'
     """
-    settings = common.load_settings(
-        config,
-        model={"spec": model, "weights": weights, "metadata": metadata, "device": device, "dtype": dtype},
-    )
     from layercache.early_exit.cutting import costs, cuts
     from layercache.early_exit.model import loading
 

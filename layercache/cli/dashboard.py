@@ -1,16 +1,19 @@
 """``layercache dashboard``: the stream, its savings and its heads on a page in the browser."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from layercache.cli import common
+from layercache.cli.options import BOOTSTRAP, STORE, with_settings
+
+if TYPE_CHECKING:
+    from layercache.schemas.settings import Settings
 
 
+@with_settings(BOOTSTRAP, STORE)
 def command(
-    config: common.Config = None,
-    bootstrap: common.Bootstrap = None,
-    store_url: common.StoreUrl = None,
+    settings: "Settings",
     host: Annotated[
         str, typer.Option(help="Address to serve at; 0.0.0.0 for all that this machine has.")
     ] = "127.0.0.1",
@@ -38,7 +41,6 @@ def command(
             help="A name that browsers know the page by; may be repeated. Addresses and localhost need none.",
         ),
     ] = None,
-    kafka_options: common.KafkaOptions = None,
 ) -> None:
     """Serves a live page: frames, exits, savings, disagreement, heads, lag. Reads topics and store; loads no model.
 
@@ -51,9 +53,6 @@ def command(
       layercache dashboard --bootstrap kafka:9092 --store-url s3://bucket/heads --metrics worker:9100 --port 8081
       layercache dashboard --host 0.0.0.0 --read-only
     """
-    settings = common.load_settings(
-        config, kafka=common.kafka_overrides(bootstrap, kafka_options), store={"url": store_url}
-    )
     common.end_on_sigterm()
     from layercache.dashboard.scrape import WrongUrl, metrics_url
 

@@ -1,40 +1,32 @@
 """``layercache doctor``: is everything there, and does it fit together?"""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from layercache.cli import common
+from layercache.cli.options import BOOTSTRAP, MODEL, STORE, SettingOption, with_settings
 from layercache.presenting.redaction import redacted
 
 if TYPE_CHECKING:
     from layercache.doctor.checks import Finding
+    from layercache.schemas.settings import Settings
 
 _MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "error": ("error", "red"), "skipped": ("-", "dim")}
 
 
+@with_settings(
+    BOOTSTRAP,
+    *MODEL,
+    STORE,
+    "promise.max_disagreement",
+    SettingOption("worker.metrics_port", help="A worker's metrics port on this machine."),
+    SettingOption("trainer.state_dir", help="The trainer's folder on this machine."),
+)
 def command(
-    config: common.Config = None,
-    bootstrap: common.Bootstrap = None,
-    model: common.Model = None,
-    weights: common.Weights = None,
-    metadata: common.Metadata = None,
-    device: common.Device = None,
-    dtype: common.Dtype = None,
-    store_url: common.StoreUrl = None,
-    max_disagreement: Annotated[
-        float | None, typer.Option(help="What is promised, if no settings file says it.", show_default=False)
-    ] = None,
-    metrics_port: Annotated[
-        int | None, typer.Option(help="A worker's metrics port on this machine.", show_default=False)
-    ] = None,
-    state_dir: Annotated[
-        Path | None, typer.Option(help="The trainer's folder on this machine.", show_default=False)
-    ] = None,
+    settings: "Settings",
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-    kafka_options: common.KafkaOptions = None,
 ) -> None:
     """Checks machine, model, store, heads, broker, topics and readers, and says what to fix.
 
@@ -47,15 +39,6 @@ def command(
       layercache doctor --model my_model.py:build --bootstrap broker:9092 --store-url s3://bucket/heads
       layercache doctor --config layercache.toml --json | jq '.[] | select(.state == "error")'
     """
-    settings = common.load_settings(
-        config,
-        kafka=common.kafka_overrides(bootstrap, kafka_options),
-        model={"spec": model, "weights": weights, "metadata": metadata, "device": device, "dtype": dtype},
-        store={"url": store_url},
-        promise={"max_disagreement": max_disagreement},
-        worker={"metrics_port": metrics_port},
-        trainer={"state_dir": state_dir},
-    )
     import logging
 
     from layercache.doctor.visit import visit

@@ -1,30 +1,31 @@
 """``layercache heads``: the versions of a model's heads, and which of them workers shall use."""
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
 from layercache.cli import common
+from layercache.cli.options import STORE, WEIGHTED_MODEL, with_settings
 from layercache.presenting import heads_view
 
 if TYPE_CHECKING:
     from layercache.early_exit.store.head_store import HeadStore
+    from layercache.schemas.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Lists versions of heads; says which of them workers shall use.")
+
+_with_store_settings = with_settings(*WEIGHTED_MODEL, STORE)
 
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 Reason = Annotated[str, typer.Option(help="Why, for the next person who looks.")]
 
 
 @app.command("list")
+@_with_store_settings
 def list_(
-    config: common.Config = None,
-    model: common.Model = None,
-    weights: common.Weights = None,
-    metadata: common.Metadata = None,
-    store_url: common.StoreUrl = None,
+    settings: "Settings",
     as_json: Json = False,
 ) -> None:
     """Lists the versions of the model's heads, newest first, and marks the one that workers use.
@@ -34,7 +35,7 @@ def list_(
       layercache heads list --model my_model.py:build --store-url s3://bucket/heads
       layercache heads list --json | jq -r '.live.version'
     """
-    store = _store(config, model, weights, metadata, store_url)
+    store = _store(settings)
     if as_json:
         versions = [heads_view.summary(manifest) for manifest in store.versions()]
         typer.echo(json.dumps(heads_view.state(store) | {"versions": versions}, indent=2))
@@ -43,13 +44,10 @@ def list_(
 
 
 @app.command()
+@_with_store_settings
 def show(
+    settings: "Settings",
     version: Annotated[str | None, typer.Argument(help="By default the one that workers use.")] = None,
-    config: common.Config = None,
-    model: common.Model = None,
-    weights: common.Weights = None,
-    metadata: common.Metadata = None,
-    store_url: common.StoreUrl = None,
     as_json: Json = False,
 ) -> None:
     """Shows a version: its exits, its certificate and what it should save; checks that its files are whole.
@@ -59,7 +57,7 @@ def show(
       layercache heads show
       layercache heads show VERSION --json | jq .certificate
     """
-    store = _store(config, model, weights, metadata, store_url)
+    store = _store(settings)
     live = store.live()
     version = version or live.version
     if version is None:
@@ -72,13 +70,10 @@ def show(
 
 
 @app.command()
+@_with_store_settings
 def rollback(
+    settings: "Settings",
     version: Annotated[str | None, typer.Argument(help="By default the latest one's predecessor.")] = None,
-    config: common.Config = None,
-    model: common.Model = None,
-    weights: common.Weights = None,
-    metadata: common.Metadata = None,
-    store_url: common.StoreUrl = None,
     as_json: Json = False,
 ) -> None:
     """Sends workers back to an older version, until the trainer publishes the next one. To outlive that, pin.
@@ -88,19 +83,16 @@ def rollback(
       layercache heads rollback
       layercache heads rollback VERSION
     """
-    store = _store(config, model, weights, metadata, store_url)
+    store = _store(settings)
     store.rollback(version)
     _report(store, as_json)
 
 
 @app.command()
+@_with_store_settings
 def pin(
+    settings: "Settings",
     version: Annotated[str | None, typer.Argument(help="By default the one that workers use.")] = None,
-    config: common.Config = None,
-    model: common.Model = None,
-    weights: common.Weights = None,
-    metadata: common.Metadata = None,
-    store_url: common.StoreUrl = None,
     reason: Reason = "",
     as_json: Json = False,
 ) -> None:
@@ -111,7 +103,7 @@ def pin(
       layercache heads pin --reason "release freeze"
       layercache heads pin VERSION
     """
-    store = _store(config, model, weights, metadata, store_url)
+    store = _store(settings)
     version = version or store.live().version
     if version is None:
         common.fail(f"{store.url} has no version in use to pin; name one, or close all exits: layercache heads close")
@@ -120,12 +112,9 @@ def pin(
 
 
 @app.command()
+@_with_store_settings
 def close(
-    config: common.Config = None,
-    model: common.Model = None,
-    weights: common.Weights = None,
-    metadata: common.Metadata = None,
-    store_url: common.StoreUrl = None,
+    settings: "Settings",
     reason: Reason = "",
     as_json: Json = False,
 ) -> None:
@@ -135,18 +124,15 @@ def close(
     Example:
       layercache heads close --reason "odd answers from camera 7"
     """
-    store = _store(config, model, weights, metadata, store_url)
+    store = _store(settings)
     store.close(reason)
     _report(store, as_json)
 
 
 @app.command()
+@_with_store_settings
 def unpin(
-    config: common.Config = None,
-    model: common.Model = None,
-    weights: common.Weights = None,
-    metadata: common.Metadata = None,
-    store_url: common.StoreUrl = None,
+    settings: "Settings",
     as_json: Json = False,
 ) -> None:
     """Lets workers follow the latest version again, after `pin` or `close`.
@@ -155,19 +141,16 @@ def unpin(
     Example:
       layercache heads unpin
     """
-    store = _store(config, model, weights, metadata, store_url)
+    store = _store(settings)
     store.unpin()
     _report(store, as_json)
 
 
 @app.command()
+@_with_store_settings
 def sign(
     version: Annotated[str, typer.Argument(help="One of `layercache heads list`.")],
-    config: common.Config = None,
-    model: common.Model = None,
-    weights: common.Weights = None,
-    metadata: common.Metadata = None,
-    store_url: common.StoreUrl = None,
+    settings: "Settings",
     as_json: Json = False,
 ) -> None:
     """Signs a version with the first key of store.signing_key: one from before there was a key, or before a new one.
@@ -176,23 +159,18 @@ def sign(
     Example:
       layercache heads sign VERSION
     """
-    store = _store(config, model, weights, metadata, store_url)
+    store = _store(settings)
     store.sign(version)
     _report(store, as_json)
 
 
-def _store(config: Any, model: Any, weights: Any, metadata: Any, store_url: Any) -> "HeadStore":
+def _store(settings: "Settings") -> "HeadStore":
     """The store of the configured model's heads."""
-    settings = common.load_settings(
-        config,
-        model={"spec": model, "weights": weights, "metadata": metadata, "device": "cpu"},
-        store={"url": store_url},
-    )
     from layercache.early_exit.model import loading
     from layercache.early_exit.store.head_store import open_store
 
     try:
-        classifier = loading.load(settings.model)
+        classifier = loading.load(settings.model.model_copy(update={"device": "cpu"}))
     except loading.ModelError as error:
         common.fail(f"error: {error}", common.WRONG_USAGE)
     if settings.model.spec.startswith("torchvision:") and settings.model.weights is None:

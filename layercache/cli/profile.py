@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from layercache.cli import common
+from layercache.cli.options import MODEL, STORE, SettingOption, with_settings
 
 if TYPE_CHECKING:
     from layercache.early_exit.cutting.cuts import TracedModel
@@ -33,19 +34,15 @@ class Measured:
         return {batch: sum(times[batch] for times in segments) for batch in segments[0]}
 
 
+@with_settings(
+    *MODEL,
+    STORE,
+    SettingOption("worker.torch_threads", ("--threads",), "Threads of torch; by default what workers are set to."),
+)
 def command(
-    config: common.Config = None,
-    model: common.Model = None,
-    weights: common.Weights = None,
-    metadata: common.Metadata = None,
-    device: common.Device = None,
-    dtype: common.Dtype = None,
-    store_url: common.StoreUrl = None,
+    settings: "Settings",
     batch: Annotated[
         list[int] | None, typer.Option("--batch", min=1, help="Frames in a micro-batch; may be repeated. [1 to 64]")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of torch; by default what workers are set to.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
@@ -59,12 +56,6 @@ def command(
       layercache profile --model my_model.py:build
       layercache profile --model my_model.py:build --store-url file:///srv/heads --batch 1 --batch 32 --json
     """
-    settings = common.load_settings(
-        config,
-        model={"spec": model, "weights": weights, "metadata": metadata, "device": device, "dtype": dtype},
-        store={"url": store_url},
-        worker={"torch_threads": threads},
-    )
     import torch
 
     from layercache.early_exit.cutting import cuts

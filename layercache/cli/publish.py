@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from layercache.cli import common
+from layercache.cli.options import BOOTSTRAP, SettingOption, with_settings
 
 if TYPE_CHECKING:
     from layercache.schemas.settings import Settings
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _LINE_EVERY_S = 5.0
 
 
+@with_settings(BOOTSTRAP, SettingOption("topics.frames", ("--topic",), "Topic to publish to."))
 def command(
     source: Annotated[
         str,
@@ -27,9 +29,7 @@ def command(
             show_default=False,
         ),
     ],
-    config: common.Config = None,
-    bootstrap: common.Bootstrap = None,
-    topic: Annotated[str | None, typer.Option(help="Topic to publish to.", show_default=False)] = None,
+    settings: "Settings",
     rate: Annotated[
         float | None, typer.Option(min=0.001, help="Frames per second; by default as fast as the broker takes them.")
     ] = None,
@@ -59,7 +59,6 @@ def command(
             show_default=False,
         ),
     ] = None,
-    kafka_options: common.KafkaOptions = None,
 ) -> None:
     """Publishes pictures as frames. Ends when all have arrived, with exit code 1 where some did not.
 
@@ -72,9 +71,6 @@ def command(
       layercache publish test-set.zip --label-pattern '-(\\w+)\\.webp$'
     """
     pattern = label_regex(label_pattern)
-    settings = common.load_settings(
-        config, kafka=common.kafka_overrides(bootstrap, kafka_options), topics={"frames": topic}
-    )
     from layercache.stopping import stop_on_signals
     from layercache.stream.kafka.clients import KafkaUnusable
     from layercache.stream.publishing.publisher import Plan, publish

@@ -10,15 +10,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from layercache.cli import common
+from layercache.cli.options import MODEL, SettingOption, with_settings
 from layercache.cli.publish import label_regex
 
 if TYPE_CHECKING:
     from layercache.report.numbers import Report
+    from layercache.schemas.settings import Settings
 
 _BUDGETS = (0.005, 0.01, 0.02, 0.05)
 _LINE_EVERY_S = 5.0
 
 
+@with_settings(
+    *MODEL,
+    SettingOption("promise.max_disagreement", help="The budget of the rehearsed stream, as of the trainer."),
+    SettingOption("promise.confidence", help="Of every certificate."),
+    SettingOption("worker.torch_threads", ("--threads",), "Threads of torch; by default what workers are set to."),
+    SettingOption("trainer.seed", help="Of heads, views, sampling and order."),
+)
 def command(
     frames: Annotated[
         str,
@@ -29,12 +38,7 @@ def command(
             show_default=False,
         ),
     ],
-    config: common.Config = None,
-    model: common.Model = None,
-    weights: common.Weights = None,
-    metadata: common.Metadata = None,
-    device: common.Device = None,
-    dtype: common.Dtype = None,
+    settings: "Settings",
     out: Annotated[Path, typer.Option("--out", "-o", help="The page; an earlier one is replaced.")] = Path(
         "layercache-report.html"
     ),
@@ -51,10 +55,6 @@ def command(
             show_default=False,
         ),
     ] = None,
-    max_disagreement: Annotated[
-        float | None, typer.Option(help="The budget of the rehearsed stream, as of the trainer.", show_default=False)
-    ] = None,
-    confidence: Annotated[float | None, typer.Option(help="Of every certificate.", show_default=False)] = None,
     frames_limit: Annotated[int | None, typer.Option(min=1, help="Use so many frames at most.")] = None,
     minutes: Annotated[
         float, typer.Option(min=0.05, help="How long it may take, about: more let heads learn longer.")
@@ -81,10 +81,6 @@ def command(
             help="Regular expression whose group finds the true class in a picture's name.", show_default=False
         ),
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of torch; by default what workers are set to.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of heads, views, sampling and order.", show_default=False)] = None,
 ) -> None:
     """Rehearses Layercache on your model and frames, without Kafka, and writes a page that says what it would save.
 
@@ -98,13 +94,6 @@ def command(
       layercache report --model my_model.py:build --frames test.zip --label-pattern '-(\\w+)\\.webp$' --json report.json
     """
     pattern = label_regex(label_pattern)
-    settings = common.load_settings(
-        config,
-        model={"spec": model, "weights": weights, "metadata": metadata, "device": device, "dtype": dtype},
-        promise={"max_disagreement": max_disagreement, "confidence": confidence},
-        worker={"torch_threads": threads},
-        trainer={"seed": seed},
-    )
     try:
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401

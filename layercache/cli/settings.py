@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args,
 import typer
 
 from layercache.cli import common
+from layercache.cli.options import default_of
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -49,7 +50,7 @@ def rows() -> Iterator[Row]:
     for section, field in Settings.model_fields.items():
         for name, option in field.annotation.model_fields.items():  # type: ignore[union-attr]
             variable = f"{common.ENV_PREFIX}{section}__{name}".upper()
-            yield Row(f"{section}.{name}", variable, _kind(option), _default(option), option.description or "")
+            yield Row(f"{section}.{name}", variable, _kind(option), default_of(option), option.description or "")
 
 
 def markdown_table() -> str:
@@ -103,8 +104,3 @@ def _name(kind: Any) -> str:
 def _bound(limit: Any) -> str:
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
     return ", ".join(f"{sign} {getattr(limit, name)}" for name, sign in signs.items() if hasattr(limit, name))
-
-
-def _default(option: "FieldInfo") -> str:
-    value = option.get_default(call_default_factory=True)
-    return "" if value is None or value == {} else str(value)

@@ -1,10 +1,14 @@
 """``layercache topics create``."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from layercache.cli import common
+from layercache.cli.options import BOOTSTRAP, with_settings
+
+if TYPE_CHECKING:
+    from layercache.schemas.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="The topics that Layercache needs.")
 
@@ -15,19 +19,14 @@ def topics_command() -> None:
 
 
 @app.command("create")
+@with_settings(BOOTSTRAP, "topics.partitions", "topics.replication")
 def create_command(
-    config: common.Config = None,
-    bootstrap: common.Bootstrap = None,
-    partitions: Annotated[
-        int | None, typer.Option(help="Partitions of frames, predictions and dead letters.", show_default=False)
-    ] = None,
-    replication: Annotated[int | None, typer.Option(help="Replication factor.", show_default=False)] = None,
+    settings: "Settings",
     wait: Annotated[
         float,
         typer.Option(min=0, metavar="SECONDS", help="How long to wait for the broker, or for enough brokers."),
     ] = 30.0,
     as_json: Annotated[bool, typer.Option("--json", help="What became of each topic, as JSON.")] = False,
-    kafka_options: common.KafkaOptions = None,
 ) -> None:
     """Creates the topics, with the sizes and retention of the settings. Those that exist are left as they are.
 
@@ -36,11 +35,6 @@ def create_command(
       layercache topics create
       layercache topics create --bootstrap broker:9092 --partitions 12 --replication 3
     """
-    settings = common.load_settings(
-        config,
-        kafka=common.kafka_overrides(bootstrap, kafka_options),
-        topics={"partitions": partitions, "replication": replication},
-    )
     from layercache.stream.kafka.clients import KafkaUnusable
     from layercache.stream.kafka.topics import create
 

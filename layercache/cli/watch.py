@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from layercache.cli import common
+from layercache.cli.options import BOOTSTRAP, with_settings
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from layercache.schemas.prediction import Prediction
+    from layercache.schemas.settings import Settings
     from layercache.stream.watching import Tally
 
 _ROWS = 15
 _TOLD = 5
 
 
+@with_settings(BOOTSTRAP)
 def command(
-    config: common.Config = None,
-    bootstrap: common.Bootstrap = None,
+    settings: "Settings",
     topic: Annotated[
         str | None, typer.Option(help="Topic to watch; by default the predictions.", show_default=False)
     ] = None,
@@ -34,7 +36,6 @@ def command(
     dead_letters: Annotated[
         bool, typer.Option("--dead-letters", help="Watch the frames that could not be answered, and why.")
     ] = False,
-    kafka_options: common.KafkaOptions = None,
 ) -> None:
     """Shows predictions live, and how many frames leave early. Takes nothing away from other readers.
 
@@ -44,15 +45,11 @@ def command(
       layercache watch --json --from-beginning --limit 100 | jq -r .class_name
       layercache watch --dead-letters
     """
-    section = "dead_letters" if dead_letters else "predictions"
-    settings = common.load_settings(
-        config, kafka=common.kafka_overrides(bootstrap, kafka_options), topics={section: topic}
-    )
     from layercache.stopping import stop_on_signals
     from layercache.stream.kafka.clients import KafkaUnusable
     from layercache.stream.kafka.following import follow
 
-    name = getattr(settings.topics, section)
+    name = topic or (settings.topics.dead_letters if dead_letters else settings.topics.predictions)
     show: _Show = _DeadLetters(as_json) if dead_letters else _Json() if as_json else _predictions()
 
     def ready(partitions: int) -> None:

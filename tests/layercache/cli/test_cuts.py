@@ -62,7 +62,7 @@ def test_proposes_as_many_as_the_settings_allow(tiny_model: TinyModel, tmp_path:
         (["--model", "torchvision:resnet19"], "did you mean resnet1"),
         (["--model", "timm:resnet19"], "did you mean resnet1"),
         (["--model", "no/file.py:build"], "no Python file at no/file.py"),
-        (["--model", "torchvision:resnet18", "--dtype", "float8"], "model.dtype"),
+        (["--model", "torchvision:resnet18", "--dtype", "float8"], "Invalid value for '--dtype'"),
         (["--config", "none.toml"], "none.toml"),
     ],
 )

@@ -65,7 +65,7 @@ def test_metrics_are_hosts_or_urls(served: dict[str, Any]) -> None:
     [
         (["--host", "0.0.0.0"], "sees frames and can change which heads workers use"),
         (["--host", "0.0.0.0", "--read-only"], "sees frames:"),
-        (["--host", "gpu-box"], "put a proxy before it"),
+        (["--host", "gpu-box"], "put a proxy in front of it"),
         (["--host", "localhost"], ""),
         (["--host", "::1"], ""),
     ],
