@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -13,6 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 
+from layercache.early_exit.store.blobs import Blobs
 from layercache.early_exit.store.head_store import HeadStore, Live, StoreError, model_folder, open_store
 from layercache.schemas.settings import Store
 from tests.support.manifests import manifest, name, tensors
@@ -260,6 +262,27 @@ class TestDamage:
         (folder / "v0002" / "heads.safetensors").write_bytes(b"half")
         publish(store, 2)
         assert store.load(name(2))[1]["first.classify.weight"][0, 0] == 2
+
+    @pytest.mark.parametrize("writes", range(4))
+    def test_a_trainer_may_end_after_any_write_of_a_publish(
+        self, writes: int, store: HeadStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        put, left = Blobs.put, iter(range(writes))
+
+        def dying(self: Blobs, path: str, data: bytes) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            put(self, path, data)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Blobs, "put", dying)
+            with pytest.raises(KeyboardInterrupt) if writes < 3 else nullcontext():
+                publish(store, 2)
+        latest = store.live().version
+        assert latest == (name(2) if writes == 3 else name(1)), "LATEST comes last"
+        for version in {latest, *(found.version for found in store.versions())}:
+            assert version is not None
+            store.load(version)  # whatever is seen is whole
 
     def test_nothing_temporary_stays_behind(self, store: HeadStore) -> None:
         store.claim_attempt()
