@@ -113,6 +113,17 @@ def test_an_alarm_survives_a_restart_without_another_audit() -> None:
     assert restarted.agree(1000)
 
 
+def test_an_alarm_stays_however_quiet_the_stream_becomes() -> None:
+    detector = alarming()
+    detector.agree(5_000)
+    assert detector.evidence < 1 < 1 / detector.level
+    restarted = DriftDetector(0.01, 0.01)
+    restarted.restore(json.loads(json.dumps(detector.state())))
+    assert restarted.alarmed
+    assert detector.update(True)
+    assert restarted.update(False)
+
+
 def test_the_state_of_another_test_is_refused() -> None:
     state = alarming().state()
     with pytest.raises(ValueError, match="another budget"):

@@ -94,6 +94,27 @@ def test_every_frame_gets_the_answer_that_the_policy_says(
     np.testing.assert_allclose(answers.probabilities.sum(1), 1, atol=1e-4)
 
 
+def test_a_frame_leaves_whose_score_is_just_its_threshold_as_it_did_in_the_certificate(traced: TracedModel) -> None:
+    frames = pictures(1, 3)
+    scores, _ = Engine(traced, heads(traced, {"first": 2.0})).score(frames)
+    threshold = float(scores[0, 0])
+    assert cascade(scores, np.array([threshold], np.float32)).tolist() == [0]
+    assert Engine(traced, heads(traced, {"first": threshold})).run(frames, none(1)).exits.tolist() == [0]
+    above = float(np.nextafter(scores[0, 0], np.float32(2)))
+    assert Engine(traced, heads(traced, {"first": above})).run(frames, none(1)).exits.tolist() == [-1]
+
+
+def test_a_score_is_the_largest_probability_at_the_exits_temperature(traced: TracedModel) -> None:
+    engine = Engine(traced, heads(traced, {"first": 0.0}))
+    told: list[Tensor] = []
+    engine._heads[0].register_forward_hook(lambda module, inputs, logits: told.append(logits))
+    scores, labels = engine.score(pictures(5, 0))
+    expected = (told[0] / 0.05).softmax(1)
+    np.testing.assert_allclose(scores[:, 0], expected.max(1).values, rtol=1e-6)
+    assert (labels[:, 0] == expected.argmax(1).numpy()).all()
+    np.testing.assert_allclose(engine.run(pictures(5, 0), none(5)).probabilities, expected, rtol=1e-5, atol=1e-7)
+
+
 def test_when_all_leave_the_rest_of_the_model_is_not_run(traced: TracedModel) -> None:
     engine = Engine(traced, heads(traced, {"first": 0.0, "second": 0.0}))
     answers = engine.run(pictures(6, 0), none(6))
@@ -239,7 +260,7 @@ def test_a_head_whose_logits_are_not_finite_lets_nobody_leave(traced: TracedMode
 def test_answers_can_be_taken_apart_and_joined(traced: TracedModel, n: int, seed: int, cut: int, kept: int) -> None:
     frames = pictures(n, seed)
     engine = Engine(traced, heads(traced, {"first": 0.5, "second": 0.5}, overload=(0.4, 0.4)))
-    whole = engine.run(frames, none(n))
+    whole = engine.run(frames, np.random.default_rng(seed).random(n) < 0.5)
     first = np.arange(n) < cut
     parts = [whole.only(rows) for rows in (first, ~first) if rows.any()]
     some = np.array([kept >> row & 1 for row in range(n)], np.bool_)

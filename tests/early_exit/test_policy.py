@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from layercache.early_exit.policy import cascade, draw_audits
+from layercache.early_exit.policy import cascade, draw_audits, position_hashes
 
 
 @given(st.integers(0, 2**40), st.floats(0, 1), st.floats(0, 1))
@@ -43,6 +43,14 @@ def test_neighbours_topics_and_partitions_are_independent() -> None:
         np.roll(first, 1),
     ):
         assert (first == other).mean() == pytest.approx(0.5, abs=0.01)
+
+
+def test_draws_for_different_ends_are_independent() -> None:
+    """By their salts: whether a frame is audited must say nothing about its identity and its use."""
+    places = "frames", np.zeros(40_000, np.int32), np.arange(40_000)
+    audited, other = (position_hashes(*places, salt) < np.uint64(2**63) for salt in (b"one", b"other"))
+    assert (audited == draw_audits(*places, 0.5)).mean() == pytest.approx(0.5, abs=0.01)
+    assert (audited == other).mean() == pytest.approx(0.5, abs=0.01)
 
 
 def test_a_frames_draw_never_changes() -> None:
