@@ -1,4 +1,6 @@
-"""What has been seen is remembered exactly, within a bound, and in little memory."""
+"""What has been seen is remembered exactly, within a bound, in little memory; what certifies was not learnt from."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layercache.cache_training.certifying import audits
-from layercache.cache_training.certifying.audits import Intake, Seen, Windows
-from tests.cache_training.builders import record
+from layercache.cache_training.certifying.audits import Intake, LeakError, Seen, Windows
+from tests.cache_training.builders import frames, record
 
 NUMBERS = st.lists(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 40), max_size=12), max_size=40)
 
@@ -63,3 +65,15 @@ def test_frames_of_a_topic_that_was_made_anew_are_others_at_the_same_positions()
     assert (intake.audits, intake.repeated) == (100, 100)
     blocks = {name: set(intake.take(record(inputs, logits, topic_id=name)).block.tolist()) for name in ("old", "new")}
     assert not blocks["old"] & blocks["new"]
+
+
+@pytest.mark.parametrize("use", ["learning", "tuning", "misses"])
+def test_near_copies_of_frames_that_certify_are_a_leak_in_any_other_window(use: str) -> None:
+    """They are other frames, at other positions: what makes them near-copies is the block that they share."""
+    windows = Windows(16, 1000, 1000, 0)
+    windows.certification.add(frames(5))
+    windows.all()[use].add(frames(5, start=100))
+    windows.check_apart()
+    windows.all()[use].add(replace(frames(1, start=200), block=frames(1, start=3).block))
+    with pytest.raises(LeakError, match=f"1 of 5 frames .* {use} window"):
+        windows.check_apart()

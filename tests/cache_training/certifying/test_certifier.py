@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.promise import __main__ as promise
+from benchmarks.promise.runs import live
+from benchmarks.promise.simulated_streams import OneClass
 from layercache.cache_training.certifying.audit_tally import Count
 from layercache.cache_training.certifying.audits import LeakError
 from layercache.cache_training.trainer import OnlineTrainer
@@ -114,8 +117,8 @@ def test_disagreement_is_reported_by_class_and_key(model: TracedModel, store: He
 
 
 def test_every_class_is_held_to_its_cap(model: TracedModel, store: HeadStore) -> None:
-    promise = Promise(max_disagreement=BUDGET, max_class_disagreement=0.2)
-    trainer = OnlineTrainer(model, store, promise, SETTINGS)
+    promised = Promise(max_disagreement=BUDGET, max_class_disagreement=0.2)
+    trainer = OnlineTrainer(model, store, promised, SETTINGS)
     feed(trainer, Engine(model), 2500)
     train_until_published(trainer)
     manifest, _ = store.load(store.latest() or "")
@@ -124,8 +127,17 @@ def test_every_class_is_held_to_its_cap(model: TracedModel, store: HeadStore) ->
     assert manifest.certificate.classes_tested == 3
     assert (manifest.certificate.class_upper_bound or 1.0) <= 0.2
     # What was certified for less, or not by class at all, is closed when the promise is stricter.
-    OnlineTrainer(model, store, promise.model_copy(update={"max_class_disagreement": 0.1}), SETTINGS)
+    OnlineTrainer(model, store, promised.model_copy(update={"max_class_disagreement": 0.1}), SETTINGS)
     assert store.load(store.latest() or "")[0].reason == "unsafe"
+
+
+def test_heads_that_are_lost_on_one_class_stay_closed_though_they_are_fine_overall() -> None:
+    """They answer 2 % otherwise, of 5 % that may; all of these are a fifth of one class, of 10 % that may."""
+    lost = replace(promise.ONE_CLASS, heads=lambda: OneClass(0.2, label=2), attempts=2)
+    life = live(lost, seed=0)
+    assert (life.attempts, life.published) == (2, 0)
+    anywhere = replace(lost, promise=lost.promise.model_copy(update={"max_class_disagreement": None}))
+    assert live(anywhere, seed=0).published > 0
 
 
 def test_a_checkpoint_from_before_an_attempt_certifies_nothing_any_more(model: TracedModel, store: HeadStore) -> None:
