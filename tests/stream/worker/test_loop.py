@@ -46,6 +46,26 @@ def test_partitions_that_are_lost_take_the_whole_batch_with_them() -> None:
     assert loop.metric("layercache_transactions_total", result="aborted") == 1
 
 
+def test_a_worker_that_goes_back_forgets_the_frames_that_wait_since_they_come_again() -> None:
+    loop = Loop(frame(5, 0), frame(6, 0))
+    loop.worker._take_in([frame(5, 0), frame(6, 0)])
+    loop.worker.lost({1})
+    loop.run()
+    assert loop.consumer.rewinds == 1
+    assert loop.delivery.produced == [(0, 5), (0, 6)]
+
+
+def test_a_worker_whose_commit_fails_while_it_hands_partitions_over_goes_back() -> None:
+    loop = Loop()
+    loop.delivery.open, loop.delivery.fails = {0: 4, 1: 7}, True
+    loop.worker.revoked({1}, kept={0})
+    loop.delivery.fails = False
+    loop.consumer.is_done = lambda: True
+    loop.run()
+    assert loop.consumer.rewinds == 1
+    assert loop.delivery.committed == {}
+
+
 def test_the_group_hears_of_a_worker_that_goes_back_before_it_waits_for_a_producer() -> None:
     loop = Loop(frame(0, 0))
     calls: list[str] = []
