@@ -15,6 +15,7 @@ SCREENSHOTS_ARGS ?=
 BENCH_ARGS ?=
 FAULTS_ARGS ?=
 SIMULATE_ARGS ?=
+MUTANTS_ARGS ?=
 DOCS ?= build
 LAYERCACHE_DATA ?= ../shared/data
 
@@ -23,7 +24,7 @@ BIN := $(VENV)/bin
 # Several processes share the machine: threads of torch that wait for each other cost more than they bring.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test slow faults simulate fuzz lint types check format bench-paper bench-pipeline bench-scaling soak screenshots docs clean
+.PHONY: demo test slow faults simulate mutants fuzz lint types check format bench-paper bench-pipeline bench-scaling soak screenshots docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -33,6 +34,7 @@ help:
 	@echo "make fuzz    damaged input to everything that reads bytes; FUZZ_ARGS=\"--minutes 10\"; writes docs/security.md"
 	@echo "make faults  kills, stops, holds and cuts everything under load, 80 minutes; KAFKA_HOME; FAULTS_ARGS=--resume goes on; writes docs/reliability.md"
 	@echo "make simulate  a million interleavings of workers, network and broker, 75 minutes on two cores; SIMULATE_ARGS=\"--seed 5\""
+	@echo "make mutants  breaks the code in one place after another and wants a test to notice each; MUTANTS_ARGS=\"--only store\""
 	@echo "make lint    ruff"
 	@echo "make types   mypy --strict"
 	@echo "make check   lint, types and all tests"
@@ -65,6 +67,9 @@ faults: $(VENV)/.dev
 
 simulate: $(VENV)/.dev
 	$(BIN)/python -m tests.simulation --interleavings 1000000 --processes 2 --write $(SIMULATE_ARGS)
+
+mutants: $(VENV)/.dev
+	$(BIN)/python -m tests.mutants $(MUTANTS_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
