@@ -66,6 +66,12 @@ class Answers:
         )
 
     @classmethod
+    def to_nothing(cls, classes: int) -> "Answers":
+        """The answers to no frame at all, by a model of so many classes."""
+        none, chances = np.empty(0, np.int64), np.empty((0, classes), np.float32)
+        return cls(none, chances, none.astype(np.int16), none, chances, none.astype(np.int32), none.astype(np.int32))
+
+    @classmethod
     def joined(cls, parts: Sequence["Answers"]) -> "Answers":
         """The answers to several batches in a row, by one engine, as those to a single batch."""
         begins = np.cumsum([0, *(len(part.labels) for part in parts[:-1])])

@@ -4,7 +4,6 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from time import perf_counter
 
 from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.engine import Engine
@@ -13,7 +12,8 @@ from layercache.schemas.settings import Worker
 from layercache.stream.frames.decode_pool import DecodePool, PendingFrame, decoder
 from layercache.stream.frames.decoding import DecodeError, Limits
 from layercache.stream.frames.frame import Frame
-from layercache.stream.worker.answering.records import DistillationWriter, MicroBatch, PredictionWriter
+from layercache.stream.worker.answering.micro_batch import MicroBatch
+from layercache.stream.worker.answering.records import DistillationWriter, PredictionWriter
 
 #: Micro-batches that are decoded ahead of the engine.
 _AHEAD = 2
@@ -80,13 +80,11 @@ class OfflineWorker:
         for one in decoded:
             if isinstance(one.picture, DecodeError):
                 raise one.picture
-        batch = MicroBatch.of([one.frame for one in arrived], decoded, engine.audit_rate)
-        began = perf_counter()
-        answers = engine.run(batch.pictures, batch.audits)
-        inference_ms = (perf_counter() - began) * 1000
-        for _ in self._distillation.write(batch, answers, engine):
+        batch = MicroBatch.of_decoded([one.frame for one in arrived], decoded, engine.audit_rate)
+        answered = batch.answer(engine)
+        for _ in self._distillation.write(answered):
             pass  # encoding them is part of a worker's work
-        return self._predictions.write(batch, answers, engine, inference_ms, time.time_ns() // 1_000_000)
+        return self._predictions.write(answered, time.time_ns() // 1_000_000)
 
     def _batches(self, frames: Iterator[Frame]) -> Iterator[list[Frame]]:
         while batch := list(islice(frames, self._max_batch)):

@@ -14,18 +14,18 @@ from torch import Tensor, nn
 from layercache.api.answers import ModelAnswers
 from layercache.api.pictures import Picture, batched
 from layercache.early_exit.cutting import cuts
-from layercache.early_exit.engine import Answers, Engine
 from layercache.early_exit.model import loading
 from layercache.early_exit.model.loading import Classifier
 from layercache.early_exit.model.preprocessing import Preprocessing
-from layercache.early_exit.policy import draw_audits
 from layercache.early_exit.store.head_store import HeadStore, Live, open_store
 from layercache.schemas.distillation import DistillationBatch
 from layercache.schemas.manifest import Manifest
 from layercache.schemas.settings import Model, Promise, Settings, Store
 from layercache.stream.frames.frame import Frame
-from layercache.stream.worker.answering.heads_watch import ExitGuard, HeadWatch
-from layercache.stream.worker.answering.records import DistillationWriter, MicroBatch
+from layercache.stream.worker.answering.exit_guard import ExitGuard
+from layercache.stream.worker.answering.heads_watch import HeadWatch
+from layercache.stream.worker.answering.micro_batch import AnsweredBatch, MicroBatch
+from layercache.stream.worker.answering.records import DistillationWriter
 
 #: Whose picture it is, a camera's name: near-copies of one key are told apart from independent frames by it.
 Key = str | bytes
@@ -249,47 +249,39 @@ class EarlyExitModel:
     def _answer(self, pictures: Tensor, keys: Sequence[bytes | None], times_ms: Sequence[int]) -> "_Part":
         """One micro-batch, as a worker answers it."""
         engine = self._guard.choose(self._heads.serving)
-        n = len(pictures)
-        offsets = np.arange(self._position, self._position + n)
-        self._position += n
         frames = [
-            Frame(self.stream, 0, offset, at_ms, key, None)
-            for offset, key, at_ms in zip(offsets.tolist(), keys, times_ms, strict=True)
+            Frame(self.stream, 0, self._position + row, at_ms, key, None)
+            for row, (key, at_ms) in enumerate(zip(keys, times_ms, strict=True))
         ]
-        audits = draw_audits(self.stream, np.zeros(n, np.int32), offsets, engine.audit_rate)
-        batch = MicroBatch(frames, pictures, [0.0] * n, audits, engine.audit_rate)
-        answers = engine.run(pictures, audits)
-        exits = tuple(engine.exit_names[index] for index in answers.exits.tolist())
-        self._exits.update(exits)
-        self._audits += int(audits.sum())
-        self._flops += float(engine.flops_shares[answers.exits].sum())
-        self._disagreements += int(self._guard.watch(batch, answers).disagreed.sum())
-        record = self._writer.record(batch, answers, engine) if self._teaches else None
-        return _Part(engine, answers, exits, batch, record)
+        self._position += len(frames)
+        answered = MicroBatch.of(frames, pictures, engine.audit_rate).answer(engine)
+        self._exits.update(answered.exits)
+        self._audits += int(answered.batch.audits.sum())
+        self._flops += float(answered.flops_shares.sum())
+        self._disagreements += int(self._guard.watch(answered).disagreed.sum())
+        return _Part(answered, self._writer.record(answered) if self._teaches else None)
 
     def _together(self, parts: Sequence["_Part"]) -> ModelAnswers:
-        labels = np.concatenate([part.answers.labels for part in parts])
-        probabilities = np.concatenate([part.answers.probabilities for part in parts])
+        answered = [part.answered for part in parts]
+        labels = np.concatenate([one.answers.labels for one in answered])
+        probabilities = np.concatenate([one.answers.probabilities for one in answered])
         return ModelAnswers(
             labels=labels,
             class_names=tuple(self.classes[label] for label in labels.tolist()),
             confidences=np.take_along_axis(probabilities, labels[:, None], 1)[:, 0],
             probabilities=probabilities,
-            exits=tuple(name for part in parts for name in part.exits),
-            audited=np.concatenate([part.batch.audits for part in parts]),
-            heads_version=parts[-1].engine.version,
+            exits=tuple(name for one in answered for name in one.exits),
+            audited=np.concatenate([one.batch.audits for one in answered]),
+            heads_version=answered[-1].engine.version,
             _records=[part.record for part in parts if part.record is not None],
         )
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A micro-batch that has been answered."""
+    """A micro-batch of a call, and what it teaches."""
 
-    engine: Engine
-    answers: Answers
-    exits: tuple[str, ...]
-    batch: MicroBatch
+    answered: AnsweredBatch
     record: DistillationBatch | None
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from layercache.early_exit.model.loading import Classifier
 from layercache.schemas.frame import FrameHeaders
 from layercache.schemas.settings import Settings
-from layercache.stream.frames.decode_pool import Decoded, DecodePool, PendingFrame, decoder
+from layercache.stream.frames.decode_pool import DecodePool, PendingFrame, decoder
 from layercache.stream.frames.decoding import DecodeError, Limits
 from layercache.stream.frames.frame import Frame
 from layercache.stream.publishing.sources import Files, Picture, Skipped, Source, SourceError, open_source
@@ -51,7 +51,6 @@ class Batch:
     """N frames that have a picture, in the order of the stream."""
 
     frames: Sequence[Frame]
-    decoded: Sequence[Decoded]
     pictures: Tensor
     """uint8 ``[N, C, h, w]``"""
     truth: npt.NDArray[np.int64]
@@ -131,23 +130,20 @@ class Footage:
         return int(picture.time.timestamp() * 1000) if picture.time else 0
 
     def _batch(self, truths: Sequence[int], arrived: Sequence[PendingFrame]) -> Iterator[Batch]:
-        kept: list[tuple[Frame, Decoded, int]] = []
+        kept: list[tuple[Frame, int]] = []
         pictures: list[Tensor] = []
         for one, truth in zip(arrived, truths, strict=True):
             decoded = one.decoded()
             if isinstance(decoded.picture, DecodeError):
                 self._skip(one.frame.id, str(decoded.picture))
             else:
-                kept.append((one.frame, decoded, truth))
+                kept.append((one.frame, truth))
                 pictures.append(decoded.picture)
         if kept:
-            frames, decoded_frames, known = zip(*kept, strict=True)
+            frames, known = zip(*kept, strict=True)
             stacked = torch.stack(pictures)
             content = [int.from_bytes(blake2b(p.numpy().tobytes(), digest_size=8).digest(), "little") for p in pictures]
-            yield Batch(
-                frames, decoded_frames, stacked, np.array(known, np.int64), np.array(content, np.uint64),
-                self._near(stacked),
-            )  # fmt: skip
+            yield Batch(frames, stacked, np.array(known, np.int64), np.array(content, np.uint64), self._near(stacked))
 
     def _near(self, pictures: Tensor) -> npt.NDArray[np.bool_]:
         small = F.adaptive_avg_pool2d(pictures.float(), _SMALL)

@@ -22,7 +22,7 @@ from layercache.cache_training.certifying.dealing import one_per_block
 from layercache.cache_training.certifying.live_version import Published
 from layercache.cache_training.trainer import FEWEST_TUNING, OnlineTrainer
 from layercache.early_exit.cutting.cuts import TracedModel
-from layercache.early_exit.engine import Answers, Engine
+from layercache.early_exit.engine import Engine
 from layercache.early_exit.heads.loading import load_heads
 from layercache.early_exit.store.head_store import HeadStore
 from layercache.report.frames import Batch
@@ -30,7 +30,8 @@ from layercache.schemas.distillation import decode
 from layercache.schemas.manifest import Manifest
 from layercache.schemas.prediction import FULL
 from layercache.schemas.settings import Promise, Settings
-from layercache.stream.worker.answering.records import DistillationWriter, MicroBatch
+from layercache.stream.worker.answering.micro_batch import AnsweredBatch, MicroBatch
+from layercache.stream.worker.answering.records import DistillationWriter
 
 #: The trainer is given time in parts of this length, so that new heads serve soon.
 _PART_S = 0.3
@@ -138,15 +139,13 @@ class Rehearsal:
 
     def serve(self, batch: Batch) -> None:
         """Answers a micro-batch, and hands on what it teaches."""
-        engine = self._engine
-        micro = MicroBatch.of(batch.frames, batch.decoded, engine.audit_rate)
-        answers = engine.run(batch.pictures, micro.audits)
-        for record in self._writer.write(micro, answers, engine):
+        answered = MicroBatch.of(batch.frames, batch.pictures, self._engine.audit_rate).answer(self._engine)
+        for record in self._writer.write(answered):
             taught = decode(record)
             self.trainer.ingest(taught)
             for lane in self._others:
                 lane.intake.take(taught)
-        self.log.parts.append(_columns(batch, micro, answers, engine))
+        self.log.parts.append(_columns(batch, answered))
         block_ms = max(1, int(self._settings.promise.block_s * 1000))
         self._slots |= {frame.timestamp_ms // block_ms for frame in batch.frames if frame.key is not None}
         self._take_up()  # a record may have raised the alarm of drift
@@ -212,15 +211,16 @@ class Rehearsal:
         return HeadStore(self._folder.resolve().as_uri(), name)
 
 
-def _columns(batch: Batch, micro: MicroBatch, answers: Answers, engine: Engine) -> Columns:
+def _columns(batch: Batch, answered: AnsweredBatch) -> Columns:
     """In shadow mode every frame runs to the end, so that all rows are there, in order."""
-    leaves = np.where(micro.audits, -1, answers.live_exit)
+    answers, engine, audits = answered.answers, answered.engine, answered.batch.audits
+    leaves = np.where(audits, -1, answers.live_exit)
     return Columns(
         full=answers.labels,
         confidence=answers.probabilities.max(1),
         exit_label=answers.live_label.astype(np.int64),
         exit_name=np.array(engine.exit_names)[answers.live_exit],
-        audited=micro.audits,
+        audited=audits,
         flops_share=engine.flops_shares[leaves],
         truth=batch.truth,
         content=batch.content,

@@ -12,7 +12,7 @@ from layercache.schemas.frame import FrameHeaders
 from layercache.schemas.manifest import Exit, HeadSpec, Manifest
 from layercache.stream.frames.decode_pool import Decoded
 from layercache.stream.frames.frame import Frame
-from layercache.stream.worker.answering.records import MicroBatch
+from layercache.stream.worker.answering.micro_batch import MicroBatch
 from tests.support.pictures import COLOURS, coloured
 from tests.support.tiny_model import CLASSES
 
@@ -31,7 +31,7 @@ def micro_batch(count: int, audit_rate: float, first: int = 0) -> MicroBatch:
     """Frames in turn red, green and blue."""
     frames = [frame(first + n) for n in range(count)]
     decoded = [Decoded(picture(tuple(COLOURS)[n % 3], n), 0.1 * n) for n in range(count)]
-    return MicroBatch.of(frames, decoded, audit_rate)
+    return MicroBatch.of_decoded(frames, decoded, audit_rate)
 
 
 def heads(

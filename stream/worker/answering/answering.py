@@ -3,14 +3,15 @@
 import logging
 import time
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from torch import Tensor
 
 from layercache.early_exit.cutting.cuts import TracedModel
-from layercache.early_exit.engine import Answers, Engine
+from layercache.early_exit.engine import Engine
 from layercache.early_exit.model.loading import ModelError
+from layercache.early_exit.policy import Bools
 from layercache.schemas.dead_letter import Reason
 from layercache.schemas.settings import Settings
 from layercache.stream.frames.decode_pool import Decoded, DecodePool, PendingFrame, all_decoded
@@ -22,13 +23,10 @@ from layercache.stream.kafka.record_limits import LetterLimit
 from layercache.stream.kafka.throttle import Throttle
 from layercache.stream.kafka.waiting import SideThread
 from layercache.stream.worker.answering.culprits import Culprits, ModelFails, Outcome
-from layercache.stream.worker.answering.heads_watch import ExitGuard, HeadWatch
-from layercache.stream.worker.answering.records import (
-    DistillationWriter,
-    MicroBatch,
-    PredictionWriter,
-    prediction_headers,
-)
+from layercache.stream.worker.answering.exit_guard import ExitGuard
+from layercache.stream.worker.answering.heads_watch import HeadWatch
+from layercache.stream.worker.answering.micro_batch import AnsweredBatch, MicroBatch
+from layercache.stream.worker.answering.records import DistillationWriter, PredictionWriter, prediction_headers
 from layercache.stream.worker.answering.sampling import Sampler
 from layercache.stream.worker.answering.trainer_lag import trainer_watch
 from layercache.stream.worker.delivery.delivery import Aborted, Delivery
@@ -78,16 +76,6 @@ class Answering(Protocol):
 
     def stop(self) -> None:
         """Ends what runs beside the loop, once no frame is being answered any more."""
-
-
-@dataclass(frozen=True)
-class _Inferred:
-    """A micro-batch that the engine has run."""
-
-    batch: MicroBatch
-    outcome: Outcome
-    engine: Engine
-    inference_ms: float
 
 
 class ModelAnswering:
@@ -163,17 +151,18 @@ class ModelAnswering:
                 failures[row] = one.picture
             else:
                 pictures[row] = one
-        inferred = self._infer([arrived[row].frame for row in pictures], [*pictures.values()], duties, overloaded)
+        frames = [arrived[row].frame for row in pictures]
+        answered = self._infer(frames, [*pictures.values()], duties, overloaded) if frames else None
         # Only now: while the engine ran, the duties may have committed, and these records belong to the next commit.
-        if inferred is not None:
+        if answered is not None:
             rows = list(pictures)
-            failures |= {rows[row]: failure for row, failure in inferred.outcome.failures.items()}
-            self._send_predictions(inferred, delivery, lost_partitions)
+            failures |= {rows[row]: failure for row, failure in answered.failures.items()}
+            self._send(answered, delivery, lost_partitions)
         for row, failure in sorted(failures.items()):
             frame = arrived[row].frame
             if frame.partition not in lost_partitions:
                 self.refuse(frame, failure, delivery)
-        return inferred is not None and inferred.engine.budget == "overload"
+        return answered is not None and answered.engine.budget == "overload"
 
     def _live(self, duties: Duties) -> float:
         """The duties, and life is shown: a picture's attempts end by themselves, so waiting for it is no standstill.
@@ -185,16 +174,17 @@ class ModelAnswering:
 
     def _infer(
         self, frames: Sequence[Frame], decoded: Sequence[Decoded], duties: Duties, overloaded: bool
-    ) -> "_Inferred | None":
-        if not frames:
-            return None
+    ) -> AnsweredBatch:
+        """Has the engine answer, in a thread of its own, and does the duties meanwhile."""
+
+        def run(engine: Engine, pictures: Tensor, audits: Bools) -> Outcome:
+            return self._engine_thread.run(lambda: self._culprits.run(engine, pictures, audits), duties)
+
         engine = self._guard.choose(self._heads.serving, overloaded)
-        batch = MicroBatch.of(frames, decoded, self._sampler.audit_rate(engine))
+        batch = MicroBatch.of_decoded(frames, decoded, self._sampler.audit_rate(engine))
         try:
-            with self._metrics.stage("inference") as inference:
-                outcome = self._engine_thread.run(
-                    lambda: self._culprits.run(engine, batch.pictures, batch.audits), duties
-                )
+            with self._metrics.stage("inference"):
+                answered = batch.answer(engine, run)
         except ModelFails as error:
             self._failed_batches += 1
             if self._failed_batches < FAILED_BATCHES:
@@ -204,37 +194,33 @@ class ModelAnswering:
                 "model, its weights and its device; a worker that is started again takes the same frames"
             ) from error
         self._failed_batches = 0
-        if outcome.raised and not outcome.failures and self._throttle.passes(Reason.MODEL_FAILED):
+        if answered.raised and not answered.failures and self._throttle.passes(Reason.MODEL_FAILED):
             log.warning(
                 "the model raised %s at %d frames, and at none of them in smaller batches; "
-                "does it take only so many at a time? Then lower worker.max_batch", outcome.raised, len(frames),
+                "does it take only so many at a time? Then lower worker.max_batch", answered.raised, len(frames),
             )  # fmt: skip
-        return _Inferred(batch, outcome, engine, inference.seconds * 1000)
+        return answered
 
-    def _send_predictions(self, inferred: "_Inferred", delivery: Delivery, lost_partitions: Set[int]) -> None:
-        """Of the frames that the model answered and that are still ours; and what they teach."""
-        answers, batch, engine = inferred.outcome.answers, inferred.batch, inferred.engine
-        if answers is None:
-            return
-        if inferred.outcome.failures:
-            batch = batch.only(inferred.outcome.answered(len(batch.frames)))
+    def _send(self, answered: AnsweredBatch, delivery: Delivery, lost_partitions: Set[int]) -> None:
+        """Sends the predictions of the frames that are still ours, and what these frames teach."""
         if lost_partitions:
-            ours = np.array([frame.partition not in lost_partitions for frame in batch.frames], np.bool_)
-            if not ours.any():
-                return
-            batch, answers = batch.only(ours), answers.only(ours)
+            ours = [frame.partition not in lost_partitions for frame in answered.batch.frames]
+            answered = answered.only(np.array(ours, np.bool_))
+        if not len(answered):
+            return
+        frames = answered.batch.frames
         with self._metrics.stage("produce"):
             predicted_ms = time.time_ns() // 1_000_000
-            values = self._predictions.write(batch, answers, engine, inferred.inference_ms, predicted_ms)
-            keys = (frame.key for frame in batch.frames)
-            delivery.produce_all(self._topics.predictions, values, keys, map(prediction_headers, batch.frames))
-            self._teach(batch, answers, engine, delivery)
-        self._metrics.observe_latency(engine.budget, (frame.timestamp_ms for frame in batch.frames), predicted_ms)
-        self._count(batch, answers, engine)
+            values = self._predictions.write(answered, predicted_ms)
+            keys = (frame.key for frame in frames)
+            delivery.produce_all(self._topics.predictions, values, keys, map(prediction_headers, frames))
+            self._teach(answered, delivery)
+        self._metrics.observe_latency(answered.engine.budget, (frame.timestamp_ms for frame in frames), predicted_ms)
+        self._count(answered)
 
-    def _teach(self, batch: MicroBatch, answers: Answers, engine: Engine, delivery: Delivery) -> None:
-        kept, share = self._sampler.keeps(batch, answers), self._sampler.share
-        for record in self._distillation.write(batch, answers, engine, kept, share):
+    def _teach(self, answered: AnsweredBatch, delivery: Delivery) -> None:
+        kept, share = self._sampler.keeps(answered), self._sampler.share
+        for record in self._distillation.write(answered, kept, share):
             delivery.produce(self._topics.distillation, record, self._predictions.model.encode())
         self._sampler.waiting.for_room(delivery.waited_s())
 
@@ -253,21 +239,21 @@ class ModelAnswering:
         delivery.produce(topic, value, key, headers)
         self._metrics.dead_letters.labels(why.reason.value).inc()
 
-    def _count(self, batch: MicroBatch, answers: Answers, engine: Engine) -> None:
-        metrics = self._metrics
-        metrics.batch_size.observe(len(batch.frames))
+    def _count(self, answered: AnsweredBatch) -> None:
+        metrics, engine = self._metrics, answered.engine
+        metrics.batch_size.observe(len(answered))
         for exit_, count in zip(
-            *(found.tolist() for found in np.unique(answers.exits, return_counts=True)), strict=True
+            *(found.tolist() for found in np.unique(answered.answers.exits, return_counts=True)), strict=True
         ):
             metrics.frames.labels(engine.exit_names[exit_]).inc(count)
             metrics.flops.inc(count * engine.flops_shares[exit_])
-        metrics.audits.inc(int(batch.audits.sum()))
-        audited = self._guard.watch(batch, answers)
+        metrics.audits.inc(int(answered.batch.audits.sum()))
+        audited = self._guard.watch(answered)
         metrics.disagreements.inc(int(audited.disagreed.sum()))
         if engine.exits:
             metrics.count_by_class(self._classes, audited.labels, audited.disagreed)
         metrics.exits_closed.set(self._guard.closed)
-        metrics.show_overload(engine.budget == "overload", len(batch.frames), self._guard.overload_closed)
+        metrics.show_overload(engine.budget == "overload", len(answered), self._guard.overload_closed)
         if engine.version != self._version:
             self._version = engine.version
             metrics.show_heads(engine.version)

@@ -1,61 +1,21 @@
 """From an engine's answers to what is sent: predictions, and records that teach the trainer."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import repeat
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from layercache.early_exit.engine import Answers, Engine
-from layercache.early_exit.policy import draw_audits
+from layercache.early_exit.engine import Answers
+from layercache.early_exit.policy import Bools
 from layercache.schemas.distillation import DistillationBatch, DistillationHeader, key_hash
 from layercache.schemas.frame import CE_ID, CE_SOURCE, CE_TIME, CONTENT_TYPE
 from layercache.schemas.prediction import CONTENT_TYPE_VALUE, Prediction, Ranked, Times, encoder
-from layercache.stream.frames.decode_pool import Decoded
 from layercache.stream.frames.frame import Frame
+from layercache.stream.worker.answering.micro_batch import AnsweredBatch
 
 #: The headers that a prediction takes over from its frame.
 _PASSED_ON = (CE_ID, CE_SOURCE, CE_TIME)
 _JSON = (CONTENT_TYPE, CONTENT_TYPE_VALUE)
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """Frames that were decoded, ready for the engine: ``pictures`` uint8 ``[N, C, h, w]``, ``audits`` bool ``[N]``."""
-
-    frames: Sequence[Frame]
-    pictures: Tensor
-    decode_ms: Sequence[float]
-    audits: npt.NDArray[np.bool_]
-    audit_rate: float
-
-    @classmethod
-    def of(cls, frames: Sequence[Frame], decoded: Sequence[Decoded], audit_rate: float) -> "MicroBatch":
-        """Of frames of one topic that all have a picture; draws the audits by their positions."""
-        pictures = torch.stack([one.picture for one in decoded if isinstance(one.picture, Tensor)])
-        partitions = np.array([frame.partition for frame in frames], np.int32)
-        offsets = np.array([frame.offset for frame in frames], np.int64)
-        audits = draw_audits(frames[0].topic, partitions, offsets, audit_rate)
-        return cls(frames, pictures, [one.decode_ms for one in decoded], audits, audit_rate)
-
-    def only(self, kept: npt.NDArray[np.bool_]) -> "MicroBatch":
-        """Some of its frames, ``kept`` bool ``[N]``."""
-        rows = np.flatnonzero(kept).tolist()
-        return MicroBatch(
-            [self.frames[row] for row in rows],
-            self.pictures[torch.from_numpy(kept)],
-            [self.decode_ms[row] for row in rows],
-            self.audits[kept],
-            self.audit_rate,
-        )
-
-    def misses(self, answers: Answers) -> npt.NDArray[np.bool_]:
-        """bool ``[M]``: which of the M frames that ran the full path did so because no exit was sure of them."""
-        # Shadow mode runs all frames to the end, and teaches from those alone that it would have run in earnest.
-        return ~self.audits[answers.full_rows] & (answers.live_exit < 0)
 
 
 class PredictionWriter:
@@ -67,17 +27,19 @@ class PredictionWriter:
         self._worker = worker
         self._top_k = min(top_k, len(classes))
 
-    def write(
-        self, batch: MicroBatch, answers: Answers, engine: Engine, inference_ms: float, predicted_ms: int
-    ) -> list[bytes]:
-        """One prediction for each frame of the batch, in order.
+    def write(self, answered: AnsweredBatch, predicted_ms: int) -> list[bytes]:
+        """One prediction for each frame that was answered, in order.
 
         By columns: one call of a type for a whole batch makes its objects several times faster than a call for each.
         """
-        frames = batch.frames
-        labels = answers.labels.tolist()
+        batch, answers, engine = answered.batch, answered.answers, answered.engine
+        frames, labels = batch.frames, answers.labels.tolist()
         times = map(
-            Times, (frame.timestamp_ms for frame in frames), repeat(predicted_ms), batch.decode_ms, repeat(inference_ms)
+            Times,
+            (frame.timestamp_ms for frame in frames),
+            repeat(predicted_ms),
+            batch.decode_ms,
+            repeat(answered.inference_ms),
         )
         predictions = map(
             Prediction,
@@ -89,7 +51,7 @@ class PredictionWriter:
             map(self._classes.__getitem__, labels),
             np.take_along_axis(answers.probabilities, answers.labels[:, None], 1)[:, 0].tolist(),
             self._ranked(answers),
-            map(engine.exit_names.__getitem__, answers.exits.tolist()),
+            answered.exits,
             batch.audits.tolist(),
             repeat(engine.version),
             repeat(self.model),
@@ -128,33 +90,21 @@ class DistillationWriter:
         self._worker = worker
         self._max_bytes = max_bytes
 
-    def write(
-        self,
-        batch: MicroBatch,
-        answers: Answers,
-        engine: Engine,
-        kept: npt.NDArray[np.bool_] | None = None,
-        miss_share: float = 1.0,
-    ) -> Iterator[bytes]:
+    def write(self, answered: AnsweredBatch, kept: Bools | None = None, miss_share: float = 1.0) -> Iterator[bytes]:
         """Records of at most ``max_bytes``; none where every frame left early.
 
         ``kept``, bool ``[M]``: which of the M full-path frames are in a sample of ``miss_share``, where the misses are
         sampled. Audits are written all the same.
         """
-        record = self.record(batch, answers, engine, kept, miss_share)
+        record = self.record(answered, kept, miss_share)
         if record is not None:
             yield from record.encode_within(self._max_bytes)
 
     def record(
-        self,
-        batch: MicroBatch,
-        answers: Answers,
-        engine: Engine,
-        kept: npt.NDArray[np.bool_] | None = None,
-        miss_share: float = 1.0,
+        self, answered: AnsweredBatch, kept: Bools | None = None, miss_share: float = 1.0
     ) -> DistillationBatch | None:
         """The same as one record, for a trainer in this process; None where every frame left early."""
-        misses = batch.misses(answers)
+        batch, answers, engine, misses = answered.batch, answered.answers, answered.engine, answered.misses
         taught = batch.audits[answers.full_rows] | (misses if kept is None else misses & kept)
         taught &= np.isfinite(answers.logits).all(1)  # the trainer refuses a record with others as a whole
         rows = answers.full_rows[taught]

@@ -10,15 +10,13 @@ import logging
 import numpy as np
 import numpy.typing as npt
 
-from layercache.early_exit.engine import Answers, Engine
-from layercache.early_exit.policy import position_hashes
-from layercache.stream.worker.answering.records import MicroBatch
+from layercache.early_exit.engine import Engine
+from layercache.early_exit.policy import Bools, position_hashes
+from layercache.stream.worker.answering.micro_batch import AnsweredBatch
 from layercache.stream.worker.answering.trainer_lag import TrainerWatch
 from layercache.stream.worker.metrics import Metrics
 
 log = logging.getLogger(__name__)
-
-Bools = npt.NDArray[np.bool_]
 
 #: Another salt than the audits' and the trainer's, so that who teaches says nothing about who is audited.
 _SALT = b"layercache-sample-1"
@@ -132,18 +130,18 @@ class Sampler:
         """
         return engine.audit_rate if engine.exits else engine.audit_rate * self.share
 
-    def keeps(self, batch: MicroBatch, answers: Answers) -> Bools | None:
+    def keeps(self, answered: AnsweredBatch) -> Bools | None:
         """bool ``[M]``: which of the frames that ran the full path are in the sample; None for all of them.
 
         Counts the misses that are held back.
         """
         if self.share >= 1.0:
             return None
-        frames = [batch.frames[row] for row in answers.full_rows]
+        frames = [answered.batch.frames[row] for row in answered.answers.full_rows]
         partitions = np.array([frame.partition for frame in frames], np.int32)
         offsets = np.array([frame.offset for frame in frames], np.int64)
-        kept = draw(batch.frames[0].topic, partitions, offsets, self.share)
-        held_back = int((batch.misses(answers) & ~kept).sum())
+        kept = draw(answered.batch.frames[0].topic, partitions, offsets, self.share)
+        held_back = int((answered.misses & ~kept).sum())
         self._metrics.distillation_held_back.labels(self._why).inc(held_back)
         return kept
 

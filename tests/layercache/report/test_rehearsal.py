@@ -16,7 +16,6 @@ from layercache.report.numbers import Report
 from layercache.report.rehearsal import Rehearsal, take
 from layercache.report.run import NothingSeen, Options, run
 from layercache.schemas.settings import Promise, Settings, Trainer, Worker
-from layercache.stream.frames.decode_pool import Decoded
 from layercache.stream.frames.frame import Frame
 from testbed.waiting import wait_until
 from tests.cache_training.streams import pictures, traced
@@ -48,7 +47,6 @@ def batches(first: int, frames: int) -> Iterator[Batch]:
         offsets = range(start, start + BATCH)
         yield Batch(
             frames=[Frame("frames", 0, offset, 0, None, None) for offset in offsets],
-            decoded=[Decoded(picture, 0.0) for picture in shown],
             pictures=shown,
             truth=np.full(BATCH, -1),
             content=np.arange(start, start + BATCH, dtype=np.uint64),
@@ -106,7 +104,7 @@ def test_frames_of_one_camera_are_counted_by_blocks_of_time(
     rehearsal = Rehearsal(model, settings, (0.05,), tmp_path)
     (batch,) = batches(0, BATCH)
     keyed = [msgspec.structs.replace(frame, key=b"camera", timestamp_ms=1000 * frame.offset) for frame in batch.frames]
-    rehearsal.serve(Batch(keyed, batch.decoded, batch.pictures, batch.truth, batch.content, batch.near))
+    rehearsal.serve(Batch(keyed, batch.pictures, batch.truth, batch.content, batch.near))
     assert rehearsal.blocks == 4  # 32 seconds in blocks of ten
     assert rehearsal.most_waiting(rehearsal.own) <= 4
 

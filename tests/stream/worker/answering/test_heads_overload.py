@@ -8,10 +8,11 @@ from layercache.early_exit.store.head_store import Live
 from layercache.schemas.distillation import decode
 from layercache.schemas.manifest import Certificate
 from layercache.schemas.settings import Promise
-from layercache.stream.worker.answering.heads_watch import ExitGuard, HeadWatch
+from layercache.stream.worker.answering.exit_guard import ExitGuard
+from layercache.stream.worker.answering.heads_watch import HeadWatch
 from layercache.stream.worker.answering.records import DistillationWriter
 from tests.stream.builders import heads, micro_batch
-from tests.stream.worker.answering.test_heads_watch import StoreInMemory
+from tests.stream.worker.answering.stores import StoreInMemory
 from tests.support.manifests import overload
 from tests.support.tiny_model import CLASSES
 
@@ -21,11 +22,6 @@ CERTIFICATE = Certificate(
     max_disagreement=0.01, confidence=0.95, attempt=2, error=0.0075, frames=1000, disagreements=2, p_value=0.003,
     upper_bound=0.009,
 )  # fmt: skip
-
-
-@pytest.fixture
-def store() -> StoreInMemory:
-    return StoreInMemory()
 
 
 def publish(
@@ -47,10 +43,9 @@ def watching(store: StoreInMemory, traced: TracedModel, promise: Promise = ALLOW
 def serve(watch: HeadWatch, guard: ExitGuard, count: int, first: int, behind: bool) -> tuple[str, float | None, int]:
     """Answers frames as the worker does; returns the budget, its value, and how many frames left."""
     engine = guard.choose(watch.serving, behind)
-    batch = micro_batch(count, engine.audit_rate, first)
-    answers = engine.run(batch.pictures, batch.audits)
-    guard.watch(batch, answers)
-    return engine.budget, engine.max_disagreement, int((answers.exits >= 0).sum())
+    answered = micro_batch(count, engine.audit_rate, first).answer(engine)
+    guard.watch(answered)
+    return engine.budget, engine.max_disagreement, int((answered.answers.exits >= 0).sum())
 
 
 def test_only_a_worker_that_is_behind_opens_its_exits_wider(store: StoreInMemory, traced: TracedModel) -> None:
@@ -136,9 +131,8 @@ def test_records_tell_what_either_setting_would_have_answered(
 ) -> None:
     publish(store, traced)
     engine = ExitGuard(confidence=0.95, block_s=10).choose(watching(store, traced).serving, behind)
-    batch = micro_batch(60, 0.5)
-    answers = engine.run(batch.pictures, batch.audits)
-    (record,) = map(decode, DistillationWriter("f00d", "me", 10**7).write(batch, answers, engine))
+    answered = micro_batch(60, 0.5).answer(engine)
+    (record,) = map(decode, DistillationWriter("f00d", "me", 10**7).write(answered))
     audits = record.audit == 1
     assert audits.all() == behind  # on other days all frames run the full path, and misses teach as well
     assert (record.live_label == record.logits.argmax(1))[audits].all()

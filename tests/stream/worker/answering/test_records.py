@@ -15,7 +15,8 @@ from layercache.schemas.settings import Worker
 from layercache.stream.frames.decode_pool import Decoded
 from layercache.stream.frames.decoding import DecodeError
 from layercache.stream.offline import OfflineWorker
-from layercache.stream.worker.answering.records import DistillationWriter, MicroBatch, PredictionWriter
+from layercache.stream.worker.answering.micro_batch import MicroBatch
+from layercache.stream.worker.answering.records import DistillationWriter, PredictionWriter
 from tests.stream.builders import engine, frame, micro_batch, picture
 from tests.support.pictures import COLOURS, coloured, encode
 from tests.support.tiny_model import CLASSES
@@ -23,8 +24,8 @@ from tests.support.tiny_model import CLASSES
 
 def predictions(batch: MicroBatch, by: Engine, top_k: int = 2) -> list[Prediction]:
     writer = PredictionWriter(CLASSES, "f00d", top_k, "worker-1")
-    answers = by.run(batch.pictures, batch.audits)
-    return [prediction.decoder.decode(value) for value in writer.write(batch, answers, by, 4.5, 1_234)]
+    answered = dataclasses.replace(batch.answer(by), inference_ms=4.5)
+    return [prediction.decoder.decode(value) for value in writer.write(answered, 1_234)]
 
 
 def test_a_prediction_on_the_full_path(traced: TracedModel) -> None:
@@ -64,13 +65,12 @@ def test_hits_and_audits_are_told_apart(traced: TracedModel) -> None:
 
 def test_the_publishers_id_goes_before_the_position(traced: TracedModel) -> None:
     frames = [frame(0, ce_id="my-id"), frame(1)]
-    batch = MicroBatch.of(frames, [Decoded(picture("red"), 0.0)] * 2, 1.0)
+    batch = MicroBatch.of_decoded(frames, [Decoded(picture("red"), 0.0)] * 2, 1.0)
     assert [one.id for one in predictions(batch, Engine(traced))] == ["my-id", "frames-0-1"]
 
 
 def records(batch: MicroBatch, by: Engine, max_bytes: int = 10**7) -> list[distillation.DistillationBatch]:
-    answers = by.run(batch.pictures, batch.audits)
-    written = list(DistillationWriter("f00d", "me", max_bytes).write(batch, answers, by))
+    written = list(DistillationWriter("f00d", "me", max_bytes).write(batch.answer(by)))
     assert all(len(record) <= max_bytes for record in written)
     return [distillation.decode(record) for record in written]
 
@@ -133,18 +133,16 @@ def test_the_whole_path_without_kafka(traced: TracedModel) -> None:
 
 def test_a_record_says_of_which_topic_its_positions_are(traced: TracedModel) -> None:
     frames = [msgspec.structs.replace(frame(0), topic_id="a-cluster/new")]
-    (record,) = records(MicroBatch.of(frames, [Decoded(picture("red"), 0.0)], 1.0), Engine(traced))
+    (record,) = records(MicroBatch.of_decoded(frames, [Decoded(picture("red"), 0.0)], 1.0), Engine(traced))
     assert record.header.topic_id == "a-cluster/new"
 
 
 def test_what_the_trainer_would_refuse_teaches_nothing(traced: TracedModel) -> None:
     """Minus infinity gives a probability, zero, and so an answer; but there is nothing to learn from it."""
-    batch = micro_batch(3, audit_rate=1.0)
-    answers = Engine(traced).run(batch.pictures, batch.audits)
-    logits = answers.logits.copy()
+    answered = micro_batch(3, audit_rate=1.0).answer(Engine(traced))
+    logits = answered.answers.logits.copy()
     logits[1, 0] = -np.inf
-    found = DistillationWriter("f00d", "me", 10**7).record(
-        batch, dataclasses.replace(answers, logits=logits), Engine(traced)
-    )
+    answered = dataclasses.replace(answered, answers=dataclasses.replace(answered.answers, logits=logits))
+    found = DistillationWriter("f00d", "me", 10**7).record(answered)
     assert found is not None
     assert found.offset.tolist() == [0, 2]

@@ -10,7 +10,8 @@ from layercache.early_exit.engine import Engine
 from layercache.early_exit.policy import draw_audits
 from layercache.schemas import distillation
 from layercache.schemas.distillation import DistillationBatch
-from layercache.stream.worker.answering.records import DistillationWriter, MicroBatch
+from layercache.stream.worker.answering.micro_batch import MicroBatch
+from layercache.stream.worker.answering.records import DistillationWriter
 from layercache.stream.worker.answering.sampling import FLOOR, KeptShare, Sampler, Waiting, draw
 from layercache.stream.worker.answering.trainer_lag import TrainerWatch
 from layercache.stream.worker.metrics import Metrics
@@ -55,9 +56,9 @@ def found(watch: TrainerWatch, is_behind: bool) -> None:
 
 def taught(sampler: Sampler, batch: MicroBatch, by: Engine) -> DistillationBatch | None:
     """The one record that a worker would send of a batch."""
-    answers = by.run(batch.pictures, batch.audits)
-    kept = sampler.keeps(batch, answers)
-    records = list(DistillationWriter("f00d", "me", 10**8).write(batch, answers, by, kept, sampler.share))
+    answered = batch.answer(by)
+    kept = sampler.keeps(answered)
+    records = list(DistillationWriter("f00d", "me", 10**8).write(answered, kept, sampler.share))
     assert len(records) <= 1
     return distillation.decode(records[0]) if records else None
 
