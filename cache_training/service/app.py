@@ -17,7 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from layercache.cache_training.service.credentials import credentials
 from layercache.cache_training.service.state import Checkpoints
-from layercache.cache_training.service.thread import Arrived, TrainingThread
+from layercache.cache_training.service.thread import ReceivedRecord, TrainingThread
 from layercache.cache_training.trainer import OnlineTrainer
 from layercache.early_exit.cutting import cuts
 from layercache.early_exit.cutting.cuts import CutError
@@ -179,10 +179,10 @@ def _decoded(value: bytes | None) -> DistillationBatch | None:
         return None
 
 
-async def _hand_over(thread: TrainingThread, arrived: Arrived) -> None:
+async def _hand_over(thread: TrainingThread, record: ReceivedRecord) -> None:
     while True:
         try:
-            thread.inbox.put_nowait(arrived)
+            thread.inbox.put_nowait(record)
             return
         except queue.Full:
             await asyncio.sleep(0.05)

@@ -1,4 +1,4 @@
-"""What the trainer tells Prometheus."""
+"""The trainer's metrics for Prometheus."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from layercache.schemas.manifest import Manifest
 
 
 class TrainerMetrics:
-    """The trainer's metrics, in a registry of their own. Times are Unix times; ``clock`` tells the present one.
+    """The trainer's metrics, in a registry of their own. Times are Unix times; ``clock`` returns the present one.
 
     >>> metrics = TrainerMetrics(clock=lambda: 1000.0)
     >>> metrics.turned()

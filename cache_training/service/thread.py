@@ -25,21 +25,21 @@ _REPORT_S = 10.0
 _TROUBLE_REST_S = 1.0
 
 #: What a record taught (None: nothing, it was no record), its partition, and the offset after it.
-Arrived = tuple[DistillationBatch | None, Hashable, int]
+ReceivedRecord = tuple[DistillationBatch | None, Hashable, int]
 
 
-class Inbox(queue.Queue[Arrived]):
+class Inbox(queue.Queue[ReceivedRecord]):
     """A queue that is full at so many records or so many bytes, whichever comes first; it always takes one record."""
 
     def _init(self, maxsize: int) -> None:
         super()._init(maxsize)
         self._bytes = 0
 
-    def _put(self, item: Arrived) -> None:
+    def _put(self, item: ReceivedRecord) -> None:
         super()._put(item)
         self._bytes += _size(item)
 
-    def _get(self) -> Arrived:
+    def _get(self) -> ReceivedRecord:
         item = super()._get()
         self._bytes -= _size(item)
         return item
@@ -49,8 +49,8 @@ class Inbox(queue.Queue[Arrived]):
         return max(records, self.maxsize) if records and self._bytes >= _INBOX_BYTES else records
 
 
-def _size(arrived: Arrived) -> int:
-    batch = arrived[0]
+def _size(record: ReceivedRecord) -> int:
+    batch = record[0]
     return batch.inputs.nbytes + batch.logits.nbytes if batch is not None else 0
 
 
@@ -156,8 +156,8 @@ class TrainingThread(threading.Thread):
             except queue.Empty:
                 return
 
-    def _take(self, arrived: Arrived) -> None:
-        batch, partition, offset = arrived
+    def _take(self, record: ReceivedRecord) -> None:
+        batch, partition, offset = record
         self._offsets[partition] = offset
         if batch is not None:
             self._trainer.ingest(batch)

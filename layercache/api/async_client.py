@@ -92,7 +92,7 @@ class AsyncFollowing(Generic[Item]):
         self._put(end, loop)
 
     def _put(self, item: Item | BaseException | None, loop: asyncio.AbstractEventLoop) -> bool:
-        """False where the loop has ended: nobody will ever take it."""
+        """False where the loop has ended: no caller will ever take it."""
         putting = self._items.put(item)
         try:
             asyncio.run_coroutine_threadsafe(putting, loop).result()

@@ -18,7 +18,7 @@ from layercache.stream.kafka.waiting import Deadline
 from layercache.stream.publishing.publisher import PARTING_S
 from layercache.stream.watching import read_dead_letter
 
-#: How long a call waits for room, and :meth:`Client.close` for what is queued, where nobody says.
+#: How long a call waits for room, and :meth:`Client.close` for what is queued, where the caller does not say.
 PATIENCE_S = 60.0
 
 
@@ -147,10 +147,10 @@ class Client:
             raise TimeoutError(self.no_answer(timeout)) from None
 
     def predictions(self, *, from_beginning: bool = False, idle_s: float | None = None) -> Following[Prediction]:
-        """All predictions from now on, whoever published the frames, or from the topic's beginning.
+        """All predictions from now on, also of frames that others published, or from the topic's beginning.
 
         An iterator, which ends by its ``close()``, with the client, and once nothing has come for ``idle_s`` seconds.
-        Committed records alone; it joins no group, so that nobody else gets fewer.
+        Committed records alone; it joins no group, so that no other reader gets fewer.
         """
         self._check_open()
         following = Following(self.settings, self.settings.topics.predictions, read_prediction, from_beginning, idle_s)
@@ -193,7 +193,7 @@ class Client:
             self.close()
             return
         try:
-            self.close(PARTING_S)  # Ctrl-C, say: nobody wants to wait long
+            self.close(PARTING_S)  # Ctrl-C, say: the user does not want to wait long
         except PublishError as failed:
             error.add_note(str(failed))
 
@@ -215,7 +215,7 @@ class Client:
         timeout: float,
         done: Callable[[PublishError | None], None],
     ) -> None:
-        """Takes a slot and sends; who is ``done`` frees it."""
+        """Takes a slot and sends; ``done`` must free it."""
         value, kind = encoded(picture)
         headers = frame_headers(frame, kind, source, time, label)
         self._publisher.take_slot(timeout)

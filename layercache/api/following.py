@@ -84,7 +84,7 @@ class Following(Generic[Item]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-        # In the thread that iterates nobody is within the generator now: the consumer leaves at once.
+        # Called in the thread that iterates, so that the generator is not running now: the consumer leaves at once.
         self._messages.close()  # type: ignore[attr-defined]  # a generator
 
 

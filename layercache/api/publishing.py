@@ -21,7 +21,8 @@ class PublishError(RuntimeError):
 
 
 class Publisher:
-    """Puts frames on the topic; at most ``max_waiting`` of them wait for the broker, or for whatever frees their slot.
+    """Puts frames on the topic; at most ``max_waiting`` of them wait for the broker, or for the answer that frees their
+    slot.
 
     Raises :class:`KafkaUnusable` where the broker cannot be reached or has no such topic.
     """
@@ -55,7 +56,8 @@ class Publisher:
     def send(
         self, value: bytes, headers: FrameHeaders, key: bytes | None, done: Callable[[PublishError | None], None]
     ) -> None:
-        """Hands a frame over; ``done`` hears, in another thread, once it is on the topic or why it never will be.
+        """Hands a frame over; ``done`` is called, in another thread, once it is on the topic, or with why it
+        never will be.
 
         Raises :class:`~layercache.stream.publishing.producer.FrameTooLarge` for one that no record holds.
         """
@@ -78,7 +80,7 @@ class Publisher:
             raise TimeoutError(f"{left:,} frames are not on the topic after {timeout:g} s ({self._producer.troubles})")
 
     def note(self, failure: PublishError) -> None:
-        """Keeps a failure that nobody waits for, until :meth:`raise_failures`."""
+        """Keeps a failure that no caller waits for, until :meth:`raise_failures`."""
         with self._noting:
             self._failed += 1
             if len(self._failures) < _NAMED_FAILURES:

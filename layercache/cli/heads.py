@@ -174,7 +174,7 @@ def _store(settings: "Settings") -> "HeadStore":
     except loading.ModelError as error:
         common.fail(f"error: {error}", common.WRONG_USAGE)
     if settings.model.spec.startswith("torchvision:") and settings.model.weights is None:
-        # Its weights would be random: the heads of a model that nobody serves, and an order that nobody obeys.
+        # Its weights would be random: no worker serves that model, and none would obey the order.
         common.fail(
             "error: whose heads? Give the --model and --weights that the workers run, or their --config",
             common.WRONG_USAGE,

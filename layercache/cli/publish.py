@@ -12,7 +12,7 @@ from layercache.cli.options import BOOTSTRAP, SettingOption, with_settings
 if TYPE_CHECKING:
     from layercache.schemas.settings import Settings
     from layercache.stream.publishing.publisher import Counts
-    from layercache.stream.publishing.sources import Source
+    from layercache.stream.publishing.sources import PictureSource
 
 _LINE_EVERY_S = 5.0
 
@@ -93,7 +93,7 @@ def command(
     raise typer.Exit(common.OK if counts.whole else common.FAILED)
 
 
-def _open(source: str, by_reference: str | None, settings: "Settings") -> "Source":
+def _open(source: str, by_reference: str | None, settings: "Settings") -> "PictureSource":
     from layercache.stream.publishing.sources import SourceError, open_source
 
     prefixes = settings.references.prefixes

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from layercache.stream.watching import Tally
 
 _ROWS = 15
-_TOLD = 5
+_NAMED_RECORDS = 5
 
 
 @with_settings(BOOTSTRAP)
@@ -83,7 +83,7 @@ class _Show:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.refused > _TOLD:
+        if self.refused > _NAMED_RECORDS:
             typer.echo(f"left out: {self.refused:,} records", err=True)
 
     def take(self, message: Any) -> bool:
@@ -94,9 +94,9 @@ class _Show:
         """Called often, also when nothing came."""
 
     def refuse(self, message: Any, why: object) -> bool:
-        """For a record that somebody else wrote there."""
+        """For a record that another program wrote there."""
         self.refused += 1
-        if self.refused <= _TOLD:
+        if self.refused <= _NAMED_RECORDS:
             typer.echo(f"{message.topic()}-{message.partition()}-{message.offset()}: left out: {why}", err=True)
         return False
 

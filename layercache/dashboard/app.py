@@ -71,7 +71,7 @@ class Server(uvicorn.Server):
 
 
 def run(
-    collector: state.Source,
+    collector: state.Backend,
     host: str,
     port: int,
     read_only: bool,
@@ -98,7 +98,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def server(
-    collector: state.Source,
+    collector: state.Backend,
     listener: socket.socket,
     read_only: bool,
     ready: Callable[[str], None],

@@ -1,4 +1,4 @@
-"""Gathers what the dashboard shows, from topics, store and metrics alone; nothing that runs knows of it."""
+"""Gathers what the dashboard shows, from topics, store and metrics alone; workers and trainer do not know of it."""
 
 import threading
 import time
@@ -26,7 +26,7 @@ from layercache.stream.frames.decoding import Limits
 _PREDICTIONS = Budget(records_per_s=4_000, bytes_per_s=4e6, begin_with=20_000)
 _DISTILLATION = Budget(records_per_s=500, bytes_per_s=8e6, begin_with=1_000)
 _DEAD_LETTERS = Budget(records_per_s=20, bytes_per_s=4e6, begin_with=20)
-#: New frames a second: more, nobody could look at. After a pause there are so many more at once.
+#: New frames a second: a viewer could not look at more. After a pause there are so many more at once.
 _FRAMES_PER_S = 8
 #: Decoding the pictures of a round may take so long; what is left goes without.
 _DECODE_S = 0.4
@@ -42,7 +42,7 @@ class Collector:
 
     ``metrics`` are URLs of workers' and trainers' metrics, see :func:`layercache.dashboard.scrape.metrics_url`.
     ``fingerprint`` is the beginning of that of the model to show; by default it is the one that answers. Memory is
-    bounded, whatever the topics hold. It is a :class:`layercache.dashboard.state.Source`.
+    bounded, whatever the topics hold. It is a :class:`layercache.dashboard.state.Backend`.
 
     >>> collector = Collector(Settings(), metrics=["http://localhost:9100/metrics"])
     >>> collector.snapshot().frames
@@ -95,7 +95,7 @@ class Collector:
             return self._snapshot[1]
 
     def roll_back(self, version: str | None = None, reason: str = "") -> str:
-        """See :class:`~layercache.dashboard.state.Source`, as for the other actions."""
+        """See :class:`~layercache.dashboard.state.Backend`, as for the other actions."""
         return self._acted(lambda: self._heads.roll_back(version, reason))
 
     def pin(self, version: str | None = None, reason: str = "") -> str:
@@ -116,7 +116,7 @@ class Collector:
         except StoreError as error:
             raise StoreError(redacted(str(error))) from None
         with self._lock:
-            self._snapshot = None  # whoever asks next sees what was done
+            self._snapshot = None  # the next snapshot shows what was done
         return said
 
     def _tails(self) -> list[Tail]:

@@ -33,14 +33,14 @@ from layercache.stream.frames.decoding import Limits
 #: Frames and dead letters that are shown.
 FRAMES, LETTERS = 24, 20
 _NOW_S = 60.0
-#: What was passed over is told for so long.
-_TOLD_MS = 60_000
+#: A note says for so long that records were passed over.
+_NOTE_MS = 60_000
 
 
 class Gathered:
-    """What all topics, the store and the metrics have told; bounded, whatever they tell. Thread-safe.
+    """What was read from all topics, the store and the metrics; bounded, whatever they hold. Thread-safe.
 
-    Records may be anything that somebody else wrote: what cannot be read is counted, and left out.
+    Other programs may write to the topics: a record that cannot be read is counted, and left out.
     """
 
     def __init__(self, settings: Settings, choice: ModelChoice, clock: Callable[[], int] = now_ms) -> None:
@@ -139,7 +139,7 @@ class Gathered:
             self._lags[lag.who] = lag
 
     def show_metrics(self, reading: Reading, alarms: tuple[Alarm, ...]) -> None:
-        """Takes in what workers tell."""
+        """Takes in the workers' metrics."""
         with self._lock:
             self._metrics = reading, alarms
 
@@ -210,7 +210,7 @@ class Gathered:
     def _notes(self, now: int) -> list[str]:
         notes = []
         for topic, (count, last_ms) in self._passed.items():
-            if now - last_ms < _TOLD_MS:
+            if now - last_ms < _NOTE_MS:
                 notes.append(
                     f"{topic} brings more than the dashboard reads: {count:,} records were passed over, "
                     "and rates are those of a sample"

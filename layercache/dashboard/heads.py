@@ -108,12 +108,12 @@ class HeadsView:
             self._board.clear("store", "look")
 
     def roll_back(self, version: str | None = None, reason: str = "") -> str:
-        """See :meth:`layercache.dashboard.state.Source.roll_back`."""
+        """See :meth:`layercache.dashboard.state.Backend.roll_back`."""
         store = self._chosen()
         return self._done(store, f"rolled back to {store.rollback(version)}", reason)
 
     def pin(self, version: str | None = None, reason: str = "") -> str:
-        """See :meth:`layercache.dashboard.state.Source.pin`."""
+        """See :meth:`layercache.dashboard.state.Backend.pin`."""
         store = self._chosen()
         version = version or store.live().version
         if version is None:
@@ -122,13 +122,13 @@ class HeadsView:
         return self._done(store, f"pinned {version}", reason)
 
     def unpin(self, reason: str = "") -> str:
-        """See :meth:`layercache.dashboard.state.Source.unpin`."""
+        """See :meth:`layercache.dashboard.state.Backend.unpin`."""
         store = self._chosen()
         store.unpin()
         return self._done(store, "unpinned", reason)
 
     def close_exits(self, reason: str = "") -> str:
-        """See :meth:`layercache.dashboard.state.Source.close_exits`."""
+        """See :meth:`layercache.dashboard.state.Backend.close_exits`."""
         store = self._chosen()
         store.close(reason)
         return self._done(store, "closed all exits", reason)
@@ -164,7 +164,7 @@ class HeadsView:
         # What is in force is read once: object stores bill every request, and a page may be open for weeks.
         pin, latest = store.pin_state(), store.latest()
         live = in_force(pin, latest)
-        said = heads_view.told(live, pin, latest)
+        said = heads_view.describe_state(live, pin, latest)
         heads = versions.heads(manifests, live, latest, pin, store.attempts(), store.url, said)
         if heads != self.seen.heads:
             self.seen = Seen(heads, tuple(manifests), versions.alarms(manifests, live.version))

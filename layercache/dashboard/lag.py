@@ -64,8 +64,8 @@ class GroupWatch:
         lags = {one.partition: one for one in self._asking[1].lags()}
         if not lags:
             return None  # there is no such topic: the follower that reads it reports that
-        stands = [one for one in lags.values() if one.lag and one == self._before.get(one.partition)]
-        self._look_closer([one for one in stands if one != self._empty.get(one.partition)])
+        unmoved = [one for one in lags.values() if one.lag and one == self._before.get(one.partition)]
+        self._look_closer([one for one in unmoved if one != self._empty.get(one.partition)])
         self._before = lags
         shown = tuple(_nothing_left(one) if one == self._empty.get(one.partition) else one for one in lags.values())
         return GroupLag(who=self._who, group=self.group, topic=self._topic, partitions=shown, at_ms=now_ms())
@@ -73,7 +73,7 @@ class GroupWatch:
     def _look_closer(self, lags: Iterable[PartitionLag]) -> None:
         """A lag that stands still may be none: at the end of a partition lie the markers of transactions.
 
-        Nobody reads those, so nobody acknowledges them; a reader comes to the end without having met a record.
+        No reader is given those, so no group acknowledges them; a reader comes to the end without having met a record.
         """
         waiting = {one.partition: one for one in lags if one.committed is not None}
         if not waiting:

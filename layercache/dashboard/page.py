@@ -29,7 +29,7 @@ _EVERY_S = 1.0
 _STYLE = (STATIC / "theme.css").read_text()
 
 
-def build(source: state.Source, read_only: bool) -> None:
+def build(source: state.Backend, read_only: bool) -> None:
     """Puts the page together, for one viewer. All viewers share ``source``, which gathers everything once."""
     ui.add_css(_STYLE)
     ui.colors(primary="#2f6fde")
@@ -54,7 +54,7 @@ def build(source: state.Source, read_only: bool) -> None:
 class _View:
     """One viewer's cards. It ends with the viewer: NiceGUI stops the timer when the page is closed."""
 
-    def __init__(self, source: state.Source) -> None:
+    def __init__(self, source: state.Backend) -> None:
         self._source = source
         self._failed = False
         self.cards: list[Card] = []

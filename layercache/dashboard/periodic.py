@@ -21,11 +21,11 @@ class Periodic:
 
     @property
     def stopping(self) -> bool:
-        """Whether it shall end: for looks that take long."""
+        """Whether the thread must end: for looks that take long."""
         return self._stop.is_set()
 
     def pause(self, seconds: float) -> None:
-        """Waits within a look, until it shall end at most."""
+        """Waits within a look, until the thread must end at most."""
         self._stop.wait(seconds)
 
     def start(self) -> None:
@@ -44,7 +44,7 @@ class Periodic:
         while not self._stop.is_set():
             try:
                 self._look()
-            except Exception:  # the thread must outlive what nobody foresaw
+            except Exception:  # the thread must outlive errors that were not foreseen
                 log.exception("%s: a look failed", self._thread.name)
             self._stop.wait(self._every_s)
         self._close()

@@ -74,7 +74,7 @@ def targets(url: str) -> list[Target]:
 
 @dataclass(frozen=True)
 class Reading:
-    """What all targets told."""
+    """What all targets answered."""
 
     workers: tuple[Worker, ...] = ()
     class_audits: Mapping[str, int] = field(default_factory=dict)
@@ -110,7 +110,7 @@ class Scraper:
             if isinstance(answer, str):
                 wrong[target.name] = _complaint(target.name, answer)
                 continue
-            if "layercache_exits_closed" in answer:  # which a worker tells before its first frame
+            if "layercache_exits_closed" in answer:  # which a worker shows before its first frame
                 workers.append(_worker(target.name, answer))
             audits.update(_by_label(answer, "layercache_class_audits", "class"))
             disagreements.update(_by_label(answer, "layercache_class_disagreements", "class"))

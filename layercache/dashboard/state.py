@@ -1,7 +1,7 @@
 """What the dashboard shows: plain values, immutable, gathered by the collector and drawn by the page.
 
 Times are milliseconds since the epoch, shares lie between 0 and 1. Text that comes from users (ids, keys, class names,
-messages, reasons) stands here as it came: whoever shows it must escape it.
+messages, reasons) stands here as it came: the page that shows it must escape it.
 """
 
 from typing import Literal, Protocol
@@ -322,7 +322,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     started_ms: int
     """Since when the dashboard has been reading."""
     model: str | None = None
-    """The model's fingerprint; None until a prediction or the store has told it."""
+    """The model's fingerprint; None until a prediction or the store has shown it."""
     model_name: str | None = None
     """As its versions of heads name it."""
     brokers: str = ""
@@ -353,7 +353,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """What the numbers leave out, and why: sampled, another model's, not ours."""
 
 
-class Source(Protocol):
+class Backend(Protocol):
     """What the page asks for and does. The actions may take seconds (a store in the cloud): not in an event loop.
 
     Each returns a sentence that says what holds from then on, and raises

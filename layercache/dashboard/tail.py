@@ -38,8 +38,8 @@ class Budget:
 class Tail(Periodic):
     """Reads one topic's committed records from near its end on, in a thread, and hands them to ``take``.
 
-    Joins no group. Where more comes than the budget allows, what is too far behind is passed over: ``skipped`` hears
-    how many records that were. Trouble is put on the board; reading goes on once it is over.
+    Joins no group. Where more comes than the budget allows, what is too far behind is passed over: ``skipped`` is
+    called with how many records that were. Trouble is put on the board; reading goes on once it is over.
     """
 
     def __init__(

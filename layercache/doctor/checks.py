@@ -37,7 +37,7 @@ class Area:
         return Finding(area=self.name, check=check, state="ok", found=found)
 
     def warning(self, check: str, found: str, fix: str) -> Finding:
-        """It works, and somebody should look."""
+        """It works, and a person should look."""
         return Finding(area=self.name, check=check, state="warning", found=found, fix=fix)
 
     def error(self, check: str, found: str, fix: str) -> Finding:
@@ -52,12 +52,12 @@ class Area:
 Checks = Callable[[], Iterable[Finding]]
 
 
-def within(seconds: float, area: Area, checks: Checks) -> Iterator[Finding]:
-    """Findings as they come, as long as they come within ``seconds`` in all; else an error that says so.
+def findings_within(seconds: float, area: Area, checks: Checks) -> Iterator[Finding]:
+    """The findings of ``checks`` as they come; after ``seconds`` in all, an error that says so instead of the rest.
 
     A check that hangs, in a store that does not answer, say, is left behind. Whatever a check raises is a finding, too.
 
-    >>> [finding.found for finding in within(0.05, Area("store"), lambda: time.sleep(5) or ())]
+    >>> [finding.found for finding in findings_within(0.05, Area("store"), lambda: time.sleep(5) or ())]
     ['no answer within 0.05 s']
     """
     news: queue.SimpleQueue[Finding | None] = queue.SimpleQueue()

@@ -38,16 +38,16 @@ _AGES = ((60, "a minute"), (600, "ten minutes"), (3_600, "an hour"), (86_400, "a
 def check(settings: Settings, fingerprint: str | None = None) -> Iterator[Finding]:
     """By clients that join nothing and commit nothing. ``fingerprint`` is that of the settings' model, where known."""
     topics = settings.topics
-    yield from _guarded("workers", lambda: _workers(settings))
-    yield from _guarded("models", lambda: _models(settings, fingerprint))
-    yield from _guarded("trainer", lambda: _trainer(settings))
+    yield from _warn_on_failure("workers", lambda: _workers(settings))
+    yield from _warn_on_failure("models", lambda: _models(settings, fingerprint))
+    yield from _warn_on_failure("trainer", lambda: _trainer(settings))
     for topic in (topics.frames, topics.predictions):
-        yield from _guarded("clock", partial(_clock, settings, topic))
+        yield from _warn_on_failure("clock", partial(_clock, settings, topic))
 
 
-def _guarded(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def _warn_on_failure(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
-        yield from _patiently(look)
+        yield from _ask_until_settled(look)
     except KafkaException as error:
         found = f"the broker does not tell: {describe_error(error.args[0])}"
         if error.args[0].code() in _SETTLING:
@@ -58,7 +58,7 @@ def _guarded(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Find
         yield AREA.warning(check, f"cannot be asked: {error}", "see the topics above")
 
 
-def _patiently(look: Callable[[], Iterator[Finding]]) -> list[Finding]:
+def _ask_until_settled(look: Callable[[], Iterator[Finding]]) -> list[Finding]:
     deadline = Deadline(_PATIENCE_S)
     while True:
         try:
@@ -152,7 +152,7 @@ def _latest(offsets: TopicOffsets, now: float) -> str | None:
 
 
 def _clock(settings: Settings, topic: str) -> Iterator[Finding]:
-    """Records from the future betray a clock; a clock that is late cannot be told from a stream that stands."""
+    """Records from the future betray a clock that is ahead; one that is late looks like a stream that stands still."""
     ahead = _offsets(settings, settings.worker.group_id, topic).since(int((time.time() + _AHEAD_S) * 1000))
     if any(offset is not None for offset in ahead.values()):
         yield AREA.warning(

@@ -1,4 +1,4 @@
-"""Who looks when: each area has a deadline of its own, and what one found helps the next."""
+"""The order of the checks: each area has a deadline of its own, and what one area found helps the next."""
 
 from collections.abc import Callable, Iterator
 
@@ -6,7 +6,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._metadata import ClusterMetadata
 
 from layercache.doctor import broker, groups, heads, machine, model, store, topics
-from layercache.doctor.checks import Finding, within
+from layercache.doctor.checks import Finding, findings_within
 from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.schemas.settings import Settings
 
@@ -15,18 +15,18 @@ _MODEL_S, _QUICK_S, _STORE_S, _BROKER_S, _TOPICS_S, _GROUPS_S = 180.0, 10.0, 20.
 
 
 def visit(settings: Settings, looking: Callable[[str], None] = lambda area: None) -> Iterator[Finding]:
-    """All findings, as they come; ``looking`` hears which area is next.
+    """All findings, as they come; ``looking`` is called with the name of the area that is next.
 
     The model's weights are loaded, since its fingerprint says which heads are its own.
     """
     traced: list[TracedModel] = []
     reached: list[tuple[AdminClient, ClusterMetadata]] = []
     looking("machine")
-    yield from within(_QUICK_S, machine.AREA, lambda: machine.check(settings))
+    yield from findings_within(_QUICK_S, machine.AREA, lambda: machine.check(settings))
     looking("model")
-    yield from within(_MODEL_S, model.AREA, lambda: model.check(settings, traced.append))
+    yield from findings_within(_MODEL_S, model.AREA, lambda: model.check(settings, traced.append))
     looking("store")
-    store_found = list(within(_STORE_S, store.AREA, lambda: store.check(settings)))
+    store_found = list(findings_within(_STORE_S, store.AREA, lambda: store.check(settings)))
     yield from store_found
     looking("heads")
     if not traced:
@@ -34,16 +34,18 @@ def visit(settings: Settings, looking: Callable[[str], None] = lambda area: None
     elif any(one.check in ("reach", "time") and one.state == "error" for one in store_found):
         yield heads.AREA.skipped("live version", "the store does not answer")
     else:
-        yield from within(_STORE_S, heads.AREA, lambda: heads.check(settings, traced[0]))
+        yield from findings_within(_STORE_S, heads.AREA, lambda: heads.check(settings, traced[0]))
     looking("broker")
-    yield from within(_BROKER_S, broker.AREA, lambda: broker.check(settings, lambda *found: reached.append(found)))
+    yield from findings_within(
+        _BROKER_S, broker.AREA, lambda: broker.check(settings, lambda *found: reached.append(found))
+    )
     if not reached:
         yield topics.AREA.skipped("topics", "the broker does not answer")
         yield groups.AREA.skipped("groups", "the broker does not answer")
         return
     looking("topics")
-    yield from within(_TOPICS_S, topics.AREA, lambda: topics.check(settings, *reached[0]))
+    yield from findings_within(_TOPICS_S, topics.AREA, lambda: topics.check(settings, *reached[0]))
     looking("groups")
-    yield from within(
+    yield from findings_within(
         _GROUPS_S, groups.AREA, lambda: groups.check(settings, traced[0].classifier.fingerprint if traced else None)
     )

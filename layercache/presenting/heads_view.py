@@ -23,10 +23,10 @@ def state(store: "HeadStore") -> dict[str, Any]:
 
 def sentence(store: "HeadStore") -> str:
     """The same for people."""
-    return told(store.live(), store.pin_state(), store.latest())
+    return describe_state(store.live(), store.pin_state(), store.latest())
 
 
-def told(live: "Live", pin: "Pin | None", latest: str | None) -> str:
+def describe_state(live: "Live", pin: "Pin | None", latest: str | None) -> str:
     """The same of what has been read already."""
     why = f" ({pin.reason})" if pin and pin.reason else ""
     if live.closed:

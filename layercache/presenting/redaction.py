@@ -33,7 +33,7 @@ def hide(settings: "Settings") -> None:
 
 
 def redacted(text: str) -> str:
-    """``text`` without the secrets that :func:`hide` has been told of.
+    """``text`` without the secrets that :func:`hide` was given.
 
     >>> from layercache.schemas.settings import Kafka, Settings
     >>> hide(Settings(kafka=Kafka(options={"sasl.password": "example-of-one"})))
@@ -65,7 +65,7 @@ class Formatter(logging.Formatter):
 
 
 def install() -> None:
-    """Tracebacks of errors that nobody caught are printed without secrets, too."""
+    """Tracebacks of uncaught errors are printed without secrets, too."""
     sys.excepthook = _print_exception
     threading.excepthook = lambda failed: (
         _print_exception(failed.exc_type, failed.exc_value, failed.exc_traceback) if failed.exc_value else None

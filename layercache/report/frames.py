@@ -21,7 +21,7 @@ from layercache.schemas.settings import Settings
 from layercache.stream.frames.decode_pool import DecodePool, PendingFrame, decoder
 from layercache.stream.frames.decoding import DecodeError, Limits
 from layercache.stream.frames.frame import Frame
-from layercache.stream.publishing.sources import Files, Picture, Skipped, Source, SourceError, open_source
+from layercache.stream.publishing.sources import Files, Picture, PictureSource, Skipped, SourceError, open_source
 
 #: Of all names that are looked at, so many must lead to a class before folders are taken for classes.
 _CLASS_FOLDERS = 0.9
@@ -85,7 +85,7 @@ class Footage:
             names = list(source.names)
             random.Random(plan.seed).shuffle(names)
             source = source.in_order(names)
-        self.source: Source = source
+        self.source: PictureSource = source
         self.key = source.key or ("camera" if plan.fps else None)
         self.available = source.total
         self.skipped = 0

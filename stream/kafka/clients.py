@@ -31,7 +31,7 @@ METADATA_REFRESH_MS = 10_000
 #: Every client's ``client.id``; a worker's says more (:mod:`layercache.stream.worker.members`).
 CLIENT_ID = "layercache"
 
-#: What librdkafka holds in memory for a consumer, beside what we have taken from it.
+#: What librdkafka holds in memory for a consumer, in addition to what we have taken from it.
 CONSUMER_QUEUE_KB = 65_536
 
 #: What a producer holds before it makes us wait.
@@ -173,7 +173,7 @@ def producer_config(settings: Settings, **overrides: Any) -> Config:
 class ErrorLog:
     """The ``error_cb`` of a client that runs for long: warns of each trouble once every few seconds.
 
-    Whatever matters comes back from a call as well; but calls wait, and people want to know for what.
+    Calls report whatever matters as well; but a call may wait for long, and an operator wants to know for what.
     """
 
     def __init__(self) -> None:
@@ -185,7 +185,7 @@ class ErrorLog:
 
 
 def long_running(config: Config) -> Config:
-    """``config`` with errors, and what else librdkafka says that people must see, through our own log."""
+    """``config`` with errors, and what else librdkafka says that operators must see, through our own log."""
     return {"log_level": LEVEL, "error_cb": ErrorLog(), "logger": KafkaLog(config)} | config
 
 

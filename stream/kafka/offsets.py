@@ -87,7 +87,7 @@ class TopicOffsets:
 
     def committed(self) -> dict[int, int]:
         """By partition, where the group would go on; a negative number where it has never committed."""
-        while self._consumer.poll(0) is not None:  # nothing is subscribed: these are errors, and nobody else reads them
+        while self._consumer.poll(0) is not None:  # nothing is subscribed: these are errors that nothing else reads
             pass
         found = self._consumer.committed(self._partitions(), _REQUEST_S)
         for one in found:

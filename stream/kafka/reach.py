@@ -67,7 +67,7 @@ def cluster(
 ) -> ClusterMetadata | None:
     """What the brokers say about themselves and their topics; None where ``stopping`` came first.
 
-    ``waiting`` is called after each attempt that nobody answered. Raises :class:`NoAnswer` where no broker answers
+    ``waiting`` is called after each attempt that no broker answered. Raises :class:`NoAnswer` where no broker answers
     within ``patience_s`` seconds, and :class:`KafkaUnusable` where the broker refuses us, or we its certificate.
     """
     deadline = time.monotonic() + patience_s

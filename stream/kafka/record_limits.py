@@ -32,7 +32,7 @@ def size_limits(client: AdminClient, names: Iterable[str], request_s: float = _R
     return limits
 
 
-def asked(settings: Settings, names: Iterable[str]) -> dict[str, int]:
+def ask_size_limits(settings: Settings, names: Iterable[str]) -> dict[str, int]:
     """:func:`size_limits` by a client of its own."""
     return size_limits(admin_client(settings), names)
 
@@ -58,7 +58,7 @@ class LetterLimit:
     """How large a dead letter may be, in ``bytes``: what its topic takes and what the producer sends.
 
     ``ask`` says what the topic takes, None where that is not known. It is asked once more when the broker refuses a
-    dead letter: somebody may have changed the topic. Each refusal lowers the limit, so that none is met twice.
+    dead letter: an operator may have changed the topic. Each refusal lowers the limit, so that none is met twice.
 
     >>> limit = LetterLimit(Settings(), ask=lambda: 1_048_588)
     >>> limit.bytes
@@ -72,19 +72,19 @@ class LetterLimit:
         self._topic = settings.topics.dead_letters
         self._ask = ask
         self._wanted = self.bytes = int(producer_config(settings)["message.max.bytes"])
-        self._lower(self._told())
+        self._lower(self._topics_limit())
 
     def refused(self, value_bytes: int) -> None:
         """The broker refused a dead letter whose value had so many bytes."""
         before = self.bytes
-        self._lower(self._told())
+        self._lower(self._topics_limit())
         if self.bytes == before:
-            # It says nothing, or it counted what was sent together with the letter.
+            # The topic says nothing, or the broker counted what was sent together with the letter.
             self._lower(min(self.bytes, value_bytes) // 2)
 
-    def _told(self) -> int:
-        told = self._ask()
-        return self.bytes if told is None else told
+    def _topics_limit(self) -> int:
+        limit = self._ask()
+        return self.bytes if limit is None else limit
 
     def _lower(self, to: int) -> None:
         if to >= self.bytes:

@@ -1,4 +1,4 @@
-"""Creating the topics, as often as one likes: those that are there are left as they are."""
+"""Creating the topics, as often as a user likes: those that exist are left as they are."""
 
 import time
 from collections.abc import Callable
@@ -68,7 +68,8 @@ def create(
     """Creates the topics that are not there yet.
 
     Waits up to ``wait_s`` seconds for a broker to answer, and for as many brokers as the replication factor asks for;
-    ``waiting`` hears once what is waited for. Raises :class:`KafkaUnusable` where the topics cannot be created.
+    ``waiting`` is called once, with what is waited for. Raises :class:`KafkaUnusable` where the topics cannot be
+    created.
     """
     troubles = Troubles()
     config = {"bootstrap.servers": settings.kafka.bootstrap_servers, "client.id": CLIENT_ID}
@@ -99,7 +100,7 @@ def _enough_brokers(
     """Brokers of a cluster that is just starting come one by one, and a topic needs ``replication`` of them."""
     deadline = time.monotonic() + wait_s
     asked = settings.topics.replication
-    told = False
+    announced = False
     while True:
         try:
             metadata = cluster(client, settings, troubles, patience_s=0.0)
@@ -109,14 +110,14 @@ def _enough_brokers(
         except KafkaUnusable:
             if time.monotonic() > deadline:
                 raise
-        if not told:
+        if not announced:
             waiting(f"waiting up to {wait_s:.0f} s for {asked} broker(s) at {settings.kafka.bootstrap_servers}")
-            told = True
+            announced = True
         time.sleep(_PROBE_S)
 
 
 def _create(client: AdminClient, wanted: list[Wanted], settings: Settings, brokers: int) -> set[str]:
-    """Returns the names of those that were created; a topic that somebody else created meanwhile is not among them."""
+    """Returns the names of those that were created; a topic that another client created meanwhile is not among them."""
     if not wanted:
         return set()
     replication = settings.topics.replication
@@ -156,7 +157,7 @@ def _reason(error: KafkaError, replication: int, brokers: int) -> str:
 
 
 def _with_topics(client: AdminClient, names: list[str], settings: Settings, troubles: Troubles) -> ClusterMetadata:
-    """A topic that has just been created shows up a little later: whoever comes after us shall find it."""
+    """A topic that has just been created shows up a little later: the next client must find it."""
     deadline = time.monotonic() + _REQUEST_S
     while True:
         metadata = cluster(client, settings, troubles)

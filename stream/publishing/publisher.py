@@ -12,7 +12,7 @@ from layercache.schemas.frame import FrameHeaders
 from layercache.schemas.settings import Settings
 from layercache.stream.kafka.clients import Troubles
 from layercache.stream.publishing.producer import FrameProducer, FrameTooLarge
-from layercache.stream.publishing.sources import Picture, Skipped, Source, rfc3339
+from layercache.stream.publishing.sources import Picture, PictureSource, Skipped, rfc3339
 
 #: After Ctrl-C what is queued has this long to go out.
 PARTING_S = 5.0
@@ -64,14 +64,14 @@ class Counts:
         return not self.failed and not self.skipped and self.delivered == self.published
 
     def note(self, name: str, why: str) -> None:
-        """Keeps the first few; the counts tell of the rest."""
+        """Keeps the first few; the counts include the rest."""
         if len(self.notes) < _NOTES:
             self.notes.append(f"{name}: {why}")
 
 
 def publish(
     settings: Settings,
-    source: Source,
+    source: PictureSource,
     plan: Plan,
     stop: threading.Event,
     report: Callable[[Counts], None] = lambda counts: None,
@@ -95,7 +95,9 @@ def publish(
     return counts
 
 
-def frame_headers(picture: Picture, source: Source, pattern: re.Pattern[str] | None, lap: int = 1) -> FrameHeaders:
+def frame_headers(
+    picture: Picture, source: PictureSource, pattern: re.Pattern[str] | None, lap: int = 1
+) -> FrameHeaders:
     """The headers of a picture's frame; from the second lap of a loop on, ids end in ``#2``, ``#3``, …"""
     found = pattern.search(picture.name) if pattern else None
     return FrameHeaders(
@@ -113,7 +115,7 @@ class _Publisher:
 
     def __init__(
         self,
-        source: Source,
+        source: PictureSource,
         plan: Plan,
         stop: threading.Event,
         report: Callable[[Counts], None],

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import fsspec
 
-from layercache.stream.publishing.sources import CONTENT_TYPES, Picture, Skipped, Source, SourceError, is_picture
+from layercache.stream.publishing.sources import CONTENT_TYPES, Picture, PictureSource, Skipped, SourceError, is_picture
 from layercache.stream.references.prefixes import AllowList, Location, Prefix, Refused, UnusablePrefix
 from layercache.stream.references.reading import describe_failure
 
@@ -27,7 +27,7 @@ class Deposited:
     ('memory://frames/a%20b.png', b'picture')
     """
 
-    def __init__(self, source: Source, prefix: str, prefixes: Prefixes | None = None) -> None:
+    def __init__(self, source: PictureSource, prefix: str, prefixes: Prefixes | None = None) -> None:
         self._source = source
         self._prefix = _prefix(prefix, prefixes or {})
         self._files = _file_system(self._prefix)

@@ -53,7 +53,7 @@ class Skipped:
     why: str
 
 
-class Source(Protocol):
+class PictureSource(Protocol):
     """What can be published."""
 
     @property
@@ -70,13 +70,13 @@ class Source(Protocol):
 
     @property
     def live(self) -> bool:
-        """True where pictures that nobody takes are lost, as a webcam's are."""
+        """True where pictures that are not taken in time are lost, as a webcam's are."""
 
     def pictures(self) -> Iterator[Picture | Skipped]:
         """One pass over the source. Raises :class:`SourceError` where it breaks off."""
 
 
-def open_source(text: str, max_bytes: int) -> Source:
+def open_source(text: str, max_bytes: int) -> PictureSource:
     """The source that ``text`` names; pictures of more than ``max_bytes`` are skipped without reading them.
 
     Raises :class:`SourceError` where there is none, or nothing in it.

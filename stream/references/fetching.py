@@ -20,7 +20,7 @@ from layercache.schemas.settings import References
 from layercache.stream.frames.bare_errors import bare
 from layercache.stream.frames.decoding import DecodeError
 from layercache.stream.references.prefixes import AllowList, Location, Prefix, Refused
-from layercache.stream.references.reading import Source, TooLarge, Unreadable, describe_failure, open_source
+from layercache.stream.references.reading import ReferencedFiles, TooLarge, Unreadable, describe_failure, open_files
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class _Place:
     """A prefix as it is read."""
 
     prefix: Prefix
-    source: Source
+    files: ReferencedFiles
     left_behind: int = field(default=0)
 
     def count_if_left_behind(self, read: "asyncio.Future[bytes]") -> None:
@@ -47,8 +47,8 @@ class _Place:
 class Fetcher:
     """Fetches pictures by reference. Nothing that it does can hold its caller.
 
-    ``places`` may bring sources of one's own, by prefix; the settings' prefixes alone are allowed. ``observe`` is told
-    how many seconds each attempt took, failed ones as well. Raises
+    ``places`` may bring files of the caller's own, by prefix; only the settings' prefixes are allowed. ``observe`` is
+    called with the seconds that each attempt took, failed ones as well. Raises
     :class:`~layercache.stream.references.prefixes.UnusablePrefix`.
     """
 
@@ -56,12 +56,12 @@ class Fetcher:
         self,
         settings: References,
         max_bytes: int,
-        places: Mapping[str, Source] | None = None,
+        places: Mapping[str, ReferencedFiles] | None = None,
         observe: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self._allowed = AllowList(settings.prefixes)
         self._places = {
-            str(prefix): _Place(prefix, (places or {}).get(str(prefix)) or open_source(prefix, settings.timeout_s))
+            str(prefix): _Place(prefix, (places or {}).get(str(prefix)) or open_files(prefix, settings.timeout_s))
             for prefix in self._allowed.prefixes
         }
         self._settings = settings
@@ -81,7 +81,7 @@ class Fetcher:
         """Returns at once; in the end what ``then`` made, in ``executor``, of the bytes that ``reference`` leads to.
 
         Or why there are none, once all attempts have failed. At most ``parallel`` pictures are held, others wait for
-        their turn; when it comes, ``wanted`` is asked whether anybody still waits.
+        their turn; when it comes, ``wanted`` is asked whether the caller still waits.
         """
         try:
             prefix, location = self._allowed.find(reference)
@@ -113,7 +113,7 @@ class Fetcher:
     ) -> Result | DecodeError:
         """Raises :class:`MachineFailed` alone: an error that its task keeps is a circle
         (:mod:`layercache.stream.frames.bare_errors`)."""
-        # Held until the picture is decoded, pauses included: nobody's attempts are used up by waiting for others.
+        # Held until the picture is decoded, pauses included: no picture's attempts are used up by waiting for others.
         async with self._slots:
             if not wanted():
                 return _failed(location, "no worker waits for it any more")
@@ -169,12 +169,12 @@ class Fetcher:
         def read() -> None:
             result: bytes | Exception
             try:
-                result = place.source.read(location, self._max_bytes)
+                result = place.files.read(location, self._max_bytes)
             except (Refused, TooLarge, Unreadable) as error:
                 result = bare(error)
             except Exception as error:  # file systems raise what they like
                 result = Unreadable(describe_failure(bare(error), place.prefix.options))
-            with suppress(RuntimeError):  # the loop has ended: nobody waits any more
+            with suppress(RuntimeError):  # the loop has ended: no caller waits any more
                 self._loop.call_soon_threadsafe(finish, result)
 
         # Neither a pool's nor the interpreter's end waits for a thread of this kind.

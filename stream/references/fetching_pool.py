@@ -43,7 +43,7 @@ class FetchingPool(DecodePool):
             return self._decode([msgspec.structs.replace(frame, value=picture)])
 
         chunk: Future[list[Decoded]] = Future()
-        # After a rebalance or an abort nobody has it any more, and what is read again shall not wait behind it.
+        # After a rebalance or an abort the worker no longer has it, and what is read again must not wait behind it.
         held = weakref.ref(chunk)
 
         def settle(fetched: "Future[list[Decoded] | DecodeError]") -> None:

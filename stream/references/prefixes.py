@@ -80,7 +80,7 @@ class Location:
 
 @dataclass(frozen=True)
 class Prefix:
-    """A place that references may lead into, and the options of its file system, which nobody is shown."""
+    """A place that references may lead into, and the options of its file system, which are never shown."""
 
     location: Location
     options: Mapping[str, Any] = field(repr=False)

@@ -30,14 +30,14 @@ class _File(Protocol):
     def read(self, length: int, /) -> bytes: ...
 
 
-class Source(Protocol):
+class ReferencedFiles(Protocol):
     """Files below one prefix."""
 
     def read(self, location: Location, max_bytes: int) -> bytes:
-        """All bytes. Raises :class:`Refused`, :class:`TooLarge`, or whatever the file system raises."""
+        """All bytes. Raises :class:`Refused`, :class:`TooLarge`, or any error of the file system."""
 
 
-def open_source(prefix: Prefix, timeout_s: float) -> Source:
+def open_files(prefix: Prefix, timeout_s: float) -> ReferencedFiles:
     """The files below ``prefix``. Connects to nothing yet. Raises :class:`UnusablePrefix`."""
     if prefix.location.scheme == "file":
         return LocalFiles(prefix)
@@ -45,7 +45,7 @@ def open_source(prefix: Prefix, timeout_s: float) -> Source:
 
 
 class LocalFiles:
-    """A folder on this machine. Symbolic links below it are not followed, whoever may be swapping them meanwhile.
+    """A folder on this machine. Symbolic links below it are not followed, even if another process swaps them.
 
     Each name is opened within the folder before it, so that there is no moment between looking and opening.
     """
@@ -159,7 +159,7 @@ def _opened_below(folder: str, names: tuple[str, ...]) -> Iterator[int]:
     try:
         for number, name in enumerate(names, 1):
             last = number == len(names)
-            # A pipe that nobody writes to would otherwise hold the thread.
+            # A pipe that no process writes to would otherwise hold the thread.
             flags = os.O_RDONLY | os.O_NOFOLLOW | (os.O_NONBLOCK if last else os.O_DIRECTORY)
             try:
                 there = os.open(name, flags, dir_fd=here)

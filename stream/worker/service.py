@@ -26,7 +26,7 @@ from layercache.stream.kafka.clients import (
     worker_config,
 )
 from layercache.stream.kafka.reach import wait_for_topics
-from layercache.stream.kafka.record_limits import LetterLimit, asked, with_fitting_batches
+from layercache.stream.kafka.record_limits import LetterLimit, ask_size_limits, with_fitting_batches
 from layercache.stream.kafka.waiting import SYSTEM_CLOCK, Clock
 from layercache.stream.references.fetching_pool import fetching_pool
 from layercache.stream.references.prefixes import UnusablePrefix
@@ -142,9 +142,9 @@ def _run(settings: Settings, stop: StopRequest) -> None:
         heads.start(settings.store.poll_s)
         name = worker_name(settings.worker)
         letters = topics.dead_letters
-        limit = LetterLimit(settings, ask=lambda: asked(settings, [letters]).get(letters))
+        limit = LetterLimit(settings, ask=lambda: ask_size_limits(settings, [letters]).get(letters))
         answering = ModelAnswering(settings, name, traced, heads, metrics, pool, limit)
-        written = asked(settings, (topics.predictions, topics.distillation, letters))
+        written = ask_size_limits(settings, (topics.predictions, topics.distillation, letters))
         clients = named_clients(client_id(classifier.fingerprint, name))
         worker = make_worker(with_fitting_batches(settings, written), name, answering, metrics, stop, clients=clients)
         collect_seldom()

@@ -31,7 +31,7 @@ class Order(msgspec.Struct, frozen=True):
 class Actions:
     """Buttons, the question, and the doing of it. One for each open page."""
 
-    def __init__(self, source: state.Source) -> None:
+    def __init__(self, source: state.Backend) -> None:
         self._source = source
         self._dialog = ui.dialog()
 
@@ -72,7 +72,7 @@ class Actions:
         self._dialog.close()
 
 
-def _perform(source: state.Source, order: Order, reason: str) -> str:
+def _perform(source: state.Backend, order: Order, reason: str) -> str:
     if order.kind == "roll back":
         return source.roll_back(order.version, reason)
     if order.kind == "pin":

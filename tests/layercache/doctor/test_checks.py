@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from layercache.doctor import groups, machine, store
-from layercache.doctor.checks import Area, Finding, within
+from layercache.doctor.checks import Area, Finding, findings_within
 from layercache.schemas.settings import Settings, Store, Trainer, Worker
 from layercache.stream.worker import health
 from testbed.ports import free_ports
@@ -27,7 +27,7 @@ def test_findings_come_as_they_are_found() -> None:
         assert may_go_on.wait(30)
         yield AREA.ok("second", "there")
 
-    found = within(60, AREA, checks)
+    found = findings_within(60, AREA, checks)
     assert next(found).check == "first"
     may_go_on.set()
     assert [one.check for one in found] == ["second"]
@@ -41,7 +41,7 @@ def test_a_check_that_hangs_is_left_behind() -> None:
         forever.wait()
 
     began = time.monotonic()
-    found = list(within(0.2, AREA, checks))
+    found = list(findings_within(0.2, AREA, checks))
     assert time.monotonic() - began < 10
     assert [(one.check, one.state) for one in found] == [("first", "ok"), ("time", "error")]
     assert found[-1].found == "no answer within 0.2 s"
@@ -53,7 +53,7 @@ def test_whatever_a_check_raises_is_a_finding() -> None:
         yield AREA.ok("first", "there")
         raise LookupError("never heard of it")
 
-    last = list(within(30, AREA, checks))[-1]
+    last = list(findings_within(30, AREA, checks))[-1]
     assert (last.state, last.found) == ("error", "LookupError: never heard of it")
 
 
@@ -130,5 +130,5 @@ def test_a_store_of_an_unknown_kind_is_an_error_that_says_what_to_use() -> None:
 
 
 def test_the_models_in_the_group_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups, "_guarded", lambda check, look: iter([groups.AREA.ok(check, "")]))
+    monkeypatch.setattr(groups, "_warn_on_failure", lambda check, look: iter([groups.AREA.ok(check, "")]))
     assert "models" in [one.check for one in groups.check(Settings())]

@@ -9,7 +9,7 @@ import pytest
 from layercache.schemas.settings import Settings, Worker
 from layercache.stream.publishing.publisher import Plan, publish
 from layercache.stream.publishing.referenced import Deposited, Stored
-from layercache.stream.publishing.sources import Folder, Picture, Skipped, Source, SourceError
+from layercache.stream.publishing.sources import Folder, Picture, PictureSource, Skipped, SourceError
 from layercache.stream.references.prefixes import AllowList
 from testbed.topics import create_topics, unique_topics
 from testbed.worker_process import reading
@@ -30,7 +30,7 @@ def album(tmp_path: Path) -> Path:
     return folder
 
 
-def pictures(source: Source) -> list[Picture]:
+def pictures(source: PictureSource) -> list[Picture]:
     return [item for item in source.pictures() if isinstance(item, Picture)]
 
 

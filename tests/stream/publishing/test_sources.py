@@ -18,8 +18,8 @@ from torchvision.io import decode_jpeg
 from layercache.stream.publishing.sources import (
     Folder,
     Picture,
+    PictureSource,
     Skipped,
-    Source,
     SourceError,
     Video,
     Zip,
@@ -30,11 +30,11 @@ from layercache.stream.publishing.sources import (
 MANY = 1_000_000
 
 
-def pictures(source: Source) -> list[Picture]:
+def pictures(source: PictureSource) -> list[Picture]:
     return [item for item in source.pictures() if isinstance(item, Picture)]
 
 
-def skipped(source: Source) -> list[Skipped]:
+def skipped(source: PictureSource) -> list[Skipped]:
     return [item for item in source.pictures() if isinstance(item, Skipped)]
 
 

@@ -141,7 +141,7 @@ def test_what_nobody_waits_for_is_not_fetched(store: type[Fickle], executor: Thr
     unwanted |= {"f0", "f1"}
     store.released.set()
     assert [futures[name].result(30) for name in ("f0", "f2")] == [b"0", b"2"]
-    assert "nobody waits" in reason(futures["f1"])[1]
+    assert "no worker waits" in reason(futures["f1"])[1]
     assert store.opened["bucket/f1"] == 0
     fetcher.close()
 

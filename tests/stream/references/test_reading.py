@@ -13,11 +13,11 @@ import pytest
 
 from layercache.stream.references.prefixes import Location, Prefix, Refused, UnusablePrefix
 from layercache.stream.references.reading import (
-    Source,
+    ReferencedFiles,
     TooLarge,
     Unreadable,
     describe_failure,
-    open_source,
+    open_files,
     read_bounded,
 )
 from tests.support.fickle_store import fickle_store
@@ -34,12 +34,12 @@ def frames(tmp_path: Path) -> Path:
     return folder
 
 
-def read(source: Source, url: str) -> bytes:
+def read(source: ReferencedFiles, url: str) -> bytes:
     return source.read(Location.parse(url), MOST)
 
 
-def local(folder: Path) -> Source:
-    return open_source(Prefix.of(f"file://{folder}/"), 5)
+def local(folder: Path) -> ReferencedFiles:
+    return open_files(Prefix.of(f"file://{folder}/"), 5)
 
 
 def test_a_local_file(frames: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_file_that_grows_is_left_at_the_limit(step: int) -> None:
 def test_a_file_system_that_lies_about_sizes() -> None:
     with fickle_store(honest=b"picture", short=b"pict", long=b"pictures", huge=bytes(MOST + 1), silent=b"x") as store:
         store.sizes |= {"bucket/short": 7, "bucket/long": 7, "bucket/huge": 7, "bucket/silent": None}
-        source = open_source(Prefix.of("fickle://bucket/"), 5)
+        source = open_files(Prefix.of("fickle://bucket/"), 5)
         assert read(source, "fickle://bucket/honest") == b"picture"
         assert read(source, "fickle://bucket/silent") == b"x"
         for name, there in (("short", "4"), ("long", "more"), ("huge", "more")):
@@ -140,12 +140,12 @@ def test_a_file_system_that_lies_about_sizes() -> None:
 
 def test_a_file_in_memory() -> None:
     fsspec.filesystem("memory").pipe_file("/pictures/a b/1.png", b"picture")
-    assert read(open_source(Prefix.of("memory://pictures/"), 5), "memory://pictures/a%20b/1.png") == b"picture"
+    assert read(open_files(Prefix.of("memory://pictures/"), 5), "memory://pictures/a%20b/1.png") == b"picture"
 
 
 def test_a_scheme_that_nobody_knows_is_told_at_the_start() -> None:
     with pytest.raises(UnusablePrefix, match=r"references\.prefixes: nosuch://a/.*"):
-        open_source(Prefix.of("nosuch://a/"), 5)
+        open_files(Prefix.of("nosuch://a/"), 5)
 
 
 @contextmanager
@@ -188,7 +188,7 @@ def web_server() -> Iterator[tuple[str, list[str]]]:
 
 def test_a_web_server() -> None:
     with web_server() as (url, asked):
-        source = open_source(Prefix.of(f"{url}/f/"), 5)
+        source = open_files(Prefix.of(f"{url}/f/"), 5)
         assert read(source, f"{url}/f/a b%25/1.png") == b"picture"
         assert set(asked) == {"/f/a%20b%25/1.png"}
         with pytest.raises(FileNotFoundError):
@@ -200,10 +200,10 @@ def test_a_web_server() -> None:
 def test_a_redirect_is_not_followed() -> None:
     with web_server() as (url, asked):
         with pytest.raises(Refused, match="redirect"):
-            read(open_source(Prefix.of(f"{url}/f/"), 5), f"{url}/f/away.png")
+            read(open_files(Prefix.of(f"{url}/f/"), 5), f"{url}/f/away.png")
         # Not by an option either: whoever sets it did not mean the prefixes to be void.
         with pytest.raises(Refused, match="redirect"):
-            read(open_source(Prefix.of(f"{url}/f/", {"allow_redirects": True}), 5), f"{url}/f/away.png")
+            read(open_files(Prefix.of(f"{url}/f/", {"allow_redirects": True}), 5), f"{url}/f/away.png")
         assert "/secret" not in asked
 
 
