@@ -1,4 +1,4 @@
-"""The trainer without Kafka: records in, certified versions of heads out."""
+"""The trainer without Kafka: it takes in records and publishes certified versions of heads."""
 
 import logging
 import time
@@ -11,11 +11,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from layercache.cache_training.certifying.audit_tally import Count
-from layercache.cache_training.certifying.audits import Intake, Windows
+from layercache.cache_training.certifying.audit_tally import DisagreementCount
+from layercache.cache_training.certifying.audits import AuditIntake, Windows
 from layercache.cache_training.certifying.certifier import Certifier
-from layercache.cache_training.certifying.choosing import Choice, Scored, calibrated, choose, worths
-from layercache.cache_training.certifying.live_version import Published
+from layercache.cache_training.certifying.choosing import (
+    ExitChoice,
+    ScoredCandidate,
+    calibrate,
+    choose,
+    time_saved_alone,
+)
+from layercache.cache_training.certifying.live_version import LiveVersion
 from layercache.cache_training.learning.kept_frames import Frames
 from layercache.cache_training.learning.learner import Learner
 from layercache.early_exit.cutting.cuts import TracedModel
@@ -29,9 +35,9 @@ from layercache.schemas.settings import Trainer as TrainerSettings
 
 log = logging.getLogger(__name__)
 
-#: Fewer tuning audits choose nothing; with fewer than the second number choices are coarse.
+#: Below the first number of tuning audits the trainer chooses no exits; below the second its choices are coarse.
 FEWEST_TUNING, _ENOUGH_TUNING = 100, 300
-#: Saving this much more of the time counts as progress; after so many rounds without, learning slows down.
+#: Saving this much more of the time counts as progress; after so many rounds without progress, learning slows down.
 _PROGRESS, _PATIENCE = 0.005, 40
 _SCORE_BATCH = 64
 
@@ -49,9 +55,9 @@ class Progress:
     version: str | None
     expected_time_saved: float
     disagreeing_passes: int
-    worst_classes: tuple[tuple[str, Count], ...]
-    """Of the live version: names of classes and what its audits say of them."""
-    worst_keys: tuple[Count, ...]
+    worst_classes: tuple[tuple[str, DisagreementCount], ...]
+    """The live version's: names of classes, and how many of their audits disagree."""
+    worst_keys: tuple[DisagreementCount, ...]
 
 
 class OnlineTrainer:
@@ -77,7 +83,7 @@ class OnlineTrainer:
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """``make_durable`` must save that windows were used up or given up; nobody acts on it before."""
+        """``make_durable`` must save that windows were used up or cleared; the trainer acts on that only afterwards."""
         self.traced = traced
         cuts = [cut.name for cut in traced.proposed]
         self.learner = Learner(traced, cuts, settings.ring_mb, settings.seed)
@@ -88,8 +94,8 @@ class OnlineTrainer:
                 "trainer.ring_mb = %d", tuning, settings.ring_mb * _ENOUGH_TUNING / tuning,
             )  # fmt: skip
         self.windows = Windows(settings.replay_mb, settings.window_frames, tuning, settings.seed)
-        self.intake = Intake(self.windows, promise.block_s)
-        self.published = Published(store, promise, len(traced.classifier.classes))
+        self.intake = AuditIntake(self.windows, promise.block_s)
+        self.published = LiveVersion(store, promise, len(traced.classifier.classes))
         self.certifier = Certifier(
             traced.classifier,
             self.published,
@@ -101,8 +107,8 @@ class OnlineTrainer:
             now,
             self.learner.times,
         )
-        #: Hear of every choice among candidates before this trainer's own certifier does: those of other budgets.
-        self.beside: list[Callable[[Sequence[Scored]], object]] = []
+        #: Called with every round's scored candidates before this trainer's own certifier: those of other budgets.
+        self.choice_listeners: list[Callable[[Sequence[ScoredCandidate]], object]] = []
         self._make_durable = make_durable
         self._clock = clock
         self._next_choice = 0.0
@@ -117,14 +123,14 @@ class OnlineTrainer:
         return self.published.live
 
     def ingest(self, batch: DistillationBatch) -> bool:
-        """Takes in one record; False where it is another model's, which is left alone."""
+        """Takes in one record; False for another model's record, which is ignored."""
         classifier = self.traced.classifier
         shape = (classifier.preprocessing.channels, *classifier.preprocessing.size)
         if batch.header.model != classifier.fingerprint or batch.inputs.shape[1:] != shape:
             return False
         if batch.logits.shape[1] != len(classifier.classes):
             return False
-        self.learner.times.hear(batch.header.segment_ms)
+        self.learner.times.take_worker_times(batch.header.segment_ms)
         if self.published.watch(batch, self.intake.take(batch)):
             self._close()
         elif self.published.overload_alarmed:
@@ -132,7 +138,7 @@ class OnlineTrainer:
         return True
 
     def work(self, seconds: float = 0.3) -> float:
-        """Learns for about ``seconds``, now and then chooses, certifies, publishes; returns how long to rest."""
+        """Learns for about ``seconds``, now and then chooses, certifies and publishes; returns the seconds to rest."""
         began = self._clock()
         self.published.retry()
         fresh = self.windows.tuning.since(self._scored)
@@ -184,7 +190,7 @@ class OnlineTrainer:
         }
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, object]) -> None:
-        """Goes on from what :meth:`snapshot` gave; heads whose cut or shape is no longer tried start anew."""
+        """Continues from a :meth:`snapshot`; heads whose cut or shape this trainer does not try are ignored."""
         self.intake.restore(tensors)
         self.intake.audits, self.learner.views_made = int(facts["audits"]), int(facts["views"])  # type: ignore[call-overload]
         weights = {name.removeprefix("candidate."): t for name, t in tensors.items() if name.startswith("candidate.")}
@@ -197,36 +203,36 @@ class OnlineTrainer:
         self.published.restore(facts["live"], facts["drift"], tensors, facts.get("overload_drift"))
 
     def _distrust_old_windows(self, facts: dict[str, object]) -> None:
-        """A checkpoint from before the last attempt or alarm may hold frames that must not be used again."""
+        """Clears windows of a checkpoint from before the last attempt or alarm: their frames must not be used again."""
         if self.published.store.attempts() != facts["attempts"]:
             self.windows.certification.clear()
         if self.live is not None and self.live.reason == "unsafe" and self.live.version != facts["live"]:
             self._forget_stream()
 
     def _choose(self) -> None:
-        """Lets the certifier see what the candidates make of the tuning audits."""
+        """Scores the candidates on the tuning audits and hands the scores to the certifiers."""
         fewest = min(FEWEST_TUNING, self.learner.tuning.capacity)
         if len(self.learner.tuning) < fewest or not self.learner.views_made:
             return
         scored = self.scored_candidates()
         budget = self.published.promise.max_disagreement
         self._note_progress(choose(scored, self.learner.cut_costs, 0.5 * budget, self.learner.times))
-        self.learner.focus(worths(scored, self.learner.cut_costs, 0.5 * budget, self.learner.times))
-        for consider in self.beside:
+        self.learner.prioritise(time_saved_alone(scored, self.learner.cut_costs, 0.5 * budget, self.learner.times))
+        for consider in self.choice_listeners:
             consider(scored)
         self.certifier.consider(scored)
 
-    def scored_candidates(self) -> list[Scored]:
-        """What the candidates make of the tuning audits, of which there must be some."""
+    def scored_candidates(self) -> list[ScoredCandidate]:
+        """Every candidate's calibrated answers to the tuning audits, of which there must be some."""
         rows = torch.arange(len(self.learner.tuning))
         labels = self.learner.tuning.logits(rows).argmax(1).numpy()
         return [
-            calibrated(candidate, self.learner.tuning_logits(candidate, rows).double().numpy(), labels)
+            calibrate(candidate, self.learner.tuning_logits(candidate, rows).double().numpy(), labels)
             for candidate in self.learner.candidates
         ]
 
-    def _note_progress(self, best: Choice | None) -> None:
-        """Whether heads still improve, judged at one and the same risk."""
+    def _note_progress(self, best: ExitChoice | None) -> None:
+        """Counts the rounds without an improvement; all rounds are judged at the same risk."""
         saved = best.time_saved if best else 0.0
         self._rounds_without_gain = 0 if saved > self._best_seen + _PROGRESS else self._rounds_without_gain + 1
         self._best_seen = max(self._best_seen, saved)
@@ -234,7 +240,7 @@ class OnlineTrainer:
     def scores(
         self, manifest: Manifest, tensors: dict[str, Tensor], frames: Frames
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Every exit's score and label, ``[N, exits]``, by the very engine that will serve, with stored heads."""
+        """Every exit's score and label, ``[N, exits]``: the engine that workers serve with runs the heads as stored."""
         engine = Engine(self.traced, load_heads(manifest, tensors, self.traced))
         parts = [engine.score(part) for part in torch.from_numpy(frames.inputs).split(_SCORE_BATCH)]
         return np.concatenate([scores for scores, _ in parts]), np.concatenate([labels for _, labels in parts])
@@ -249,7 +255,7 @@ class OnlineTrainer:
             drift.audits,
         )
         self._forget_stream()
-        self._make_durable()  # a restart must not bring back the windows of the stream that has gone
+        self._make_durable()  # a restart must not bring back the old stream's windows
         self.certifier.close()
 
     def _drop_overload(self) -> None:

@@ -21,8 +21,8 @@ from benchmarks.paper.rows import DISAGREEMENTS, Exit, Outcome, Thresholds
 from layercache.cache_training.certifying import versions
 from layercache.cache_training.certifying.certificate import allowed, certify
 from layercache.cache_training.certifying.certifier import AIM
-from layercache.cache_training.certifying.choosing import DOUBTS, Choice, Scored, calibrated, choose
-from layercache.cache_training.learning.candidates import fitted_skim
+from layercache.cache_training.certifying.choosing import DOUBTS, ExitChoice, ScoredCandidate, calibrate, choose
+from layercache.cache_training.learning.candidates import fit_skim
 from layercache.cache_training.learning.kept_frames import FrameBuffer, Frames
 from layercache.cache_training.learning.learner import Learner
 from layercache.early_exit.engine import Engine
@@ -50,7 +50,7 @@ class Plan:
     def heads(self, task: Task) -> dict[str, tuple[HeadSpec, ...]]:
         """The heads by cut, in the model's order."""
         traced = task.traced
-        return {cut: (fitted_skim(traced.cut(cut), traced, *how),) for cut, how in self.skims.items()}
+        return {cut: (fit_skim(traced.cut(cut), traced, *how),) for cut, how in self.skims.items()}
 
 
 PLANS = {
@@ -71,7 +71,7 @@ def learn(task: Task, seed: int, budget: Budget) -> Outcome:
     plan = PLANS[task.backbone]
     learner = _taught(task, plan, seed, _answered(task, full, learning), plan.steps // (2 if budget.quick else 1))
     scored = _scored(learner, _answered(task, full, tuning))
-    everything = Choice(scored, 0.0, 0.0)
+    everything = ExitChoice(scored, 0.0, 0.0)
     paper_day = datetime(2022, 9, 18, tzinfo=UTC)
     manifest, tensors = versions.draft(task.traced.classifier, None, everything, learner.cut_costs, 0.0, paper_day)
     engine = _engine(task, manifest, tensors, (_CLOSED,) * len(scored))
@@ -98,7 +98,7 @@ def _aim(budget: float, frames: int) -> float:
     return AIM * max(0, allowed(frames, budget, _ERROR)) / frames or budget
 
 
-def _family(scored: Sequence[Scored], choice: Choice | None) -> list[Thresholds]:
+def _family(scored: Sequence[ScoredCandidate], choice: ExitChoice | None) -> list[Thresholds]:
     """From safest to boldest, with the exits of a choice open; empty where tuning expects no exit to be worth it."""
     opened = [choice is not None and one in choice.exits for one in scored]
     return [
@@ -128,13 +128,13 @@ def _answered(task: Task, full: Engine, rows: Rows) -> Frames:
     return Frames(inputs.numpy(), np.concatenate(logits), identity, identity)
 
 
-def _scored(learner: Learner, tuning: Frames) -> tuple[Scored, ...]:
+def _scored(learner: Learner, tuning: Frames) -> tuple[ScoredCandidate, ...]:
     """Every head, with the temperature that fits the tuning frames."""
     learner.keep_for_tuning(tuning)
     rows = torch.arange(len(learner.tuning))
     targets = learner.tuning.logits(rows).argmax(1).numpy()
     return tuple(
-        calibrated(one, learner.tuning_logits(one, rows).double().numpy(), targets) for one in learner.candidates
+        calibrate(one, learner.tuning_logits(one, rows).double().numpy(), targets) for one in learner.candidates
     )
 
 

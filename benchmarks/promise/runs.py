@@ -19,12 +19,12 @@ from torch import Tensor
 
 from benchmarks.promise.simulated_streams import SimulatedHeads, Stream, latents_of, risks
 from layercache.cache_training.certifying import audits, certificate, certifier
-from layercache.cache_training.certifying.audits import Intake, Windows
+from layercache.cache_training.certifying.audits import AuditIntake, Windows
 from layercache.cache_training.certifying.certificate import ClassCap, Errors, Verdict, upper_bound, verdict_of
 from layercache.cache_training.certifying.certifier import Certifier
-from layercache.cache_training.certifying.choosing import Scored
+from layercache.cache_training.certifying.choosing import ScoredCandidate
 from layercache.cache_training.certifying.dealing import blocks
-from layercache.cache_training.certifying.live_version import Published
+from layercache.cache_training.certifying.live_version import LiveVersion
 from layercache.cache_training.learning.candidates import Candidate, Costs
 from layercache.cache_training.learning.kept_frames import Frames
 from layercache.early_exit.store.head_store import HeadStore
@@ -90,8 +90,8 @@ class Simulated:
         self.scenario = scenario
         self.stream, self.heads = scenario.stream(seed), scenario.heads()
         self.windows = Windows(512, scenario.window_frames, _TUNING_FRAMES, seed)
-        self.intake = Intake(self.windows, scenario.promise.block_s)
-        self.published = Published(store, scenario.promise, scenario.classes)
+        self.intake = AuditIntake(self.windows, scenario.promise.block_s)
+        self.published = LiveVersion(store, scenario.promise, scenario.classes)
         model = _Model(tuple(str(label) for label in range(scenario.classes)))
         self._certifier = Certifier(
             model, self.published, self.intake, _COSTS, self._score, min_audit_rate=0.02, now=lambda: _LONG_AGO
@@ -152,10 +152,10 @@ def _answers(heads: SimulatedHeads, frames: Frames) -> tuple[npt.NDArray[np.floa
     return (1 - heads.doubts(latents)).astype(np.float32), latents.luck[:, None] < heads.chances(latents)
 
 
-def _scored(heads: SimulatedHeads, tuning: Frames, classes: int) -> list[Scored]:
+def _scored(heads: SimulatedHeads, tuning: Frames, classes: int) -> list[ScoredCandidate]:
     scores, wrong = _answers(heads, tuning)
     return [
-        Scored(candidate, 1.0, scores[:, exit_], wrong[:, exit_] & heads.honest)
+        ScoredCandidate(candidate, 1.0, scores[:, exit_], wrong[:, exit_] & heads.honest)
         for exit_, candidate in enumerate(_candidates(classes)[: heads.exits])
     ]
 

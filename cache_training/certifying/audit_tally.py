@@ -1,4 +1,4 @@
-"""What the live version's audits say by class and by key: one percent overall can be one whole class, or one camera."""
+"""The live version's disagreements by class and by key: 1 % overall may all fall into one class, or one camera."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-#: Keys are counted singly up to so many; then those with the least to say are let go.
+#: At most this many keys are counted; beyond that, keys with the fewest disagreements and audits are dropped.
 _MOST_KEYS = 10_000
 _KEYS = "tally.keys"
 _CLASSES = "tally.classes"
 
 
 @dataclass(frozen=True)
-class Count:
-    """Audits of one class or key, and how many of them the exits would have answered otherwise."""
+class DisagreementCount:
+    """Audits of one class or key, and on how many of them the exits disagree with the full model."""
 
     name: int
     """The class's label, or the key's hash (:func:`layercache.schemas.distillation.key_hash`)."""
@@ -24,19 +24,19 @@ class Count:
 
     @property
     def share(self) -> float:
-        """Of the audits."""
+        """Disagreements as a share of the audits."""
         return self.disagreements / max(1, self.audits)
 
 
-class Tally:
+class DisagreementTally:
     """Audits and disagreements of the live version by the full model's class and by key.
 
-    >>> tally = Tally(classes=3)
+    >>> tally = DisagreementTally(classes=3)
     >>> tally.add(np.array([0, 0, 2]), np.array([7, 7, 0]), np.array([False, True, False]))
     >>> tally.worst_classes()
-    [Count(name=0, audits=2, disagreements=1)]
+    [DisagreementCount(name=0, audits=2, disagreements=1)]
     >>> tally.worst_keys()
-    [Count(name=7, audits=2, disagreements=1)]
+    [DisagreementCount(name=7, audits=2, disagreements=1)]
     """
 
     def __init__(self, classes: int) -> None:
@@ -57,19 +57,21 @@ class Tally:
             ranked = sorted(self.by_key.items(), key=lambda entry: (entry[1][1], entry[1][0]), reverse=True)
             self.by_key = dict(ranked[: _MOST_KEYS // 2])
 
-    def worst_classes(self, n: int = 3) -> list[Count]:
+    def worst_classes(self, n: int = 3) -> list[DisagreementCount]:
         """Up to n classes with disagreements, most first."""
         audits, disagreements = self.by_class
         worst = np.argsort(-disagreements, kind="stable")[:n].tolist()
-        return [Count(c, int(audits[c]), int(disagreements[c])) for c in worst if disagreements[c]]
+        return [DisagreementCount(c, int(audits[c]), int(disagreements[c])) for c in worst if disagreements[c]]
 
-    def worst_keys(self, n: int = 3) -> list[Count]:
+    def worst_keys(self, n: int = 3) -> list[DisagreementCount]:
         """Up to n keys with disagreements, most first."""
         worst = sorted(self.by_key.items(), key=lambda entry: entry[1][1], reverse=True)[:n]
-        return [Count(key, audits, disagreements) for key, (audits, disagreements) in worst if disagreements]
+        return [
+            DisagreementCount(key, audits, disagreements) for key, (audits, disagreements) in worst if disagreements
+        ]
 
     def clear(self) -> None:
-        """Another version is live."""
+        """Starts anew, for another version."""
         self.by_class[:] = 0
         self.by_key.clear()
 

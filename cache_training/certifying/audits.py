@@ -1,4 +1,4 @@
-"""Audits as they come in: counted once, and dealt to one use each."""
+"""Takes in audits: counts each once and deals it to one use."""
 
 from dataclasses import dataclass
 
@@ -7,26 +7,26 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from layercache.cache_training.certifying.dealing import Use, blocks, deal
+from layercache.cache_training.certifying.dealing import AuditUse, blocks, deal
 from layercache.cache_training.learning.kept_frames import FrameBuffer, Frames, capacity_for
 from layercache.early_exit.policy import position_hashes
 from layercache.schemas.distillation import DistillationBatch
 
-#: How many positions (or blocks) are remembered, so that a record read twice counts once.
+#: How many positions (or blocks) are remembered, so that a record that is read twice counts once.
 _REMEMBERED = 400_000
-#: How many of them are gathered before they are sorted in.
+#: How many new ones are gathered before they are sorted into the array.
 _LATEST = 4_096
 _IDENTITY_SALT = b"layercache-identity-1"
 
 
 class LeakError(RuntimeError):
-    """A frame was about to certify what it had taught."""
+    """A frame was about to certify heads that had learnt from it."""
 
 
-class Seen:
-    """Numbers (positions, blocks) that have been taken in; the earlier half is forgotten when there are too many.
+class SeenNumbers:
+    """The numbers (positions, blocks) that have been taken in; with too many of them the earlier half is forgotten.
 
-    Eight bytes each, but for the latest few: a Python set of as many takes ten times that.
+    Each takes eight bytes, except the latest few: a Python set of the same numbers takes ten times as much.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Seen:
         self._earlier = np.empty(0, np.uint64)
 
     def new(self, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-        """bool ``[N]``: which numbers have not been seen; all have been after that."""
+        """bool ``[N]``: which numbers have not been seen before; then remembers them all."""
         fresh = ~(_among(self._recent, numbers) | _among(self._earlier, numbers))
         for row, number in enumerate(numbers.tolist()):
             fresh[row] &= number not in self._latest
@@ -48,7 +48,7 @@ class Seen:
         return fresh
 
     def known(self, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-        """bool ``[N]``: which numbers have been seen; takes in none."""
+        """bool ``[N]``: which numbers have been seen; remembers none."""
         found = np.fromiter((number in self._latest for number in numbers.tolist()), np.bool_, len(numbers))
         return found | _among(self._recent, numbers) | _among(self._earlier, numbers)
 
@@ -72,7 +72,7 @@ def _among(ordered: npt.NDArray[np.uint64], numbers: npt.NDArray[np.uint64]) -> 
 
 
 class Windows:
-    """Where frames wait for their use, each bounded in frames and in bytes."""
+    """The windows in which frames wait for their use, each bounded in frames and in bytes."""
 
     def __init__(self, replay_mb: float, window_frames: int, tuning_frames: int, seed: int) -> None:
         self._megabytes = replay_mb
@@ -92,16 +92,16 @@ class Windows:
         }
 
     def bound(self, like: Frames) -> None:
-        """Once the size of a frame is known: a quarter of the memory for each window."""
+        """Bounds each window to a quarter of the memory, once the size of a frame is known."""
         if not self._bounded and len(like):
             for window in self.all().values():
                 window.capacity = min(window.capacity, capacity_for(self._megabytes / 4, like))
             self._bounded = True
 
     def check_apart(self) -> None:
-        """Raises :class:`LeakError` where a frame that waits to certify shares its block with one of another use.
+        """Raises :class:`LeakError` where a frame that waits to certify shares its block with a frame of another use.
 
-        Every frame is in its block, and dealing keeps blocks together, so that this never happens; if it did, the
+        That never happens, since every frame is in one block and dealing keeps blocks together. If it did, the
         certificate would mean nothing.
         """
         certifying = self.certification.frames()
@@ -117,13 +117,13 @@ class Windows:
                     )
 
     def clear(self) -> None:
-        """Forgets the stream as it was."""
+        """Forgets all frames of the old stream."""
         for window in self.all().values():
             window.clear()
 
 
 @dataclass(frozen=True)
-class Taken:
+class DealtRecord:
     """What became of a record's N frames."""
 
     audit: npt.NDArray[np.bool_]
@@ -131,22 +131,22 @@ class Taken:
     block: npt.NDArray[np.uint64]
     """``[N]``, see :func:`layercache.cache_training.certifying.dealing.blocks`"""
     labels: npt.NDArray[np.int64]
-    """``[N]``: what the full model answered."""
+    """``[N]``: the full model's labels."""
 
 
-class Intake:
-    """Takes in distillation records: every frame once, to its one use."""
+class AuditIntake:
+    """Takes in distillation records: each frame once, for one use."""
 
     def __init__(self, windows: Windows, block_s: float) -> None:
         self.windows = windows
-        self.seen = Seen()
-        #: Blocks that have certified. One may go on after an attempt: its later frames are near-copies of used ones.
-        self.used_blocks = Seen()
+        self.seen = SeenNumbers()
+        #: Blocks that have certified. A block may outlast an attempt; its later frames are near-copies of used ones.
+        self.used_blocks = SeenNumbers()
         self.audits = 0
         self.repeated = 0
         self._block_s = block_s
 
-    def take(self, batch: DistillationBatch) -> Taken:
+    def take(self, batch: DistillationBatch) -> DealtRecord:
         """Deals a record's frames."""
         position = position_hashes(batch.header.origin, batch.partition, batch.offset, _IDENTITY_SALT)
         fresh = self.seen.new(position)
@@ -157,19 +157,19 @@ class Intake:
         audit = batch.audit.astype(np.bool_) & fresh
         self.audits += int(audit.sum())
         use = deal(block)
-        # A miss that shares its block with audits is used as they are: near-copies of what certifies are not learnt.
-        learnable = (batch.key_hash == 0) | (use == Use.LEARNING)
+        # A miss that shares its block with audits has their use: heads must not learn near-copies of what certifies.
+        learnable = (batch.key_hash == 0) | (use == AuditUse.LEARNING)
         self.windows.misses.add(frames.rows(~batch.audit.astype(np.bool_) & fresh & learnable))
-        self.windows.learning.add(frames.rows(audit & (use == Use.LEARNING)))
-        self.windows.tuning.add(frames.rows(audit & (use == Use.TUNING)))
-        certifying = audit & (use == Use.CERTIFICATION) & ~self.used_blocks.known(block)
+        self.windows.learning.add(frames.rows(audit & (use == AuditUse.LEARNING)))
+        self.windows.tuning.add(frames.rows(audit & (use == AuditUse.TUNING)))
+        certifying = audit & (use == AuditUse.CERTIFICATION) & ~self.used_blocks.known(block)
         self.windows.certification.add(frames.rows(certifying))
-        return Taken(audit, block, frames.labels)
+        return DealtRecord(audit, block, frames.labels)
 
     def use_up(self) -> Frames:
-        """All frames that wait to certify, which none of them or of their blocks ever does again; they may be learnt.
+        """All frames that wait to certify. Neither they nor their blocks certify again; heads may learn from them.
 
-        Raises :class:`LeakError` where one of them has been learnt or tuned on: then it must not certify.
+        Raises :class:`LeakError` where heads have learnt from one of them, or were tuned on it: it must not certify.
         """
         frames = self.windows.certification.frames()
         if frames is None:

@@ -1,17 +1,17 @@
-"""May these exits open? Exact binomial tests along a one-dimensional family, with the error shared among all attempts.
+"""May these exits open? Exact binomial tests along a one-dimensional family; the error is split over all attempts.
 
 Learn-then-Test with a fixed sequence (Angelopoulos, Bates, Candès, Jordan, Lei 2021; for early exits Jazbec et al.
 2024): settings are tested from the safest to the boldest at the full level, and testing stops at the first that fails,
 so that no multiplicity correction is needed among them.
 
 A cap on every class turns one setting's test into an intersection-union test (Berger 1982): the setting passes only if
-the overall test and every class's test pass, each at the *full* level. Were any of the risks over its limit, all tests
-passing would need that one's to pass, which it does with probability at most the level: nothing has to be shared among
-classes, however many there are.
+the overall test and every class's test pass, each at the *full* level. If one of the risks is over its limit, its test
+would have to pass too, which it does with probability at most the level. So the error need not be split over classes,
+however many there are.
 
-A second, larger budget (for overload) is another promise, and takes a part of the attempt's error: the sequence is
-tested for the smaller budget at what is left, and from the setting after the last that passed on for the larger one at
-that part (:func:`certify_bolder`). Neither may be tested at the full level: where the risk is just over the smaller
+A second, larger budget (for overload) is a second promise and takes a part of the attempt's error. The smaller budget
+is tested along the sequence at the rest of the error; the larger one at its part, from the setting after the last that
+passed (:func:`certify_bolder`). Neither may be tested at the full level: where the risk is just over the smaller
 budget at one setting and just over the larger at a bolder one, the two tests fail nearly independently, and either
 mistake breaks a promise.
 """
@@ -37,23 +37,23 @@ def attempt_error(attempt: int, confidence: float) -> float:
     return (1 - confidence) / (attempt * (attempt + 1))
 
 
-#: What the test of the overload budget takes of an attempt's error. Little: the larger budget tolerates many more
-#: disagreements, whose test loses little by a smaller level, while everyday savings come from the smaller budget. Of
+#: The overload budget's share of an attempt's error. It is small: the larger budget tolerates many more disagreements,
+#: and its test loses little by a smaller level, while everyday savings come from the smaller budget. Of
 #: 2,200 audits at 1 % and 3 % a tenth lets 11 and 41 disagree at the second attempt, halves let 10 and 45.
 OVERLOAD_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class Errors:
-    """An attempt's error, dealt to the tests of its budgets."""
+    """An attempt's error, split over the tests of its budgets."""
 
     normal: float
     overload: float
-    """0 where there is but one budget."""
+    """0 where there is only one budget."""
 
     @classmethod
     def of(cls, attempt: int, confidence: float, two_budgets: bool) -> Self:
-        """Whether there are one or two, they sum to :func:`attempt_error`.
+        """For one budget or two; the parts sum to :func:`attempt_error`.
 
         >>> Errors.of(1, 0.95, two_budgets=False).normal == attempt_error(1, 0.95)
         True
@@ -68,12 +68,12 @@ class Errors:
 def p_values(
     disagreements: npt.NDArray[np.int64], frames: npt.NDArray[np.int64] | int, budget: float
 ) -> npt.NDArray[np.float64]:
-    """P(Bin(frames, budget) <= disagreements): small where a risk above ``budget`` would be a surprise.
+    """P(Bin(frames, budget) <= disagreements): small where so few would be a surprise for a risk above ``budget``.
 
     >>> p_values(np.array([0, 3]), 299, 0.01).round(4).tolist()
     [0.0495, 0.6495]
     """
-    # bdtr answers nan beyond its domain: k >= n is certain.
+    # bdtr returns nan beyond its domain; k >= n is certain.
     frames = np.broadcast_to(np.asarray(frames), disagreements.shape)
     chances: npt.NDArray[np.float64] = special.bdtr(np.minimum(disagreements, frames).astype(float), frames, budget)
     return np.where(disagreements >= frames, 1.0, chances)
@@ -105,7 +105,7 @@ def lower_bound(disagreements: int, frames: int, error: float) -> float:
 
 
 def allowed(frames: int, budget: float, error: float) -> int:
-    """The most disagreements among ``frames`` that still certify ``budget``; -1 where not even none would do.
+    """The most disagreements among ``frames`` that still certify ``budget``; -1 where even none would be too many.
 
     >>> allowed(299, 0.01, 0.05), allowed(298, 0.01, 0.05)
     (0, -1)
@@ -122,13 +122,13 @@ def allowed(frames: int, budget: float, error: float) -> int:
 
 @dataclass(frozen=True)
 class ClassCap:
-    """The most that exits may disagree within each group of the full model's classes."""
+    """The largest share of disagreements that is allowed within each group of the full model's classes."""
 
     budget: float
     group: npt.NDArray[np.int64]
-    """``[frames]``: the group of the class that the full model gave, from 0."""
+    """``[frames]``: the group, from 0, of the class that the full model answered."""
     groups: int
-    """How many there are; one without frames cannot pass."""
+    """The number of groups; a group without frames cannot pass."""
 
     def counts(self, wrong: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Disagreements ``[settings, groups]`` of ``wrong`` ``[settings, frames]``, and frames ``[groups]``."""
@@ -151,7 +151,7 @@ class ClassCap:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One setting's test."""
+    """The outcome of one setting's test."""
 
     index: int
     """Its place in the sequence."""
@@ -162,10 +162,10 @@ class Verdict:
 
 
 def certify(wrong: npt.NDArray[np.bool_], budget: float, error: float, cap: ClassCap | None = None) -> Verdict | None:
-    """Tests settings in order; ``wrong`` bool ``[settings, frames]``: would a setting's exits answer a frame otherwise?
+    """Tests settings in order; ``wrong`` bool ``[settings, frames]``: whether a setting's exits disagree on a frame.
 
-    Returns the last before the first failure, None where the first fails already. The frames must be a fair sample
-    that neither the exits nor the sequence have seen.
+    Returns the last setting before the first failure, None where the first setting fails. The frames must be a fair
+    sample on which neither the exits nor the sequence were chosen.
 
     >>> flawless = np.zeros((1, 299), np.bool_)
     >>> certify(flawless, 0.01, 0.05) is not None, certify(flawless[:, 1:], 0.01, 0.05) is not None
@@ -181,14 +181,14 @@ def certify(wrong: npt.NDArray[np.bool_], budget: float, error: float, cap: Clas
 def certify_bolder(
     wrong: npt.NDArray[np.bool_], after: Verdict, budget: float, error: float, cap: ClassCap | None = None
 ) -> Verdict | None:
-    """Goes on, for a larger ``budget``, where :func:`certify` stopped ``after`` the boldest setting of a smaller one.
+    """Continues for a larger ``budget`` ``after`` the boldest setting that :func:`certify` passed for a smaller one.
 
-    Returns the last setting before the first failure, None where the first after ``after`` fails already. ``wrong`` are
-    all settings, and ``error`` is this test's own: together with that of :func:`certify` it bounds the probability that
-    any of both breaks its budget. For if all that passed there is within the smaller budget, the first setting beyond
-    the larger one is bolder still, so that it is tested here before any other such, and passes with probability at most
-    ``error``: that the sequence begins where data say gives it no second chance. Nothing is assumed about how risks
-    change along the family.
+    Returns the last setting before the first failure, None where the first one after ``after`` fails. ``wrong`` has all
+    settings. ``error`` is this test's own; added to the error of :func:`certify` it bounds the probability that either
+    budget is broken. The reason: suppose that all settings that passed there keep the smaller budget. Then the first
+    setting that breaks the larger budget is bolder, this test meets it before any other such setting, and it passes
+    with probability at most ``error``. The data decide where this sequence begins, but that gives the setting no second
+    chance. Nothing is assumed about how risks change along the family.
 
     >>> wrong = np.arange(1000) < np.array([[0], [1], [9], [60]])
     >>> normal = certify(wrong, 0.01, 0.02)
@@ -202,7 +202,7 @@ def certify_bolder(
 
 
 def verdict_of(index: int, wrong: npt.NDArray[np.bool_], budget: float, error: float) -> Verdict:
-    """What the test says of one setting; ``wrong`` bool ``[frames]``."""
+    """One setting's test; ``wrong`` bool ``[frames]``."""
     frames, disagreements = len(wrong), int(wrong.sum())
     return Verdict(
         index, frames, disagreements, p_value(disagreements, frames, budget), upper_bound(disagreements, frames, error)

@@ -1,4 +1,4 @@
-"""When to attempt a certificate, on which frames, and what to publish of it. Learning is somebody else's business."""
+"""When to attempt a certificate, on which frames, and what to publish of it. :mod:`..learning` teaches the heads."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from layercache.cache_training.certifying import versions
 from layercache.cache_training.certifying.attempt import Attempt
-from layercache.cache_training.certifying.audits import Intake
+from layercache.cache_training.certifying.audits import AuditIntake
 from layercache.cache_training.certifying.certificate import (
     ClassCap,
     Errors,
@@ -19,26 +19,27 @@ from layercache.cache_training.certifying.certificate import (
     certify,
     certify_bolder,
 )
-from layercache.cache_training.certifying.choosing import Choice, Scored, choose
-from layercache.cache_training.certifying.classes import Grouping, fewest_frames, grouped
+from layercache.cache_training.certifying.choosing import ExitChoice, ScoredCandidate, choose
+from layercache.cache_training.certifying.classes import Grouping, fewest_frames, group_classes
 from layercache.cache_training.certifying.dealing import one_per_block
-from layercache.cache_training.certifying.live_version import Published
+from layercache.cache_training.certifying.live_version import LiveVersion
 from layercache.cache_training.learning.batch_times import BatchTimes
 from layercache.cache_training.learning.candidates import Costs
-from layercache.cache_training.learning.kept_frames import Frames, together
+from layercache.cache_training.learning.kept_frames import Frames, concatenate
 from layercache.schemas.manifest import Expected, Manifest, Overload
 from layercache.schemas.settings import Promise
 
 log = logging.getLogger(__name__)
 
-#: An attempt waits until its window would tolerate this share of the budget: opening early comes first, then going near
-#: the budget, which takes a larger window.
+#: An attempt waits until its window would tolerate this share of the budget. The first attempt should open exits early;
+#: later ones should come near the budget, which takes a larger window.
 FIRST_TOLERANCE, _LATER_TOLERANCE = 0.2, 0.5
-#: A later attempt must promise to save this much more time than the live version does: relative, and of the whole.
+#: A later attempt must be expected to save this much more time than the live version: as a factor, and in shares of
+#: the plain model's time.
 _WORTHWHILE, _AT_LEAST = 1.05, 0.05
-#: Share of the tolerated risk that tuning aims at: beyond it an attempt tends to fail.
+#: Tuning aims at this share of the tolerated risk: above it attempts tend to fail.
 AIM = 0.8
-#: Overload's thresholds must make a worker this many times as fast as the everyday ones do, or they are not published.
+#: Overload thresholds are published only if they make a worker this many times as fast as the everyday ones.
 _FASTER = 1.05
 #: A version is published for its overload thresholds alone where it saves nearly as much as a live one without any.
 _NEARLY = 0.96
@@ -50,17 +51,17 @@ Score = Callable[[Manifest, dict[str, Tensor], Frames], tuple[npt.NDArray[np.flo
 class Certifier:
     """Attempts certificates on the intake's certification window and publishes what passes.
 
-    The promise is kept whatever the heads are like and however they were tuned: the window is a fair sample of the
-    stream that nothing has been learnt or tuned on, when to test depends on how many frames it holds and not on what
-    they say, its attempt is claimed before they are looked at, and they never certify again. So all it takes from
-    outside are scores: the candidates' on tuning audits, for :meth:`consider`, and ``score`` for the test.
+    The promise holds for any heads, however they were tuned, for four reasons. The window is a fair sample of the
+    stream on which nothing was learnt or tuned. When to test depends on the number of its frames, not on their answers.
+    The attempt is claimed before the frames are looked at. The frames never certify again. So the certifier takes only
+    scores from outside: the candidates' on tuning audits, for :meth:`consider`, and ``score`` for the test.
     """
 
     def __init__(
         self,
         model: versions.ServedModel,
-        published: Published,
-        intake: Intake,
+        published: LiveVersion,
+        intake: AuditIntake,
         cut_costs: dict[str, Costs],
         score: Score,
         min_audit_rate: float,
@@ -68,9 +69,9 @@ class Certifier:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         times: BatchTimes | None = None,
     ) -> None:
-        """``make_durable`` must save that a window was used up; nobody looks at it before.
+        """``make_durable`` must save that a window was used up; the certifier looks at its frames only afterwards.
 
-        ``times`` judge what exits save; without them it is ``cut_costs``, the same for every frame.
+        ``times`` say what exits save; without them ``cut_costs`` do, the same for every frame.
         """
         self._model = model
         self._published = published
@@ -81,14 +82,14 @@ class Certifier:
         self._make_durable = make_durable
         self._now = now
         self._times = times
-        self._said_waiting = 0.0  # for attempts of this error
+        self._waiting_logged_for_error = 0.0  # logged once per error level
 
     @property
     def _promise(self) -> Promise:
         return self._published.promise
 
     def follow(self) -> None:
-        """Takes up what the store says is live, and closes its exits where less was certified than is promised."""
+        """Follows the store's live version, and closes its exits if it was certified for less than is promised."""
         if not self._published.follow():
             assert self._published.live is not None
             log.warning(
@@ -102,7 +103,7 @@ class Certifier:
         self._published.publish(*self._draft(None))
 
     def drop_overload(self) -> None:
-        """Publishes the live version without its overload thresholds, whose audits say that they have become unsafe."""
+        """Publishes the live version without its overload thresholds, which audits have shown to be unsafe."""
         self.follow()
         live = self._published.live
         if live is None or not self._published.overload_alarmed:  # an operator's rollback came first
@@ -110,10 +111,11 @@ class Certifier:
         _, tensors = self._published.store.load(live.version)
         self._published.publish(versions.without_overload(live, self._now()), tensors)
 
-    def consider(self, scored: Sequence[Scored]) -> bool:
-        """Attempts to certify the best choice of candidates, ``scored`` on tuning audits, where that is worth it.
+    def consider(self, scored: Sequence[ScoredCandidate]) -> bool:
+        """Attempts to certify the best choice of candidates, ``scored`` on tuning audits, if that is worth an attempt.
 
-        That is: where the window is large enough to get somewhere, and tuning expects enough. True where it was tried.
+        It is if the window is large enough to certify something, and the savings expected from tuning are large enough.
+        True if an attempt was made.
         """
         self.follow()
         window = self._intake.windows.certification.frames()
@@ -139,8 +141,8 @@ class Certifier:
         promise = self._promise
         return Errors.of(attempt, promise.confidence, promise.overload_max_disagreement is not None)
 
-    def _overload_worthwhile(self, choice: Choice, frames: int, error: float) -> bool:
-        """Whether the live version lacks what ``choice`` should save under overload, and it saves as much otherwise."""
+    def _overload_worthwhile(self, choice: ExitChoice, frames: int, error: float) -> bool:
+        """Whether ``choice`` adds savings under overload that the live version lacks, and saves as much otherwise."""
         budget, live = self._promise.overload_max_disagreement, self._published.time_saved
         if budget is None or not self._published.lacks_overload or choice.time_saved < _NEARLY * live:
             return False
@@ -149,7 +151,7 @@ class Certifier:
         return bolder is not None and _worthwhile(bolder.time_saved, live)
 
     def _classes_suffice(self, frames: int, error: float, wanted: float) -> bool:
-        """Whether a window of so many frames should hold enough of every class, judged by other frames' classes."""
+        """Whether a window of ``frames`` should hold enough of every class, judged by the classes of other frames."""
         cap, window = self._promise.max_class_disagreement, self._intake.windows.certification
         grouping = self._grouping(error)
         if cap is None or grouping is None:
@@ -157,33 +159,33 @@ class Certifier:
         fewest = int(frames * grouping.shares.min())
         if len(window) >= window.capacity or allowed(fewest, cap, error) >= max(1.0, wanted * cap * fewest):
             return True
-        if error != self._said_waiting:
+        if error != self._waiting_logged_for_error:
             log.info(
                 "the next attempt waits for more audits of the rarest class, or of the rare ones together "
                 "(of %d groups): about %d so far, at least %d are needed",
                 len(grouping.shares), fewest, fewest_frames(cap, error),
             )  # fmt: skip
-            self._said_waiting = error
+            self._waiting_logged_for_error = error
         return False
 
     def _grouping(self, error: float) -> Grouping | None:
-        """Which classes are tested alone, None without a cap.
+        """Which classes have a test of their own; None without a cap.
 
-        Judged by the learning and tuning windows, so that no frame that certifies decides how it is counted.
+        The learning and tuning windows decide that, so that no frame that certifies decides how it is counted.
         """
         windows, cap = self._intake.windows, self._promise.max_class_disagreement
         if cap is None:
             return None
         counts = np.zeros(len(self._model.classes), np.int64)
-        others = together((windows.learning.frames(), windows.tuning.frames()))
+        others = concatenate((windows.learning.frames(), windows.tuning.frames()))
         if others is not None:
             counts += np.bincount(others.labels[one_per_block(others.block)], minlength=len(counts))
         waiting = windows.certification.frames()
         independent = len(one_per_block(waiting.block)) / len(waiting) if waiting is not None else 1.0
-        return grouped(counts, fewest_frames(cap, error), int(windows.certification.capacity * independent))
+        return group_classes(counts, fewest_frames(cap, error), int(windows.certification.capacity * independent))
 
-    def _attempt(self, choice: Choice) -> None:
-        """One attempt: claimed first, its frames marked as used, and only then looked at."""
+    def _attempt(self, choice: ExitChoice) -> None:
+        """One attempt: claims it, marks its frames as used, and only then looks at them."""
         number = self._published.store.claim_attempt()
         errors, promise, classes = self._errors(number), self._promise, self._model.classes
         grouping = self._grouping(errors.normal)
@@ -202,17 +204,17 @@ class Certifier:
             return
         index, expectation = attempt.settle(range(boldest.index + 1), self._cut_costs, self._times)
         overload = self._overload(attempt, manifest, boldest, expectation, errors.overload)
-        if not self._gains(expectation, overload):
+        if not self._improves_on_live(expectation, overload):
             saved = 100 * expectation.time_saved
             log.info("attempt %d certified %.1f %% of time saved, the live version saves more", number, saved)
             return
         certificate = attempt.certificate(index, promise.max_disagreement, errors.normal, classes)
-        self._published.publish(versions.certified(manifest, index, certificate, expectation, overload), tensors)
+        self._published.publish(versions.with_certificate(manifest, index, certificate, expectation, overload), tensors)
 
     def _overload(
         self, attempt: Attempt, manifest: Manifest, boldest: Verdict, normal: Expected, error: float
     ) -> Overload | None:
-        """The same exits under the second budget, where one is promised; None where that gains nothing to speak of."""
+        """The same exits under the overload budget; None where none is promised, or they would hardly be faster."""
         budget = self._promise.overload_max_disagreement
         if budget is None:
             return None
@@ -232,18 +234,18 @@ class Certifier:
             expected=expectation,
         )
 
-    def _gains(self, expectation: Expected, overload: Overload | None) -> bool:
-        """Whether a version that should do so is to follow the live one."""
+    def _improves_on_live(self, expectation: Expected, overload: Overload | None) -> bool:
+        """Whether a version with these expected savings should replace the live one."""
         live = self._published.time_saved
         if expectation.time_saved > live:
             return True
         return overload is not None and self._published.lacks_overload and expectation.time_saved >= _NEARLY * live
 
-    def _draft(self, choice: Choice | None) -> tuple[Manifest, dict[str, Tensor]]:
+    def _draft(self, choice: ExitChoice | None) -> tuple[Manifest, dict[str, Tensor]]:
         live, costs = self._published.live, self._cut_costs
         return versions.draft(self._model, live, choice, costs, self._min_audit_rate, self._now())
 
 
 def _worthwhile(saved: float, live: float) -> bool:
-    """Whether saving that much of the time is worth an attempt, where the live version saves ``live``."""
+    """Whether it is worth an attempt to save ``saved`` of the time, if the live version saves ``live``."""
     return saved > max(live * _WORTHWHILE, live + _AT_LEAST)

@@ -1,4 +1,4 @@
-"""Which heads at which cuts, with which thresholds: chosen on tuning audits to save the most measured time."""
+"""Chooses heads, cuts and thresholds on tuning audits so that they save the most measured time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ import numpy.typing as npt
 from layercache.cache_training.learning.batch_times import BatchTimes
 from layercache.cache_training.learning.candidates import Candidate, Costs
 
-#: The family of settings, from the safest to the boldest: a frame may leave where the calibrated doubt, 1 - score, is
-#: at most this. One number for all exits: at the best split of a budget each exit stops at the same marginal risk.
+#: The family of settings, from the safest to the boldest: a frame may leave where its calibrated doubt, 1 - score, is
+#: at most this. All exits share one number: in the best split of a budget each exit stops at the same marginal risk.
 DOUBTS = np.geomspace(2e-4, 0.4, 60)
 _TEMPERATURES = np.geomspace(0.25, 8, 41)
-#: How many tuning frames' worth the calibrated doubt counts beside what was observed.
+#: The calibrated doubt counts as much as this many tuning frames; it is added to the observed errors.
 _PRIOR_FRAMES = 200
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredCandidate:
     """A candidate's calibrated answers to N tuning audits."""
 
     candidate: Candidate
@@ -34,51 +34,51 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Exits worth an attempt to certify them."""
+class ExitChoice:
+    """The exits that an attempt is made with."""
 
-    exits: tuple[Scored, ...]
+    exits: tuple[ScoredCandidate, ...]
     time_saved: float
-    """Expected at the boldest setting whose estimated risk fits the budget; a share of the plain model's time."""
+    """Expected at the best setting whose estimated risk fits the budget; a share of the plain model's time."""
     doubt: float
     """That setting."""
 
 
-def calibrated(candidate: Candidate, logits: Floats, labels: npt.NDArray[np.int64]) -> Scored:
-    """The temperature with the least cross-entropy to the full model's labels, and the scores under it."""
+def calibrate(candidate: Candidate, logits: Floats, labels: npt.NDArray[np.int64]) -> ScoredCandidate:
+    """Scores at the temperature with the least cross-entropy to the full model's labels."""
     best = min(_TEMPERATURES, key=lambda temperature: _cross_entropy(logits / temperature, labels))
     chances = _softmax(logits / best)
-    return Scored(candidate, float(best), chances.max(1).astype(np.float32), chances.argmax(1) != labels)
+    return ScoredCandidate(candidate, float(best), chances.max(1).astype(np.float32), chances.argmax(1) != labels)
 
 
 def choose(
-    scored: Sequence[Scored], cut_costs: dict[str, Costs], risk: float, times: BatchTimes | None = None
-) -> Choice | None:
+    scored: Sequence[ScoredCandidate], cut_costs: dict[str, Costs], risk: float, times: BatchTimes | None = None
+) -> ExitChoice | None:
     """The subset of exits, one head a cut, that saves the most time at an estimated risk of at most ``risk``.
 
-    Time is that of a micro-batch that shrinks, by ``times``; without it every frame pays the same for what it passes.
+    Time is a shrinking micro-batch's, by ``times``; without it, each piece costs every frame that passes it the same.
     All of ``scored`` must be on the same tuning audits.
     """
     judged = [(*_saving((leaving,), cut_costs, risk, times), leaving) for leaving in map(_Leaving.of, scored)]
     options: list[_Leaving] = []
-    best: Choice | None = None
+    best: ExitChoice | None = None
     for cut in cut_costs:
         here = [one for one in judged if one[2].scored.candidate.cut == cut]
         if here:
             time_saved, doubt, leaving = max(here, key=lambda one: one[0])
             options.append(leaving)
             if time_saved > (best.time_saved if best else 0.0):
-                best = Choice((leaving.scored,), time_saved, doubt)
+                best = ExitChoice((leaving.scored,), time_saved, doubt)
     for size in range(2, len(options) + 1):
         for subset in combinations(options, size):
             time_saved, doubt = _saving(subset, cut_costs, risk, times)
             if time_saved > (best.time_saved if best else 0.0):
-                best = Choice(tuple(leaving.scored for leaving in subset), time_saved, doubt)
+                best = ExitChoice(tuple(leaving.scored for leaving in subset), time_saved, doubt)
     return best
 
 
-def worths(
-    scored: Sequence[Scored], cut_costs: dict[str, Costs], risk: float, times: BatchTimes | None = None
+def time_saved_alone(
+    scored: Sequence[ScoredCandidate], cut_costs: dict[str, Costs], risk: float, times: BatchTimes | None = None
 ) -> dict[str, float]:
     """By candidate's name: the time saved with it as the only exit, at an estimated risk of at most ``risk``."""
     alone = map(_Leaving.of, scored)
@@ -94,19 +94,19 @@ def shares(exits: npt.NDArray[np.int32], cut_costs: Sequence[float], head_costs:
 
 @dataclass(frozen=True)
 class _Leaving:
-    """When N tuning frames leave at an exit, were it the only one, and what that risks."""
+    """For one exit alone: from which setting on each of N tuning frames leaves there, and at what risk."""
 
-    scored: Scored
+    scored: ScoredCandidate
     opens: npt.NDArray[np.intp]
     """``[N]``: the first setting of :data:`DOUBTS` at which the frame may leave; ``len(DOUBTS)``: it never may."""
     risk: Floats
-    """``[N]``: 1 for a wrong answer, and a share of its doubt."""
+    """``[N]``: 1 for a wrong answer, plus a share of the frame's doubt."""
 
     @classmethod
-    def of(cls, scored: Scored) -> Self:
+    def of(cls, scored: ScoredCandidate) -> Self:
         """For one candidate."""
-        # Both ends as float32, as in :func:`layercache.early_exit.policy.cascade`; negated, since thresholds fall with
-        # doubt.
+        # Both are float32, as in :func:`layercache.early_exit.policy.cascade`; both are negated, since thresholds fall
+        # as doubts rise.
         opens = np.searchsorted((DOUBTS - 1).astype(np.float32), -scored.scores)
         doubts = (1 - scored.scores).astype(np.float64)
         return cls(scored, opens, scored.wrong + _PRIOR_FRAMES / len(doubts) * doubts)
@@ -115,7 +115,7 @@ class _Leaving:
 def _saving(
     subset: Sequence[_Leaving], cut_costs: dict[str, Costs], risk: float, times: BatchTimes | None
 ) -> tuple[float, float]:
-    """Time saved and doubt of the setting that saves most up to the boldest that fits; (0, 0) where none does."""
+    """Time saved and doubt of the best setting, up to the boldest that fits ``risk``; (0, 0) where none fits."""
     frames = len(subset[0].opens)
     left, risks = np.empty((len(DOUBTS), len(subset) + 1)), np.zeros(len(DOUBTS))
     taken = np.full(frames, len(DOUBTS))  # by an earlier exit, from this setting on

@@ -1,4 +1,4 @@
-"""Disagreement by class: which classes can be tested on their own, and what came out for the worst."""
+"""Disagreement by class: which classes can have a test of their own, and the results of the worst."""
 
 import math
 from collections.abc import Sequence
@@ -10,22 +10,22 @@ import numpy.typing as npt
 from layercache.cache_training.certifying.certificate import upper_bound
 from layercache.schemas.manifest import ClassResult
 
-#: A class is tested on its own where the longest window should hold this many times the frames that a test needs:
-#: a window of the expected size may hold fewer.
+#: A class has a test of its own if the longest window is expected to hold this many times the frames that a test needs,
+#: since a window may hold fewer than expected.
 _MARGIN = 1.5
 _WORST = 20
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """Every class in one group: the first for all that are taken together, if any, then one for each of the others."""
+    """The group of every class: the first for all classes tested together, if any, then one for each other class."""
 
     group: npt.NDArray[np.int64]
     """``[classes]``"""
     shares: npt.NDArray[np.float64]
-    """``[groups]``: of the stream."""
+    """``[groups]``: the groups' shares of the stream."""
     alone: int
-    """How many classes are tested on their own."""
+    """How many classes have a test of their own."""
 
 
 def fewest_frames(budget: float, error: float) -> int:
@@ -37,16 +37,16 @@ def fewest_frames(budget: float, error: float) -> int:
     return math.ceil(math.log(error) / math.log1p(-budget))
 
 
-def grouped(counts: npt.NDArray[np.int64], fewest: int, capacity: int) -> Grouping:
+def group_classes(counts: npt.NDArray[np.int64], fewest: int, capacity: int) -> Grouping:
     """Groups classes by how often they were seen before, ``counts`` ``[classes]``, for windows of up to ``capacity``.
 
-    A class that such a window would hold too seldom for a test of ``fewest`` frames is taken together with all others
-    like it and with those never seen; where they are too few for a test even so, with the rarest of the others. What
-    the counts were taken on must not be in the window that is tested: the groups are then fixed before it is looked at.
+    Classes that are too rare in such a window for a test of ``fewest`` frames form one group, with the classes never
+    seen; if even together they are too rare, the rarest other class joins them. The counted frames must not be in the
+    tested window: so the groups are fixed before the window is read.
 
-    >>> grouped(np.array([500, 0, 480, 12, 8]), fewest=50, capacity=4000).group.tolist()
+    >>> group_classes(np.array([500, 0, 480, 12, 8]), fewest=50, capacity=4000).group.tolist()
     [2, 0, 1, 0, 0]
-    >>> grouped(np.array([500, 500]), fewest=50, capacity=4000).group.tolist()
+    >>> group_classes(np.array([500, 500]), fewest=50, capacity=4000).group.tolist()
     [0, 1]
     """
     shares = counts / max(1, counts.sum())

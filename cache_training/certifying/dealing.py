@@ -1,4 +1,4 @@
-"""Which use an audit is put to. Nothing learnt or tuned on a frame may certify on it, so every frame has one use."""
+"""Deals each audit to one use: heads that were learnt or tuned on a frame must not be certified on it."""
 
 import enum
 
@@ -12,7 +12,7 @@ _SALT = b"layercache-deal-1"
 _NEVER = np.uint64(0x9E3779B97F4A7C15)
 
 
-class Use(enum.IntEnum):
+class AuditUse(enum.IntEnum):
     """What an audit is for."""
 
     LEARNING = 0
@@ -20,13 +20,13 @@ class Use(enum.IntEnum):
     CERTIFICATION = 2
 
 
-#: Certification needs by far the most frames: at a budget of 1 % its window sets how close to the budget exits may go,
-#: while heads also learn from the misses, and from frames that have certified.
-SHARES = {Use.LEARNING: 0.15, Use.TUNING: 0.12, Use.CERTIFICATION: 0.73}
+#: Certification needs by far the most frames: at a budget of 1 % the size of its window limits how close to the budget
+#: exits may go. Learning needs few: heads also learn from misses, and from frames that have certified.
+SHARES = {AuditUse.LEARNING: 0.15, AuditUse.TUNING: 0.12, AuditUse.CERTIFICATION: 0.73}
 
 
 def blocks(batch: DistillationBatch, block_s: float) -> npt.NDArray[np.uint64]:
-    """uint64 ``[N]``: frames that are near-copies of each other, one key within ``block_s`` seconds, share a block.
+    """uint64 ``[N]``: near-copies (frames of one key within ``block_s`` seconds) share a block.
 
     A frame without a key is a block of its own.
     """
@@ -37,12 +37,12 @@ def blocks(batch: DistillationBatch, block_s: float) -> npt.NDArray[np.uint64]:
 
 
 def deal(block: npt.NDArray[np.uint64]) -> npt.NDArray[np.int8]:
-    """int8 ``[N]``: the :class:`Use` of each frame, the same for all frames of a block, now and for ever."""
+    """int8 ``[N]``: the :class:`AuditUse` of each frame, always the same for all frames of a block."""
     place = mixed(block ^ _NEVER).astype(np.float64) / 2.0**64
-    bounds = np.cumsum([SHARES[use] for use in Use])[:-1]
+    bounds = np.cumsum([SHARES[use] for use in AuditUse])[:-1]
     return np.searchsorted(bounds, place, side="right").astype(np.int8)
 
 
 def one_per_block(block: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
-    """Rows of the first frame of every block, in order: what may enter a binomial test together."""
+    """Rows of the first frame of every block, in order: these may enter a binomial test together."""
     return np.sort(np.unique(block, return_index=True)[1])

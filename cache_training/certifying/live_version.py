@@ -1,4 +1,4 @@
-"""The version that is live, whoever made it so, and what its audits say of it since."""
+"""The live version, published by this trainer, an earlier one or an operator, and its audits since."""
 
 import logging
 
@@ -6,8 +6,8 @@ import numpy as np
 from torch import Tensor
 
 from layercache.cache_training.certifying import versions
-from layercache.cache_training.certifying.audit_tally import Tally
-from layercache.cache_training.certifying.audits import Seen, Taken
+from layercache.cache_training.certifying.audit_tally import DisagreementTally
+from layercache.cache_training.certifying.audits import DealtRecord, SeenNumbers
 from layercache.early_exit.drift import DriftDetector
 from layercache.early_exit.store.head_store import HeadStore, StoreError
 from layercache.schemas.distillation import DistillationBatch
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 _UNSAFE_LEVEL_SHARE = 0.2
 
 
-class Published:
+class LiveVersion:
     """Publishes versions, follows the store, and watches the live version's audits: for drift, by class and by key."""
 
     def __init__(self, store: HeadStore, promise: Promise, classes: int) -> None:
@@ -28,21 +28,21 @@ class Published:
         self.promise = promise
         self.live: Manifest | None = None
         self.drift: DriftDetector | None = None
-        #: Of the overload thresholds, at their budget: on all audits, whether a worker was behind or not.
+        #: The same test for the overload thresholds at their budget: on all audits, whether a worker was behind or not.
         self.overload_drift: DriftDetector | None = None
-        self.tally = Tally(classes)
-        self._tested_blocks = Seen()
+        self.tally = DisagreementTally(classes)
+        self._tested_blocks = SeenNumbers()
         self._unreadable: str | None = None
         self._unpublished: tuple[Manifest, dict[str, Tensor]] | None = None
 
     @property
     def time_saved(self) -> float:
-        """Expected of the live version; 0 while no exit is open."""
+        """The live version's expected share; 0 while no exit is open."""
         return self.live.expected.time_saved if self.live and self.live.exits and self.live.expected else 0.0
 
     @property
     def lacks_overload(self) -> bool:
-        """Whether a second budget is promised, and the live version's exits have no thresholds for it."""
+        """Whether an overload budget is promised and the live version's exits have no thresholds for it."""
         promise, live = self.promise, self.live
         if promise.overload_max_disagreement is None or live is None or not live.exits:
             return False
@@ -56,9 +56,9 @@ class Published:
         return self.overload_drift is not None and self.overload_drift.alarmed
 
     def follow(self) -> bool:
-        """Takes up what the store says is live, whoever put it there: an earlier trainer, or an operator's rollback.
+        """Follows the version that the store names as live; an earlier trainer or an operator may have put it there.
 
-        False where that was certified for less than is promised now.
+        False if it was certified for less than is promised now.
         """
         latest = self.store.latest()
         if latest is not None and (self.live is None or self.live.version != latest):
@@ -74,23 +74,23 @@ class Published:
         )
 
     def publish(self, manifest: Manifest, tensors: dict[str, Tensor]) -> None:
-        """Stores a version, which is live from then on; where that fails, :meth:`retry` goes on with it."""
+        """Stores a version and makes it live; if that fails, :meth:`retry` tries again."""
         self._unpublished = manifest, tensors
         manifest = self.store.publish(manifest, tensors)
         self._unpublished = None
         self._take_up(manifest)
-        log.info("published %s", versions.described(manifest))
+        log.info("published %s", versions.describe_version(manifest))
 
     def retry(self) -> None:
-        """Publishes what a store that could not be written to has kept from it: what was certified is not lost."""
+        """Publishes the version that could not be written before, so that no certified version is lost."""
         if self._unpublished is not None:
             self.publish(*self._unpublished)
 
-    def watch(self, batch: DistillationBatch, taken: Taken) -> bool:
+    def watch(self, batch: DistillationBatch, taken: DealtRecord) -> bool:
         """Counts a record's audits of the live version; True where they say that it exceeds its budget.
 
-        Those of a worker whose exits are kept closed by an operator say nothing of them: all its answers agree.
-        What the exits would have answered under overload is watched apart, and goes into :attr:`overload_alarmed`.
+        Audits of a worker whose exits an operator keeps closed do not count: all its answers agree. What the exits
+        would have answered under overload is tested separately, see :attr:`overload_alarmed`.
         """
         if self.live is None or batch.header.heads_version != self.live.version:
             return False
@@ -102,7 +102,7 @@ class Published:
         self.tally.add(labels, batch.key_hash[audits], wrong)
         if self.drift is None:
             return False
-        # Near-copies counted singly would raise false alarms.
+        # Counting every near-copy would raise false alarms.
         counts = self._tested_blocks.new(taken.block[audits]) | (batch.key_hash[audits] == 0)
         for disagreed in wrong[counts].tolist():
             self.drift.update(disagreed)
@@ -112,7 +112,7 @@ class Published:
         return self.drift.alarmed
 
     def restore(self, live: object, drift: object, tensors: dict[str, Tensor], overload_drift: object = None) -> None:
-        """Goes on watching where a checkpoint stopped, if it watched this version; the tally is in its tensors."""
+        """Continues a checkpoint's drift tests and tally (in ``tensors``) if they are of this version."""
         if self.live is None or live != self.live.version:
             return
         self.tally.restore(tensors)
@@ -124,7 +124,7 @@ class Published:
                     log.warning("watching the live version anew: %s", error)
 
     def _take_up(self, manifest: Manifest) -> None:
-        """A new version is watched from its first audit on; one that but lacks overload goes on with what was seen."""
+        """Watches a new version from its first audit on; one that only drops overload keeps the tests of the last."""
         goes_on = self.live is not None and _same_exits(self.live, manifest)
         self.live = manifest
         level = (1 - self.promise.confidence) * _UNSAFE_LEVEL_SHARE
@@ -134,9 +134,9 @@ class Published:
             return
         self.drift = DriftDetector(self.promise.max_disagreement, level) if manifest.exits else None
         self.tally.clear()
-        self._tested_blocks = Seen()
+        self._tested_blocks = SeenNumbers()
 
 
 def _same_exits(live: Manifest, following: Manifest) -> bool:
-    """Whether the everyday answers of both are the same."""
+    """Whether both versions give the same everyday answers."""
     return following.reason == "overload-unsafe" and following.predecessor == live.version

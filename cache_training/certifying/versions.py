@@ -1,4 +1,4 @@
-"""What a version of heads is made of: a choice becomes a draft, and a draft with a verdict becomes a manifest."""
+"""Makes a version of heads: a choice becomes a draft, and a draft that has passed its test becomes a manifest."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -9,20 +9,20 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from layercache.cache_training.certifying.choosing import DOUBTS, Choice, shares
+from layercache.cache_training.certifying.choosing import DOUBTS, ExitChoice, shares
 from layercache.cache_training.learning.batch_times import BatchTimes
 from layercache.cache_training.learning.candidates import Costs
 from layercache.early_exit.heads.loading import tensor_names
 from layercache.schemas.manifest import Certificate, Exit, Expected, Manifest, Overload
 
-#: Audit rate of the first version, and what each later one divides it by: later ones have less to gain.
+#: Audit rate of the first version, and the divisor for each later one: later versions have less to gain.
 _OPENING_AUDIT_RATE, _AUDIT_RATE_STEP = 0.6, 20.0
-#: No score reaches this: an exit in a draft is closed until its threshold has been certified.
+#: A threshold that no score reaches: a draft's exits stay closed until a threshold is certified.
 _NOT_YET = 2.0
 
 
 class ServedModel(Protocol):
-    """What a version says of the model that it belongs to."""
+    """What a manifest says about its model."""
 
     @property
     def name(self) -> str:
@@ -40,14 +40,14 @@ class ServedModel(Protocol):
 def draft(
     model: ServedModel,
     live: Manifest | None,
-    choice: Choice | None,
+    choice: ExitChoice | None,
     cut_costs: dict[str, Costs],
     min_audit_rate: float,
     now: datetime,
 ) -> tuple[Manifest, dict[str, Tensor]]:
-    """The version that would follow ``live``, thresholds and certificate still open, and its tensors.
+    """The version that would follow ``live``, without thresholds and certificate yet, and its tensors.
 
-    Without a choice it is the version that closes every exit because ``live`` has become unsafe.
+    Without a choice: the version that closes every exit because ``live`` has become unsafe.
     """
     tensors: dict[str, Tensor] = {}
     exits: list[Exit] = []
@@ -84,35 +84,35 @@ def draft(
 
 
 def _name(live: Manifest | None, now: datetime) -> str:
-    """Of the version that follows ``live``."""
+    """The name of the version that follows ``live``."""
     return f"{now:%Y%m%dT%H%M%S}-{_number(live):04d}"
 
 
 def _number(live: Manifest | None) -> int:
-    """Which version of this model the next one is: the live one's number and one."""
+    """The number of the version that follows ``live``."""
     last = live.version.rpartition("-")[2] if live else "0"
     return int(last) + 1 if last.isdigit() else 1
 
 
-def _reason(live: Manifest | None, choice: Choice | None) -> Literal["first", "better", "unsafe"]:
+def _reason(live: Manifest | None, choice: ExitChoice | None) -> Literal["first", "better", "unsafe"]:
     if choice is None:
         return "unsafe"
     return "better" if live and live.exits else "first"
 
 
-def _audit_rate(live: Manifest | None, choice: Choice | None, least: float) -> float:
-    """All while nothing is open, as audits cost nothing then; less with each version."""
+def _audit_rate(live: Manifest | None, choice: ExitChoice | None, least: float) -> float:
+    """1 while all exits are closed, since audits cost nothing then; less with each version."""
     if choice is None:
         return 1.0
     return max(least, live.audit_rate / _AUDIT_RATE_STEP if live and live.exits else _OPENING_AUDIT_RATE)
 
 
-def expected(
-    choice: Choice, exits: npt.NDArray[np.int32], cut_costs: dict[str, Costs], times: BatchTimes | None = None
+def expected_savings(
+    choice: ExitChoice, exits: npt.NDArray[np.int32], cut_costs: dict[str, Costs], times: BatchTimes | None = None
 ) -> Expected:
-    """What the choice would do on a stream whose frames left at ``exits`` (int32 ``[N]``, -1: nowhere).
+    """What the choice saves on a stream whose frames leave at ``exits`` (int32 ``[N]``, -1: nowhere).
 
-    Time is that of a micro-batch that shrinks, by ``times``; without it every frame pays the same for what it passes.
+    Time is a shrinking micro-batch's, by ``times``; without it, each piece costs every frame that passes it the same.
     """
     reach = [cut_costs[one.candidate.cut] for one in choice.exits]
     heads = [one.candidate.costs for one in choice.exits]
@@ -128,14 +128,14 @@ def expected(
 
 
 def thresholds(manifest: Manifest, index: int) -> tuple[float, ...]:
-    """Of setting number ``index`` of the family, for each of the manifest's exits."""
+    """Thresholds of setting number ``index`` of the family, for each of the manifest's exits."""
     return (float(np.float32(1 - DOUBTS[index])),) * len(manifest.exits)
 
 
-def certified(
+def with_certificate(
     manifest: Manifest, index: int, certificate: Certificate, expectation: Expected, overload: Overload | None = None
 ) -> Manifest:
-    """The draft as it is published: the thresholds of setting number ``index``, which passed, and the certificates."""
+    """The draft as it is published, with its certificates and the thresholds of setting ``index``, which passed."""
     exits = zip(manifest.exits, thresholds(manifest, index), strict=True)
     return msgspec.structs.replace(
         manifest,
@@ -147,7 +147,7 @@ def certified(
 
 
 def without_overload(live: Manifest, now: datetime) -> Manifest:
-    """The version that follows ``live`` where its bolder thresholds have become unsafe: the same, but for these."""
+    """The version that follows ``live`` when its overload thresholds have become unsafe: the same without them."""
     return msgspec.structs.replace(
         live,
         version=_name(live, now),
@@ -158,7 +158,7 @@ def without_overload(live: Manifest, now: datetime) -> Manifest:
     )
 
 
-def described(manifest: Manifest) -> str:
+def describe_version(manifest: Manifest) -> str:
     """One line for the log."""
     certificate, expectation, overload = manifest.certificate, manifest.expected, manifest.overload
     if certificate is None or expectation is None:

@@ -1,4 +1,4 @@
-"""How long a micro-batch takes that shrinks at exits: what the choice of exits is judged by."""
+"""How long a micro-batch takes that shrinks at exits. The trainer chooses exits by this time."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,10 +10,10 @@ from layercache.early_exit.cutting.costs import TimeTable, expected_ms
 
 Floats = npt.NDArray[np.float64]
 
-#: Where expected times are computed; in between they are interpolated. Close together where few frames get: there a
-#: batch often ends before the piece, and the expected time bends most.
+#: Shares of frames at which expected times are computed; in between they are interpolated. Small shares lie close
+#: together: there a batch often ends before the piece, and the expected time bends most.
 _SHARES = np.linspace(0, 1, 101) ** 2
-#: Larger batches than this are judged like it: a frame's share of their time hardly changes any more.
+#: Larger batches are treated as this size: beyond it a frame's share of the time hardly changes.
 _LARGEST = 256
 
 
@@ -21,7 +21,7 @@ class BatchTimes:
     """Expected time of a micro-batch, as a share of the plain model's, by where its frames leave.
 
     ``table`` has the model's segments in order, ``to <cut>`` up to the last, and for every candidate ``head <name>``.
-    A batch counts as ``batch`` frames until workers report theirs. Frames leave independently, as in
+    Batches are taken to have ``batch`` frames until workers report their own sizes. Frames leave independently, as in
     :func:`layercache.early_exit.cutting.costs.expected_ms`: a piece costs its whole fixed time however few frames get
     there.
 
@@ -41,31 +41,31 @@ class BatchTimes:
         self._reported = False
         self._judge_by(batch)
 
-    def hear(self, segment_ms: Mapping[str, Mapping[int, float]]) -> None:
-        """Judges by the largest batch that any worker has reported: piece to frames to milliseconds, as records say."""
+    def take_worker_times(self, segment_ms: Mapping[str, Mapping[int, float]]) -> None:
+        """Uses the largest batch that any worker has reported: piece to frames to milliseconds, as in records."""
         largest = min(_LARGEST, max((frames for by_frames in segment_ms.values() for frames in by_frames), default=0))
         if largest > (self.batch if self._reported else 0):
             self._reported = True
             self._judge_by(largest)
 
     def share(self, exits: Sequence[Candidate], left: Floats) -> Floats:
-        """``[...]``: time by the shares of frames that leave at each exit and, last, nowhere; ``[..., exits + 1]``.
+        """Time ``[...]`` for the shares of frames that leave at each exit and, last, at none: ``[..., exits + 1]``.
 
         Raises ``KeyError`` for an exit whose cut or head was not measured.
         """
         reached = np.ones(left.shape[:-1])
         spent, before = np.zeros(left.shape[:-1]), np.zeros(len(_SHARES))
         for number, one in enumerate(exits):
-            until = self._until[f"to {one.cut}"]
+            until = self._until_piece[f"to {one.cut}"]
             spent += np.interp(reached, _SHARES, until - before + self._heads[f"head {one.name}"])
             reached, before = reached - left[..., number], until
-        whole = self._until[self._last]
+        whole = self._until_piece[self._last]
         spent += np.interp(reached, _SHARES, whole - before)
         shares: Floats = spent / whole[-1]
         return shares
 
     def _judge_by(self, batch: int) -> None:
-        """Tabulates the expected time of every piece, the segments' with all before them, at :data:`_SHARES`."""
+        """Tabulates every piece's expected time at :data:`_SHARES`; a segment's includes all segments before it."""
         self.batch = batch
         curves = {
             piece: np.array([expected_ms(self._table, {piece: share}, batch) for share in _SHARES.tolist()])
@@ -73,5 +73,5 @@ class BatchTimes:
         }
         segments = [piece for piece in curves if piece.startswith("to ")]
         self._last = segments[-1]
-        self._until = dict(zip(segments, np.cumsum([curves[piece] for piece in segments], 0), strict=True))
-        self._heads = {piece: curve for piece, curve in curves.items() if piece not in self._until}
+        self._until_piece = dict(zip(segments, np.cumsum([curves[piece] for piece in segments], 0), strict=True))
+        self._heads = {piece: curve for piece, curve in curves.items() if piece not in self._until_piece}

@@ -18,20 +18,21 @@ from layercache.early_exit.heads.families import HeadsError, SkimHead, build_hea
 from layercache.early_exit.heads.skims import path_flops_share, path_weights, skim_path
 from layercache.schemas.manifest import HeadSpec
 
-#: A branch may cost this share of the model's FLOPs at most, and a skim this one: every frame that gets there pays it.
+#: The most that a branch and a skim may cost, as shares of the model's FLOPs: every frame that gets there pays it.
 _BRANCH_SHARE, _SKIM_SHARE = 0.025, 0.12
-#: Of what is left of the model after the cut: a skim must leave something to save.
+#: The most that a skim may cost, as a share of the FLOPs after the cut: it must leave something to save.
 _SKIM_OF_REST = 0.2
-#: Dense layers have few FLOPs and many weights (VGG's: 120 million). Training holds five copies, each version one.
+#: The most weights of a skim. Dense layers have few FLOPs and many weights (VGG's: 120 million). Training holds five
+#: copies of them, each version one.
 _SKIM_WEIGHTS = 20_000_000
-#: Blocks that keep their value's shape, of each run of them, that a skim may keep.
+#: How many blocks a skim may keep of each run of blocks that leave the value's shape as it is.
 _KEPT = range(5)
 _STRIDES = (2, 1)
 _TEMPERATURE = 2.0
-#: A skim starts from weights that know something, the others from nothing.
+#: A skim starts from the model's weights, the others from random ones.
 _LEARNING_RATE = {"pooled": 3e-3, "branch": 6e-3, "skim": 4e-3}
 _WEIGHT_DECAY = {"pooled": 0.02, "branch": 0.1, "skim": 0.05}
-#: Weight of what a skim shall have inside, beside the answers; and how many deviations a difference counts at most.
+#: Weight in the loss of a skim's inner values, compared to its answers; and the cap on a difference, in deviations.
 _HINTS, _LARGEST_DIFFERENCE = 2.0, 5.0
 _WARM_UP_STEPS = 30
 #: After so many steps the learning rate has fallen to 1 / sqrt(2).
@@ -41,7 +42,7 @@ TIMING_BATCH, TIMING_REPEATS = 32, 10
 
 
 def propose_heads(cut: Cut, traced: TracedModel) -> list[HeadSpec]:
-    """What to try at a cut: a pooled head, which learns at once, and a skim; where none runs, a branch on maps."""
+    """The heads to try at a cut: a pooled head, which learns at once, and a skim; without a skim, a branch on maps."""
     classes = len(traced.classifier.classes)
     last = cut.layout == "hwc"
     pooled = HeadSpec(family="pooled", features=cut.shape, classes=classes, grid=2, hidden=128, channels_last=last)
@@ -67,7 +68,7 @@ def _branch(cut: Cut, classes: int, model_flops: int) -> list[HeadSpec]:
 
 
 def _skim(cut: Cut, traced: TracedModel) -> list[HeadSpec]:
-    """The skim that keeps the most of the model within its share of FLOPs."""
+    """The skim that keeps most of the model and still costs no more than its share of FLOPs."""
     best: HeadSpec | None = None
     most, limit = 0.0, min(_SKIM_SHARE, _SKIM_OF_REST * (1 - cut.flops_share))
     for stride in _STRIDES if len(cut.shape) == 3 else (1,):
@@ -77,7 +78,7 @@ def _skim(cut: Cut, traced: TracedModel) -> list[HeadSpec]:
             if not most < share <= limit * stride**2 or path_weights(traced, path) > _SKIM_WEIGHTS:
                 continue
             try:
-                spec = fitted_skim(cut, traced, stride, keep, keep_here)
+                spec = fit_skim(cut, traced, stride, keep, keep_here)
             except HeadsError:
                 continue
             if head_flops(spec, traced) <= limit * traced.flops:
@@ -85,8 +86,8 @@ def _skim(cut: Cut, traced: TracedModel) -> list[HeadSpec]:
     return [best] if best else []
 
 
-def fitted_skim(cut: Cut, traced: TracedModel, stride: int, keep: int, keep_here: int) -> HeadSpec:
-    """A skim that runs: where later layers need the model's size, the smaller map is brought back to it before them.
+def fit_skim(cut: Cut, traced: TracedModel, stride: int, keep: int, keep_here: int) -> HeadSpec:
+    """A skim that runs: where later layers need the map at the model's size, the skim enlarges its map before them.
 
     See :func:`layercache.early_exit.heads.skims.skim_path`. Raises
     :class:`layercache.early_exit.heads.families.HeadsError` where none runs.
@@ -104,13 +105,13 @@ def fitted_skim(cut: Cut, traced: TracedModel, stride: int, keep: int, keep_here
             stride=stride,
             restore=restore,
         )
-        if runs(spec, traced):
+        if head_runs(spec, traced):
             return spec
     raise HeadsError(f"no skim from {cut.name} with stride {stride} runs: later layers need another size")
 
 
-def runs(spec: HeadSpec, traced: TracedModel) -> bool:
-    """Whether a head takes the values at its cut, returns logits and learns: a skim's layers may want another size."""
+def head_runs(spec: HeadSpec, traced: TracedModel) -> bool:
+    """Whether a head takes the value at its cut, returns logits and learns: a skim's layers may need another size."""
     try:
         head = build_head(spec, traced)
         logits = head.train()(torch.zeros(2, *spec.features))
@@ -127,7 +128,7 @@ def head_flops(spec: HeadSpec, traced: TracedModel | None = None) -> int:
 
 @dataclass(frozen=True)
 class Costs:
-    """What a candidate or a way to a cut costs, as shares of the whole model."""
+    """What a candidate, or the way to a cut, costs as shares of the whole model."""
 
     flops: float
     time: float
@@ -146,12 +147,12 @@ class Candidate:
         traced: TracedModel | None = None,
         horizon: int | None = None,
     ) -> None:
-        """``traced`` is what a skim is made of; with ``horizon`` the learning rate ends at nothing in so many steps."""
+        """A skim copies layers of ``traced``; with ``horizon`` the learning rate falls to 0 in that many steps."""
         self.name = name
         self.cut = cut
         self.spec = spec
         self.costs = costs
-        #: Whether steps compute in bfloat16, where the processor is quicker at that.
+        #: Whether steps compute in bfloat16: they do where this processor is quicker at it.
         self.half = False
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -163,11 +164,11 @@ class Candidate:
         self.steps = 0
         self._restored_at = 0
         self._horizon = horizon
-        #: Where a skim is told what the model has: cuts, and the shape of the skim's own value that stands for it.
-        self.hints: tuple[tuple[str, tuple[int, ...]], ...] = self._hinted(traced)
+        #: Where a skim also learns the model's inner values: cuts, and the shape of the skim's own value there.
+        self.hints: tuple[tuple[str, tuple[int, ...]], ...] = self._find_hints(traced)
         self._hint_layouts = [traced.cut(cut).layout for cut, _ in self.hints] if traced else []
 
-    def _hinted(self, traced: TracedModel | None) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    def _find_hints(self, traced: TracedModel | None) -> tuple[tuple[str, tuple[int, ...]], ...]:
         if not isinstance(self.average, SkimHead) or traced is None:
             return ()
         with torch.inference_mode():
@@ -177,7 +178,7 @@ class Candidate:
         comparable = [
             traced.cut(cut).layout in ("chw", "hwc") or traced.cut(cut).shape == shape for cut, shape in hints
         ]
-        return hints if all(comparable) else ()  # fewer tokens than the model has stand for none of its values
+        return hints if all(comparable) else ()  # with fewer tokens than the model's, no value can be compared
 
     def step(self, maps: Tensor, teacher: Tensor, hints: Sequence[Tensor] = ()) -> None:
         """One step of distillation: maps ``[N, *features]``, the teacher's logits ``[N, classes]``.
@@ -188,7 +189,7 @@ class Candidate:
         """
         self.steps += 1
         for group in self.optimizer.param_groups:
-            group["lr"] = _LEARNING_RATE[self.spec.family] * self._pace()
+            group["lr"] = _LEARNING_RATE[self.spec.family] * self._learning_rate_factor()
         *inside, logits = self._values(self.head, maps)
         soft = F.kl_div(
             F.log_softmax(logits / _TEMPERATURE, 1), F.softmax(teacher / _TEMPERATURE, 1), reduction="batchmean"
@@ -198,14 +199,14 @@ class Candidate:
             for value, hint, layout in zip(inside, hints, self._hint_layouts, strict=True):
                 loss = loss + _HINTS * _distance(value, hint.float(), layout)
         if not loss.isfinite():
-            return  # one step that overflowed must not stay in the weights for ever
+            return  # otherwise one overflow would stay in the weights for ever
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         self._average()
 
     def measure(self, model_flops: int, model_ms: float) -> None:
-        """Sets :attr:`costs` to what the head costs when it serves a batch of ``TIMING_BATCH``, and picks a precision.
+        """Measures :attr:`costs` of serving a batch of ``TIMING_BATCH`` frames, and picks a precision for training.
 
         ``model_flops`` are a frame's, ``model_ms`` a batch's.
         """
@@ -218,9 +219,9 @@ class Candidate:
         self._choose_precision()
 
     def _choose_precision(self, frames: int = 16) -> None:
-        """Times a forward and backward pass in float32 and in bfloat16, and steps in the quicker one from now on.
+        """Times a forward and backward pass in float32 and in bfloat16; later steps use the quicker one.
 
-        Depthwise convolutions, for one, are many times slower in bfloat16 on a CPU, dense ones twice as quick.
+        On a CPU, depthwise convolutions are many times slower in bfloat16, dense ones twice as quick.
         """
         example = torch.zeros(frames, *self.spec.features)
         times = {}
@@ -233,7 +234,7 @@ class Candidate:
         self.half = times[True] < times[False]
 
     def _values(self, head: nn.Module, maps: Tensor) -> list[Tensor]:
-        """What the head has inside, where it is a skim, and its logits; float32."""
+        """A skim's inner values, and every head's logits last; float32."""
         if maps.ndim == 4:
             maps = maps.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
@@ -241,8 +242,8 @@ class Candidate:
             values = head.values(maps) if isinstance(head, SkimHead) else [head(maps)]
         return [value.float() for value in values]
 
-    def _pace(self) -> float:
-        """The learning rate's factor: a warm-up, then a half-power decay, or a cosine where the end is known."""
+    def _learning_rate_factor(self) -> float:
+        """A warm-up, then a half-power decay, or a cosine where the last step is known."""
         warm = min(1.0, (self.steps - self._restored_at) / _WARM_UP_STEPS)
         if self._horizon is None:
             return float(warm / (1 + self.steps / _HALF_POWER_STEPS) ** 0.5)
@@ -266,8 +267,8 @@ class Candidate:
     def state(self) -> dict[str, Tensor]:
         """For a checkpoint: weights, averages and the optimizer's moments, all as tensors.
 
-        A skim's moments are twice as large as its millions of weights, and come back within a few hundred steps: they
-        are left out.
+        A skim's moments are left out: they are twice as large as its millions of weights, and a few hundred steps
+        bring them back.
         """
         tensors = {f"{self.name}|head|{key}": value for key, value in self.head.state_dict().items()}
         tensors |= {f"{self.name}|average|{key}": value for key, value in self.average.state_dict().items()}
@@ -278,7 +279,7 @@ class Candidate:
         return {key: value.detach().clone().contiguous() for key, value in tensors.items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """What :meth:`state` gave; raises ``KeyError`` or ``RuntimeError`` where it is another candidate's."""
+        """Restores a :meth:`state`; raises ``KeyError`` or ``RuntimeError`` for another candidate's state."""
         for part, module in (("head", self.head), ("average", self.average)):
             module.load_state_dict({key: tensors[f"{self.name}|{part}|{key}"] for key in module.state_dict()})
         self.steps = int(tensors[f"{self.name}|steps"])
@@ -294,7 +295,7 @@ class Candidate:
 
 
 def _distance(value: Tensor, hint: Tensor, layout: Layout) -> Tensor:
-    """Mean square of the difference in units of each channel's deviation, outliers cut off."""
+    """Mean squared difference, in units of each channel's standard deviation, outliers clamped."""
     across = (0, 2, 3) if layout == "chw" else tuple(range(hint.ndim - 1))
     deviation = hint.std(across, keepdim=True) + 1e-3
     return ((value - hint) / deviation).square().clamp(max=_LARGEST_DIFFERENCE**2).mean()

@@ -1,4 +1,4 @@
-"""Frames that the trainer keeps: their inputs, the full model's logits, and where they came from."""
+"""Frames that the trainer keeps: their inputs, the full model's logits, and their block and position."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -55,10 +55,10 @@ class Frames:
 
 
 class FrameBuffer:
-    """Up to ``capacity`` frames; when full, a newcomer takes the place of the ``oldest`` frame or of a ``random`` one.
+    """Up to ``capacity`` frames; once full, a new frame replaces the ``oldest`` frame or a ``random`` one.
 
-    Random replacement keeps an exponentially fading sample of the whole past, so that what the stream no longer shows
-    is not forgotten at once; a window of the latest frames replaces the oldest.
+    Random replacement keeps an exponentially fading sample of the whole past, so that heads do not forget at once what
+    the stream no longer shows. Replacing the oldest keeps a window of the latest frames.
     """
 
     def __init__(self, capacity: int, replace: Literal["oldest", "random"], seed: int = 0) -> None:
@@ -95,7 +95,7 @@ class FrameBuffer:
         return self._frames.rows(slice(0, self._used))
 
     def since(self, added: int) -> Frames | None:
-        """Those of the frames that came after the first ``added``; only for ``oldest``."""
+        """The frames that were added after the first ``added`` ones; for ``oldest`` only."""
         everything = self.frames()
         new = self.added - added
         return everything.rows(slice(max(0, self._used - new), None)) if everything is not None and new > 0 else None
@@ -119,7 +119,7 @@ class FrameBuffer:
         return np.concatenate((np.arange(self._used, self._used + fresh), replaced))
 
     def _grow(self, like: Frames) -> None:
-        """Doubles the room, so that a small stream never pays for the whole capacity."""
+        """Doubles the memory taken, so that a small stream never pays for the whole capacity."""
         room = min(self.capacity, max(1024, 2 * (self._used + len(like))))
         if self._frames is not None and len(self._frames) == room:
             return
@@ -138,8 +138,8 @@ def capacity_for(megabytes: float, frames: Frames) -> int:
     return max(1, int(megabytes * 1e6 / each))
 
 
-def together(parts: Iterable[Frames | None]) -> Frames | None:
-    """All frames of the parts; None where there are none."""
+def concatenate(parts: Iterable[Frames | None]) -> Frames | None:
+    """All frames of the parts; None where the parts have none."""
     present = [part for part in parts if part is not None and len(part)]
     if not present:
         return None

@@ -1,4 +1,4 @@
-"""Teaches all candidates: teacher passes over views fill a ring, head steps draw from it, each at a rate of its own."""
+"""Teaches all candidates: teacher passes over views fill a ring, and heads learn from it, each at its own rate."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from layercache.cache_training.learning.batch_times import BatchTimes
 from layercache.cache_training.learning.candidates import TIMING_BATCH, Candidate, Costs, propose_heads
-from layercache.cache_training.learning.kept_frames import FrameBuffer, Frames, together
+from layercache.cache_training.learning.kept_frames import FrameBuffer, Frames, concatenate
 from layercache.cache_training.learning.ring import FeatureRing
-from layercache.cache_training.learning.views import views
+from layercache.cache_training.learning.views import make_views
 from layercache.early_exit.cutting.costs import TimeTable, chain_ms, measure_ms, measure_times
 from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.cutting.layouts import Layout
@@ -22,11 +22,11 @@ from layercache.schemas.manifest import HeadSpec
 _PASS_FRAMES = 64
 _STEP_FRAMES = 128
 _SKIMS_AT_A_TIME = 1
-#: Batches that a model's pieces are timed with; all together about as many frames as ``TIMING_REPEATS`` large ones.
+#: Batch sizes that a model's pieces are timed with; together about as many frames as ``TIMING_REPEATS`` large batches.
 _TIMED_BATCHES, _TIMED_REPEATS = (1, 4, 8, TIMING_BATCH), 7
-#: How often a view is learnt from before it is old: more passes cost the teacher's time, fewer make heads overfit.
+#: How many steps use a view before new ones are made: fewer cost the teacher more time, more make heads overfit.
 _USES_OF_A_VIEW = 5
-#: Share of learning audits in what is taught, the stream as it is; the rest are misses, its hard side.
+#: Share of learning audits, which are the stream as it is, among taught frames; the rest are misses, its hard frames.
 _AUDIT_SHARE = 0.5
 
 
@@ -44,13 +44,13 @@ class Teacher:
     def answer(self, inputs: Tensor, quick: bool = False) -> tuple[dict[str, Tensor], Tensor]:
         """Maps by cut and float32 logits ``[N, classes]`` of uint8 ``[N, C, H, W]``.
 
-        ``quick``: in bfloat16 where the processor is quicker at that, good enough to learn from (twice as many views in
-        the same time) and never used to judge.
+        ``quick``: in bfloat16 where the processor is quicker at it. That is good enough to learn from (twice as many
+        views in the same time); candidates are never judged by it.
         """
         classifier = self.traced.classifier
         segments, dtype = self._segments, classifier.dtype
         if quick and dtype == torch.float32:
-            segments = self._quicker()
+            segments = self._faster_segments()
             dtype = dtype if segments is self._segments else torch.bfloat16
         with torch.inference_mode():
             x = classifier.preprocessing.normalise(inputs.to(classifier.device), dtype)
@@ -60,8 +60,8 @@ class Teacher:
                 x = maps[cut] = segment(x)
             return maps, segments[-1](x).float()
 
-    def _quicker(self) -> list[nn.Module]:
-        """The segments in float32 or in bfloat16, whichever ran quicker when first asked."""
+    def _faster_segments(self) -> list[nn.Module]:
+        """The segments in float32 or in bfloat16, whichever ran quicker at the first call."""
         if self._quick is None:
             half = [copy.deepcopy(segment).to(torch.bfloat16) for segment in self._segments]
             example = self.traced.classifier.example(TIMING_BATCH).contiguous(memory_format=torch.channels_last)
@@ -79,7 +79,7 @@ class Teacher:
         return measure_times(segments, {}, self.traced.classifier.example, _TIMED_BATCHES, _TIMED_REPEATS)
 
     def costs(self, times: Mapping[str, Mapping[int, float]]) -> dict[str, Costs]:
-        """What it costs to reach each cut, by what :meth:`times` gave for the largest batch."""
+        """What it costs to reach each cut, from :meth:`times` of the largest batch."""
         spent = list(accumulate(by_batch[TIMING_BATCH] for by_batch in times.values()))
         return {
             cut: Costs(self.traced.cut(cut).flops_share, time / spent[-1])
@@ -88,7 +88,7 @@ class Teacher:
 
 
 class Learner:
-    """All candidates, what they learn from, and what they are compared on."""
+    """All candidates, the ring that they learn from, and the tuning audits that they are compared on."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Learner:
         heads: Mapping[str, Sequence[HeadSpec]] | None = None,
         horizon: int | None = None,
     ) -> None:
-        """``heads`` by cut, where others than the proposed ones shall be tried; ``horizon`` in steps, where known."""
+        """``heads`` by cut replaces the proposed heads; ``horizon`` is the number of steps, where it is known."""
         self.cuts = tuple(cuts)
         proposed = heads or {cut: propose_heads(traced.cut(cut), traced) for cut in cuts}
         specs = [(cut, spec) for cut in cuts for spec in proposed.get(cut, ())]
@@ -115,7 +115,7 @@ class Learner:
         for candidate in self.candidates:
             candidate.measure(traced.flops, sum(by_batch[TIMING_BATCH] for by_batch in times.values()))
         heads_times = {f"head {candidate.name}": _head_times(candidate) for candidate in self.candidates}
-        #: Of the model with each of the candidates.
+        #: Expected times of the model with each candidate.
         self.times = BatchTimes(TimeTable(times | heads_times), TIMING_BATCH)
         shapes = {cut: traced.cut(cut).shape for cut in cuts}
         hints = {_hint_name(*hint): hint[1] for candidate in self.candidates for hint in candidate.hints}
@@ -126,34 +126,34 @@ class Learner:
         self.disagreeing_passes = 0
         self._generator = torch.Generator().manual_seed(seed)
         self._uses = 0
-        self._together = horizon is not None
-        self._worths: Mapping[str, float] = {}
+        self._every_skim_each_step = horizon is not None
+        self._time_saved_alone: Mapping[str, float] = {}
         self._turn = 0
 
     def keep_for_tuning(self, frames: Frames) -> None:
-        """Takes in tuning audits: the maps are the teacher's, the logits those that the worker sent."""
+        """Takes in tuning audits: this teacher's maps, and the logits that the worker sent."""
         for start in range(0, len(frames), _PASS_FRAMES):
             part = frames.rows(slice(start, start + _PASS_FRAMES))
             maps, logits = self.teacher.answer(torch.from_numpy(part.inputs))
-            # The worker's numerics may differ from ours; where labels differ, somebody should know.
+            # The worker's numerics may differ from ours; the trainer logs how many labels differ.
             self.disagreeing_passes += int((logits.argmax(1).cpu().numpy() != part.labels).sum())
             self.tuning.add(maps, torch.from_numpy(part.logits))
 
     def learn(self, audits: FrameBuffer, misses: FrameBuffer) -> bool:
-        """One step for every candidate, after a teacher pass where views are used up; False without frames."""
+        """One step for every candidate, after a teacher pass if the views are used up; False without frames."""
         if self._uses <= 0:
             share = _AUDIT_SHARE if len(misses) else 1.0
             wanted = round(_PASS_FRAMES * share) if len(audits) else 0
-            frames = together((audits.sample(wanted), misses.sample(_PASS_FRAMES - wanted)))
+            frames = concatenate((audits.sample(wanted), misses.sample(_PASS_FRAMES - wanted)))
             if frames is None:
                 return False
-            seen = views(torch.from_numpy(frames.inputs), self._generator)
+            seen = make_views(torch.from_numpy(frames.inputs), self._generator)
             self._remember(*self.teacher.answer(seen, quick=True))
             self.views_made += len(seen)
             self._uses += _USES_OF_A_VIEW * len(seen)
         rows = self.ring.sample(_STEP_FRAMES, self._generator)
         teacher = self.ring.logits(rows)
-        learning = self._learning_now()
+        learning = self._candidates_of_this_step()
         for cut in self.cuts:
             here = [candidate for candidate in learning if candidate.cut == cut]
             maps = self.ring.at(cut, rows) if here else teacher
@@ -163,26 +163,27 @@ class Learner:
         self._uses -= _STEP_FRAMES
         return True
 
-    def focus(self, worths: Mapping[str, float]) -> None:
-        """Says what each candidate would save by now (by name): the best skim learns at every step from now on."""
-        self._worths = worths
+    def prioritise(self, time_saved: Mapping[str, float]) -> None:
+        """Takes the time that each candidate (by name) would save now; the best skim then learns at every step."""
+        self._time_saved_alone = time_saved
 
-    def _learning_now(self) -> list[Candidate]:
-        """Who takes this step. Small heads always do; a step of a skim costs as much as those of all small heads.
+    def _candidates_of_this_step(self) -> list[Candidate]:
+        """The candidates that take this step: all small heads, and with several skims only two of these.
 
-        So with many skims two learn at a time: the one that saves most, and in turn one of the others.
+        A step of a skim costs as much as the steps of all small heads. The two are the skim that saves most and, in
+        turn, one of the others.
         """
         skims = [one for one in self.candidates if one.spec.family == "skim"]
-        if self._together or len(skims) <= _SKIMS_AT_A_TIME:
+        if self._every_skim_each_step or len(skims) <= _SKIMS_AT_A_TIME:
             return self.candidates
         self._turn += 1
-        skims.sort(key=lambda one: -self._worths.get(one.name, 0.0))
+        skims.sort(key=lambda one: -self._time_saved_alone.get(one.name, 0.0))
         waiting = skims[_SKIMS_AT_A_TIME:]
         resting = [one for one in waiting if one is not waiting[self._turn % len(waiting)]]
         return [one for one in self.candidates if one not in resting]
 
     def _remember(self, maps: dict[str, Tensor], logits: Tensor) -> None:
-        """Puts a teacher's pass into the ring, hints as small as the skims' own values are."""
+        """Puts a teacher's pass into the ring; hints are averaged to the size of the skims' own values."""
         hints = {
             _hint_name(cut, shape): _shrunk(maps[cut], shape, self.teacher.traced.cut(cut).layout)
             for candidate in self.candidates
@@ -191,7 +192,7 @@ class Learner:
         self.ring.add(maps | hints, logits)
 
     def forget(self) -> None:
-        """Forgets the stream as it was; the heads keep what they know."""
+        """Forgets the old stream's frames; the heads keep their weights."""
         self.ring.clear()
         self.tuning.clear()
         self._uses = 0
@@ -202,7 +203,7 @@ class Learner:
 
 
 def _head_times(candidate: Candidate) -> dict[int, float]:
-    """Milliseconds of a candidate's head, as it would be served, by size of the micro-batch."""
+    """Milliseconds of a candidate's head in its serving form, by size of the micro-batch."""
     served = fuse(copy.deepcopy(candidate.average))
     times = {}
     for batch in _TIMED_BATCHES:
@@ -214,7 +215,7 @@ def _head_times(candidate: Candidate) -> dict[int, float]:
 
 
 def _hint_name(cut: str, shape: tuple[int, ...]) -> str:
-    """The ring's name for the model's value at a cut in a skim's shape."""
+    """The ring's key for the model's value at a cut, averaged to a skim's shape."""
     return f"{cut} {'x'.join(map(str, shape))}"
 
 

@@ -1,4 +1,4 @@
-"""What one teacher pass found at every cut, kept in a ring that is bounded in bytes: all heads train from it."""
+"""The teacher's values at every cut, kept in a ring of bounded bytes from which all heads train."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class FeatureRing:
-    """Maps at the cuts (bfloat16) and the teacher's logits (float32) of the latest pictures; the oldest give way."""
+    """Maps at the cuts (bfloat16) and the teacher's logits (float32) of the latest pictures; new replace old."""
 
     def __init__(self, shapes: Mapping[str, Sequence[int]], classes: int, max_bytes: float) -> None:
         each = 4 * classes + sum(2 * torch.Size(shape).numel() for shape in shapes.values())
@@ -18,7 +18,7 @@ class FeatureRing:
         self.added = 0
 
     def _room(self, shape: Sequence[int]) -> Tensor:
-        # Maps as heads take them: drawing rows would else shuffle every pixel.
+        # In the memory layout that heads take: otherwise drawing rows would shuffle every pixel.
         layout = torch.channels_last if len(shape) == 3 else torch.contiguous_format
         return torch.empty(self.capacity, *shape, dtype=torch.bfloat16, memory_format=layout)
 

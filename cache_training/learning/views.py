@@ -4,24 +4,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-#: Largest shift as a share of the picture's side, how far it may be zoomed in and out, its aspect changed, and turned.
+#: The most that a picture is shifted (as a share of its side), zoomed in, zoomed out, stretched and turned.
 _SHIFT, _IN, _OUT, _ASPECT, _TURN = 0.12, 0.25, 0.15, 0.1, 0.2
 #: Largest change of brightness (of the full range), of contrast, of each colour; and the range of saturation.
 _LIGHT, _CONTRAST, _TINT, _SATURATION = 0.12, 0.3, 0.12, (0.5, 1.4)
-#: Share of views that stay the frame as it was: what the heads will be asked about.
+#: Share of views that are the frame itself: heads will be asked about such frames.
 _UNCHANGED = 0.25
 #: Share of views into which another one is mixed, half of them by patch, half by blending.
 _MIXED = 0.5
 
 
-def views(frames: Tensor, generator: torch.Generator) -> Tensor:
+def make_views(frames: Tensor, generator: torch.Generator) -> Tensor:
     """One view of each frame, uint8 ``[N, C, H, W]``: moved, zoomed, turned, mirrored, lit and tinted; half are mixed.
 
-    Mixing is MixUp (Zhang, Cisse, Dauphin, Lopez-Paz 2018) or CutMix (Yun et al. 2019); as the teacher answers what
-    comes out, no labels are mixed (Beyer et al. 2022, "Knowledge distillation: A good teacher is patient and
+    Mixing is MixUp (Zhang, Cisse, Dauphin, Lopez-Paz 2018) or CutMix (Yun et al. 2019). No labels are mixed: the
+    teacher answers the mixed picture (Beyer et al. 2022, "Knowledge distillation: A good teacher is patient and
     consistent").
 
-    >>> views(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.Generator().manual_seed(0)).shape
+    >>> make_views(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.Generator().manual_seed(0)).shape
     torch.Size([2, 3, 8, 8])
     """
     original = frames.float()

@@ -195,7 +195,7 @@ def expected_ms(table: TimeTable, reached: Mapping[str, float], batch: int) -> f
     return total
 
 
-class _Tapped(nn.Module):
+class _RunHeadOnPassing(nn.Module):
     """Runs a head on what passes."""
 
     def __init__(self, head: nn.Module) -> None:
@@ -213,9 +213,9 @@ def measure_times(
     example: Callable[[int], Tensor],
     batches: Sequence[int] = (1, 2, 4, 8, 16, 32, 64),
     repeats: int = 7,
-    done: Callable[[], None] = lambda: None,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[int, float]]:
-    """What :class:`TimeTable` takes, measured here: the fastest of ``repeats``; ``done`` is called after each batch.
+    """Measures what :class:`TimeTable` takes: the fastest of ``repeats``. Calls ``after_batch`` after each batch size.
 
     ``segments`` follow one another by name; after the one that leads to cut ``c``, named ``to c``, comes the head of
     that cut where ``heads`` has one, named ``head c``. ``example`` makes the normalised frames of a batch.
@@ -232,13 +232,13 @@ def measure_times(
         pieces[name] = segment
         cut = name.removeprefix("to ")
         if cut in heads:
-            pieces[f"head {cut}"] = _Tapped(heads[cut])
+            pieces[f"head {cut}"] = _RunHeadOnPassing(heads[cut])
     measured: dict[str, dict[int, float]] = {piece: {} for piece in pieces}
     for batch in batches:
         frames = example(batch).contiguous(memory_format=torch.channels_last)
         for piece, ms in zip(pieces, chain_ms(list(pieces.values()), frames, repeats), strict=True):
             measured[piece][batch] = ms
-        done()
+        after_batch()
     return measured
 
 

@@ -15,13 +15,13 @@ from layercache.early_exit.model.tracing import Graph
 _BATCHES = (2, 3)
 
 
-class _Sign:
+class _Sentinel:
     """A value of its own that equals nothing else."""
 
 
 #: Stands for the number of frames in a batch.
-BATCH = _Sign()
-_UNKNOWN = _Sign()
+BATCH = _Sentinel()
+_UNKNOWN = _Sentinel()
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Profile:
 
 
 @dataclass(frozen=True)
-class _Run:
+class _ShapeRun:
     values: dict[fx.Node, Any]
     flops: dict[fx.Node, int]
     versions: dict[fx.Node, int]
@@ -64,7 +64,7 @@ class _Interpreter(fx.Interpreter):
     def __init__(self, module: fx.GraphModule, counter: FlopCounterMode) -> None:
         super().__init__(module, garbage_collect_values=False)
         self.counter = counter
-        self.seen = _Run({}, {}, {})
+        self.seen = _ShapeRun({}, {}, {})
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
@@ -109,8 +109,8 @@ def profile(graph: Graph, example: Tensor) -> Profile:
     return Profile(tuple(places), total // _BATCHES[0], static)
 
 
-def _run(graph: Graph, example: Tensor, batch: int) -> _Run:
-    seen = _Run({}, {}, {})
+def _run(graph: Graph, example: Tensor, batch: int) -> _ShapeRun:
+    seen = _ShapeRun({}, {}, {})
 
     def call(frames: Tensor) -> None:
         nonlocal seen

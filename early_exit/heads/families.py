@@ -26,7 +26,7 @@ class HeadsError(ValueError):
     """Heads that must not be served: another model's, or damaged. The message says which and why."""
 
 
-class _Flat(nn.Module):
+class _FlattenValue(nn.Module):
     """Any value at a cut as a vector: maps averaged to a grid; of tokens the mean and the first, the class token."""
 
     def __init__(self, spec: HeadSpec) -> None:
@@ -79,7 +79,7 @@ class PooledHead(nn.Module):
 
     def __init__(self, spec: HeadSpec) -> None:
         super().__init__()
-        self.flat = _Flat(spec)
+        self.flat = _FlattenValue(spec)
         self.standardise = nn.BatchNorm1d(self.flat.size, affine=False)
         self.classify: nn.Module
         if spec.hidden:

@@ -111,11 +111,9 @@ def load(settings: settings_schema.Model) -> Classifier:
     if known.preprocessing is None:
         raise ModelError(
             f"no preprocessing known for {settings.spec}: write a TOML file"
-            f"{_beside(settings)}, or name one with --metadata, with\n{metadata.EXAMPLE}"
+            f"{_where_metadata_goes(settings)}, or name one with --metadata, with\n{metadata.EXAMPLE}"
         )
-    return _finished(
-        module, known.preprocessing, known.classes, known.name or settings.spec, settings.spec, device, dtype
-    )
+    return _ready(module, known.preprocessing, known.classes, known.name or settings.spec, settings.spec, device, dtype)
 
 
 def of_module(
@@ -139,10 +137,10 @@ def of_module(
     ('pets', ('cat', 'dog'), False)
     """
     names = None if classes is None else tuple(classes)
-    return _finished(copy.deepcopy(module), preprocessing, names, name, name, _device(device), _dtype(dtype))
+    return _ready(copy.deepcopy(module), preprocessing, names, name, name, _device(device), _dtype(dtype))
 
 
-def _finished(
+def _ready(
     module: nn.Module,
     preprocessing: Preprocessing,
     classes: tuple[str, ...] | None,
@@ -168,7 +166,7 @@ def _finished(
     return Classifier(module, preprocessing, names, name, identity, device, dtype)
 
 
-def _beside(settings: settings_schema.Model) -> str:
+def _where_metadata_goes(settings: settings_schema.Model) -> str:
     if settings.metadata is not None:
         return f" {settings.metadata}"
     return (
@@ -199,7 +197,7 @@ def _from_torchvision(settings: settings_schema.Model) -> tuple[nn.Module, Metad
     if given.classes and not entry:
         options = options | {"num_classes": len(given.classes)}
     if given.preprocessing and not entry:
-        options = options | _sized(name, given.preprocessing.size)
+        options = options | _input_size_options(name, given.preprocessing.size)
     try:
         module = torchvision.models.get_model(name, weights=entry, **options)
     except Exception as error:  # a download may fail in many ways
@@ -212,7 +210,7 @@ def _from_torchvision(settings: settings_schema.Model) -> tuple[nn.Module, Metad
     return module, merged
 
 
-def _sized(name: str, size: tuple[int, int]) -> dict[str, Any]:
+def _input_size_options(name: str, size: tuple[int, int]) -> dict[str, Any]:
     """What builders of a fixed input size must be told about it."""
     if name.startswith("vit_"):
         return {"image_size": size[0]}

@@ -62,7 +62,7 @@ class Blobs:
 
         Raises :class:`TooLarge` for such a file.
         """
-        with self._doing("read", path):
+        with self._as_store_error("read", path):
             try:
                 data: bytes = self._fs.cat_file(self._at(path), start=0, end=max_bytes + 1)
             except (FileNotFoundError, NotADirectoryError):
@@ -73,7 +73,7 @@ class Blobs:
 
     def put(self, path: str, data: bytes) -> None:
         """Writes or replaces a file: whoever reads sees the old bytes or the new ones, also after a crash."""
-        with self._doing("write", path):
+        with self._as_store_error("write", path):
             if self._local:
                 _replace(Path(self._at(path)), data)
             else:
@@ -84,7 +84,7 @@ class Blobs:
 
         That holds on a disk, on S3 and Google Cloud Storage, and on S3 look-alikes that honour ``If-None-Match``.
         """
-        with self._doing("create", path):
+        with self._as_store_error("create", path):
             try:
                 if self._local:
                     _create(Path(self._at(path)), data)
@@ -100,7 +100,7 @@ class Blobs:
 
     def list(self, path: str = "") -> list[str]:
         """Names of the files and folders in a folder, sorted; none where it is not there."""
-        with self._doing("list", path):
+        with self._as_store_error("list", path):
             self._fs.invalidate_cache()
             try:
                 found = self._fs.ls(self._at(path), detail=False)
@@ -110,7 +110,7 @@ class Blobs:
 
     def remove(self, path: str) -> None:
         """Removes a file or an empty folder; nothing happens where there is none."""
-        with self._doing("remove", path):
+        with self._as_store_error("remove", path):
             with suppress(FileNotFoundError):
                 if self._local and Path(self._at(path)).is_dir():
                     Path(self._at(path)).rmdir()
@@ -120,7 +120,7 @@ class Blobs:
 
     def modified(self, path: str) -> datetime | None:
         """When a file was written last; None where it is not there or the store does not tell."""
-        with self._doing("look at", path):
+        with self._as_store_error("look at", path):
             try:
                 time: datetime = self._fs.modified(self._at(path))
             except (FileNotFoundError, NotImplementedError):
@@ -131,7 +131,7 @@ class Blobs:
         return f"{self._root}/{path}".rstrip("/")
 
     @contextmanager
-    def _doing(self, what: str, path: str) -> Iterator[None]:
+    def _as_store_error(self, what: str, path: str) -> Iterator[None]:
         try:
             yield
         except StoreError:

@@ -95,7 +95,7 @@ def measure(traced: "TracedModel", heads: "CacheHeads | None", batches: tuple[in
     columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TextColumn("batch sizes"))
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=len(batches))
-        ms = measure_times(segments, modules, classifier.example, batches, done=lambda: progress.advance(task))
+        ms = measure_times(segments, modules, classifier.example, batches, after_batch=lambda: progress.advance(task))
     version = heads.manifest.version if heads else None
     return Measured(classifier.name, classifier.fingerprint, version, torch.get_num_threads(), ms)
 

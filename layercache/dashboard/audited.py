@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from layercache.cache_training.certifying.audits import Seen
+from layercache.cache_training.certifying.audits import SeenNumbers
 from layercache.cache_training.certifying.certificate import upper_bound
 from layercache.cache_training.certifying.dealing import blocks
 from layercache.dashboard.state import ClassDisagreement, Disagreement
@@ -54,9 +54,9 @@ class OfVersion:
     overload: Count = field(default_factory=Count)
     audits_by_class: Counter[int] = field(default_factory=Counter)
     disagreements_by_class: Counter[int] = field(default_factory=Counter)
-    seen: Seen = field(default_factory=Seen)
+    seen: SeenNumbers = field(default_factory=SeenNumbers)
     """Positions, and the next: blocks of near-copies."""
-    seen_blocks: Seen = field(default_factory=Seen)
+    seen_blocks: SeenNumbers = field(default_factory=SeenNumbers)
 
     def classes(self, names: dict[int, str], confidence: float) -> tuple[ClassDisagreement, ...]:
         """Those with the most disagreements, the worst first; ``names`` by label, as far as they are known."""

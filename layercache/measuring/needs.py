@@ -4,7 +4,7 @@ import math
 
 from layercache.cache_training.certifying.certificate import attempt_error, p_value
 from layercache.cache_training.certifying.certifier import FIRST_TOLERANCE
-from layercache.cache_training.certifying.dealing import SHARES, Use
+from layercache.cache_training.certifying.dealing import SHARES, AuditUse
 from layercache.cache_training.trainer import FEWEST_TUNING
 
 
@@ -40,8 +40,8 @@ def first_attempt_frames(budget: float, confidence: float) -> int:
     >>> first_attempt_frames(0.01, 0.95), first_attempt_frames(0.05, 0.95)
     (987, 834)
     """
-    certifying = first_attempt_audits(budget, confidence) / SHARES[Use.CERTIFICATION]
-    return math.ceil(max(certifying, FEWEST_TUNING / SHARES[Use.TUNING]))
+    certifying = first_attempt_audits(budget, confidence) / SHARES[AuditUse.CERTIFICATION]
+    return math.ceil(max(certifying, FEWEST_TUNING / SHARES[AuditUse.TUNING]))
 
 
 def _fewest(allowed: int, budget: float, error: float) -> int:

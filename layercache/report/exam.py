@@ -11,7 +11,7 @@ from torch import Tensor
 
 from layercache.cache_training.certifying import versions
 from layercache.cache_training.certifying.certificate import lower_bound, upper_bound
-from layercache.cache_training.certifying.choosing import DOUBTS, Choice
+from layercache.cache_training.certifying.choosing import DOUBTS, ExitChoice
 from layercache.cache_training.learning.batch_times import BatchTimes
 from layercache.cache_training.learning.candidates import Costs
 from layercache.early_exit.cutting.cuts import TracedModel
@@ -154,7 +154,7 @@ def by_class(
 
 
 def curve(
-    choice: Choice,
+    choice: ExitChoice,
     scores: npt.NDArray[np.float32],
     labels: npt.NDArray[np.int64],
     full: npt.NDArray[np.int64],
@@ -166,7 +166,7 @@ def curve(
     for doubt in DOUBTS:
         exits = cascade(scores, np.full(scores.shape[1], 1 - doubt, np.float32))
         given = np.where(exits >= 0, labels[np.arange(len(exits)), exits], full)
-        expected = versions.expected(choice, exits, cut_costs, times)
+        expected = versions.expected_savings(choice, exits, cut_costs, times)
         points.append(
             Point(
                 disagreement=float((given != full).mean()),

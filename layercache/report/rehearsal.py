@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from layercache.cache_training.certifying.audits import Intake, Windows
+from layercache.cache_training.certifying.audits import AuditIntake, Windows
 from layercache.cache_training.certifying.certifier import Certifier
-from layercache.cache_training.certifying.choosing import Scored
+from layercache.cache_training.certifying.choosing import ScoredCandidate
 from layercache.cache_training.certifying.dealing import one_per_block
-from layercache.cache_training.certifying.live_version import Published
+from layercache.cache_training.certifying.live_version import LiveVersion
 from layercache.cache_training.trainer import FEWEST_TUNING, OnlineTrainer
 from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.engine import Engine
@@ -42,8 +42,8 @@ class Lane:
     """One budget: what was certified for it, and what waits to certify."""
 
     budget: float
-    published: Published
-    intake: Intake
+    published: LiveVersion
+    intake: AuditIntake
     certifier: Certifier
 
     @property
@@ -117,7 +117,7 @@ class Rehearsal:
         self.lanes: tuple[Lane, ...] = tuple(sorted((own, *others), key=lambda lane: lane.budget))
         self.own = own
         self._others = tuple(others)
-        self.trainer.beside += [lane.certifier.consider for lane in others]
+        self.trainer.choice_listeners += [lane.certifier.consider for lane in others]
         self.log = Log()
         self.versions: list[tuple[int, Manifest]] = []
         """Of the own budget: after how many frames each began to serve."""
@@ -159,7 +159,7 @@ class Rehearsal:
             self._take_up()
             spent += time.monotonic() - began + max(rest, 1e-3)
 
-    def finish(self) -> list[Scored]:
+    def finish(self) -> list[ScoredCandidate]:
         """At the stream's end: what was learnt last may yet be certified. Returns what tuning says of all candidates.
 
         Empty where the stream had no tuning audits, or nothing has been learnt.
@@ -196,11 +196,11 @@ class Rehearsal:
         trainer, settings = self.trainer, self._settings.trainer
         # A limit per class is for the budget that is promised: it takes more audits than most frames have.
         own = promise.model_copy(update={"max_disagreement": budget, "max_class_disagreement": None})
-        published = Published(self._store(f"{budget:g}"), own, len(self.traced.classifier.classes))
+        published = LiveVersion(self._store(f"{budget:g}"), own, len(self.traced.classifier.classes))
         windows = Windows(settings.replay_mb, settings.window_frames, 1, settings.seed)
         for window in (windows.learning, windows.misses, windows.tuning):
             window.capacity = 1  # the trainer has them
-        intake = Intake(windows, own.block_s)
+        intake = AuditIntake(windows, own.block_s)
         certifier = Certifier(
             self.traced.classifier, published, intake, trainer.learner.cut_costs, trainer.scores,
             settings.min_audit_rate, times=trainer.learner.times,

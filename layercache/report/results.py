@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 import layercache
-from layercache.cache_training.certifying.choosing import Choice
+from layercache.cache_training.certifying.choosing import ExitChoice
 from layercache.early_exit.cutting.costs import CostTable
 from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.model.weights import has_weights
@@ -37,7 +37,7 @@ def gather(
     footage: Footage,
     rehearsal: Rehearsal,
     sitting: Sitting,
-    choice: Choice | None,
+    choice: ExitChoice | None,
     races: Mapping[float, Race],
 ) -> numbers.Report:
     """The report but for its findings; ``choice`` are the exits of the curve, ``races`` are by budget."""

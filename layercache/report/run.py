@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from layercache.cache_training.certifying import versions
-from layercache.cache_training.certifying.choosing import Choice, Scored, choose
+from layercache.cache_training.certifying.choosing import ExitChoice, ScoredCandidate, choose
 from layercache.early_exit.cutting import costs, cuts
 from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.engine import Engine
@@ -192,8 +192,8 @@ def _saying(live: object) -> str:
 
 
 def _sitting(
-    rehearsal: Rehearsal, traced: TracedModel, scored: Sequence[Scored], pace: Pace
-) -> tuple[Sitting, Choice | None]:
+    rehearsal: Rehearsal, traced: TracedModel, scored: Sequence[ScoredCandidate], pace: Pace
+) -> tuple[Sitting, ExitChoice | None]:
     """The papers: what was certified for a budget, or what tuning would try for it; and the exits of the curve."""
     learner = rehearsal.trainer.learner
     papers = []
@@ -216,7 +216,7 @@ def _sitting(
 
 
 def _estimated(
-    rehearsal: Rehearsal, traced: TracedModel, scored: Sequence[Scored], lane: Lane
+    rehearsal: Rehearsal, traced: TracedModel, scored: Sequence[ScoredCandidate], lane: Lane
 ) -> tuple[Manifest, dict[str, torch.Tensor]] | None:
     """Exits with the thresholds that tuning expects to stay well within a budget; no certificate says so."""
     learner = rehearsal.trainer.learner

@@ -30,8 +30,8 @@ MUTANTS = (
     Mutant(
         "frames that certify were learnt from",
         _AUDITS,
-        "frames.rows(audit & (use == Use.LEARNING))",
-        "frames.rows(audit & (use != Use.TUNING))",
+        "frames.rows(audit & (use == AuditUse.LEARNING))",
+        "frames.rows(audit & (use != AuditUse.TUNING))",
         f"{_AUDITS_TESTS} {_CERTIFIER_TESTS}",
     ),
     Mutant(
@@ -44,8 +44,8 @@ MUTANTS = (
     Mutant(
         "near-copies of what has certified certify again",
         _AUDITS,
-        "certifying = audit & (use == Use.CERTIFICATION) & ~self.used_blocks.known(block)",
-        "certifying = audit & (use == Use.CERTIFICATION)",
+        "certifying = audit & (use == AuditUse.CERTIFICATION) & ~self.used_blocks.known(block)",
+        "certifying = audit & (use == AuditUse.CERTIFICATION)",
         f"{_AUDITS_TESTS} {_CERTIFIER_TESTS}",
     ),
     Mutant(

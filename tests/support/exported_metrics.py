@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from layercache.cache_training.certifying.audit_tally import Count
+from layercache.cache_training.certifying.audit_tally import DisagreementCount
 from layercache.cache_training.service.metrics import TrainerMetrics
 from layercache.cache_training.trainer import Progress
 from layercache.schemas.settings import Promise
@@ -57,7 +57,7 @@ def trainer_registry() -> CollectorRegistry:
     metrics = TrainerMetrics()
     progress = Progress(
         audits=1, views=1, tuning=1, certification=1, misses=1, attempts=0, version=None, expected_time_saved=0.0,
-        disagreeing_passes=0, worst_classes=(("cat", Count(0, 1, 1)),), worst_keys=(),
+        disagreeing_passes=0, worst_classes=(("cat", DisagreementCount(0, 1, 1)),), worst_keys=(),
     )  # fmt: skip
     metrics.show(progress, None)
     return metrics.registry

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layercache.cache_training.certifying import audits
-from layercache.cache_training.certifying.audits import Intake, LeakError, Seen, Windows
+from layercache.cache_training.certifying.audits import AuditIntake, LeakError, SeenNumbers, Windows
 from tests.cache_training.builders import frames, record
 
 NUMBERS = st.lists(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 40), max_size=12), max_size=40)
@@ -20,7 +20,7 @@ def as_array(numbers: list[int]) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
 
 @given(NUMBERS, st.integers(0, 9))
 def test_a_number_is_new_once(batches: list[list[int]], latest: int) -> None:
-    seen, model = Seen(), set[int]()
+    seen, model = SeenNumbers(), set[int]()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(audits, "_LATEST", latest)
         for batch in batches:
@@ -28,7 +28,7 @@ def test_a_number_is_new_once(batches: list[list[int]], latest: int) -> None:
             expected = [number not in model and number not in batch[:row] for row, number in enumerate(batch)]
             assert seen.new(as_array(batch)).tolist() == expected
             model |= set(batch)
-        restored = Seen()
+        restored = SeenNumbers()
         restored.restore(seen.array())
     assert seen.array().tolist() == restored.array().tolist() == sorted(model)
     assert not restored.new(as_array(sorted(model))).any()
@@ -37,7 +37,7 @@ def test_a_number_is_new_once(batches: list[list[int]], latest: int) -> None:
 def test_the_earlier_half_is_forgotten_and_the_latest_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audits, "_REMEMBERED", 200)
     monkeypatch.setattr(audits, "_LATEST", 10)
-    seen = Seen()
+    seen = SeenNumbers()
     for start in range(0, 10_000, 5):
         assert seen.new(np.arange(start, start + 5, dtype=np.uint64)).all()
         assert len(seen.array()) <= 200 + 2 * 15
@@ -48,7 +48,7 @@ def test_the_earlier_half_is_forgotten_and_the_latest_are_not(monkeypatch: pytes
 def test_a_number_that_comes_again_is_remembered_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audits, "_REMEMBERED", 200)
     monkeypatch.setattr(audits, "_LATEST", 10)
-    seen = Seen()
+    seen = SeenNumbers()
     seen.new(as_array([7]))
     for start in range(100, 2_000, 50):
         seen.new(np.arange(start, start + 50, dtype=np.uint64))
@@ -57,7 +57,7 @@ def test_a_number_that_comes_again_is_remembered_for_longer(monkeypatch: pytest.
 
 def test_frames_of_a_topic_that_was_made_anew_are_others_at_the_same_positions() -> None:
     """What was seen of the old topic, and what has certified, says nothing about them."""
-    intake = Intake(Windows(16, 1_000, 1_000, 0), block_s=10)
+    intake = AuditIntake(Windows(16, 1_000, 1_000, 0), block_s=10)
     inputs, logits = np.zeros((50, 1, 2, 2), np.uint8), np.eye(50, 3, dtype=np.float32)
     for topic_id, again in (("old", False), ("old", True), ("new", False), ("new", True)):
         taken = intake.take(record(inputs, logits, topic_id=topic_id))

@@ -10,7 +10,7 @@ import torch
 from benchmarks.promise import __main__ as promise
 from benchmarks.promise.runs import live
 from benchmarks.promise.simulated_streams import OneClass
-from layercache.cache_training.certifying.audit_tally import Count
+from layercache.cache_training.certifying.audit_tally import DisagreementCount
 from layercache.cache_training.certifying.audits import LeakError
 from layercache.cache_training.trainer import OnlineTrainer
 from layercache.early_exit.cutting.cuts import TracedModel
@@ -108,9 +108,9 @@ def test_disagreement_is_reported_by_class_and_key(model: TracedModel, store: He
     live_label = np.where(lost, 2, labels).astype(np.int32)
     trainer.ingest(replace(batch, live_label=live_label, key_hash=np.where(lost, -5, 9).astype(np.int64)))
     at = trainer.progress()
-    count = Count(1, int((labels == 1).sum()), int(lost.sum()))
+    count = DisagreementCount(1, int((labels == 1).sum()), int(lost.sum()))
     assert at.worst_classes == ((model.classifier.classes[1], count),)
-    assert at.worst_keys == (Count(-5, int(lost.sum()), int(lost.sum())),)
+    assert at.worst_keys == (DisagreementCount(-5, int(lost.sum()), int(lost.sum())),)
     again = new_trainer(model, store)
     again.restore(*trainer.snapshot())
     assert again.progress().worst_classes == at.worst_classes

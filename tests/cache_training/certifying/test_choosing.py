@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layercache.cache_training.certifying.choosing import DOUBTS, Scored, calibrated, choose, shares
+from layercache.cache_training.certifying.choosing import DOUBTS, ScoredCandidate, calibrate, choose, shares
 from layercache.cache_training.learning.batch_times import BatchTimes
 from layercache.cache_training.learning.candidates import Candidate, Costs
 from layercache.early_exit.cutting.costs import TimeTable
@@ -44,8 +44,8 @@ def test_shares_charge_every_head_passed() -> None:
 def test_the_head_that_saves_most_net_of_its_own_cost_wins(labels: np.ndarray) -> None:
     never = np.zeros(1000, np.bool_)
     half, most = np.arange(1000) % 2 == 0, np.arange(1000) % 100 < 60
-    cheap = calibrated(candidate("cheap", "early", 0.01), logits(labels, never, half), labels)
-    dear = calibrated(candidate("dear", "early", 0.2), logits(labels, never, most), labels)
+    cheap = calibrate(candidate("cheap", "early", 0.01), logits(labels, never, half), labels)
+    dear = calibrate(candidate("dear", "early", 0.2), logits(labels, never, most), labels)
     choice = choose([cheap, dear], REACH, risk=0.005)
     assert choice is not None
     assert [one.candidate.name for one in choice.exits] == ["cheap"]
@@ -54,16 +54,16 @@ def test_the_head_that_saves_most_net_of_its_own_cost_wins(labels: np.ndarray) -
 
 def test_an_exit_that_does_not_pay_for_its_head_stays_closed(labels: np.ndarray) -> None:
     few = np.arange(1000) < 20
-    useless = calibrated(candidate("useless", "late", 0.05), logits(labels, np.zeros(1000, np.bool_), few), labels)
-    risky = calibrated(candidate("risky", "early", 0.0), logits(labels, np.arange(1000) % 3 == 0, few | True), labels)
+    useless = calibrate(candidate("useless", "late", 0.05), logits(labels, np.zeros(1000, np.bool_), few), labels)
+    risky = calibrate(candidate("risky", "early", 0.0), logits(labels, np.arange(1000) % 3 == 0, few | True), labels)
     assert choose([useless, risky], REACH, risk=0.002) is None
 
 
 def test_two_exits_are_better_than_one_where_each_knows_other_frames(labels: np.ndarray) -> None:
     never = np.zeros(1000, np.bool_)
     easy, medium = np.arange(1000) < 400, np.arange(1000) < 800
-    early = calibrated(candidate("e", "early", 0.01), logits(labels, never, easy), labels)
-    late = calibrated(candidate("l", "late", 0.01), logits(labels, never, medium), labels)
+    early = calibrate(candidate("e", "early", 0.01), logits(labels, never, easy), labels)
+    late = calibrate(candidate("l", "late", 0.01), logits(labels, never, medium), labels)
     choice = choose([early, late], REACH, risk=0.005)
     assert choice is not None
     assert [one.candidate.cut for one in choice.exits] == ["early", "late"]
@@ -74,12 +74,12 @@ def test_temperature_makes_overconfident_scores_honest() -> None:
     random = np.random.default_rng(1)
     labels = random.integers(0, 2, 4000)
     wrong = random.random(4000) < 0.2
-    scored = calibrated(candidate("c", "early", 0.0), logits(labels, wrong, np.ones(4000, np.bool_)), labels)
+    scored = calibrate(candidate("c", "early", 0.0), logits(labels, wrong, np.ones(4000, np.bool_)), labels)
     assert scored.temperature > 2
     assert scored.scores.mean() == pytest.approx(0.8, abs=0.08)
 
 
-def saving(subset: Sequence[Scored], costs: dict[str, Costs], risk: float) -> tuple[float, float]:
+def saving(subset: Sequence[ScoredCandidate], costs: dict[str, Costs], risk: float) -> tuple[float, float]:
     """Time saved and doubt of the best setting: every setting run as the engine would, and costs frame by frame."""
     scores, wrong = (np.stack([getattr(one, name) for one in subset], 1) for name in ("scores", "wrong"))
     reach, heads = [costs[one.candidate.cut].time for one in subset], [one.candidate.costs.time for one in subset]
@@ -107,7 +107,7 @@ def test_no_subset_at_any_setting_saves_more_than_the_choice(
         doubts = random.beta(0.3, random.uniform(0.5, 4), frames)
         wrong = random.random(frames) < doubts * random.uniform(0, 2)
         one = candidate(f"{cut}/{head}", cut, random.uniform(0, 0.1))
-        scored.append(Scored(one, 1.0, (1 - doubts).astype(np.float32), wrong))
+        scored.append(ScoredCandidate(one, 1.0, (1 - doubts).astype(np.float32), wrong))
     best_at = [
         max((one for one in scored if one.candidate.cut == cut), key=lambda one: saving((one,), costs, risk)[0])
         for cut in costs
@@ -130,7 +130,7 @@ def test_a_piece_that_costs_the_same_for_few_frames_changes_the_choice() -> None
     """By shares of frames two exits pay; where a call costs the same for 1 frame as for 8, only the last one does."""
     never = np.zeros(1000, np.bool_)
     early, late = (
-        Scored(one, 1.0, np.where(np.arange(1000) < sure, 0.999, 0.5).astype(np.float32), never)
+        ScoredCandidate(one, 1.0, np.where(np.arange(1000) < sure, 0.999, 0.5).astype(np.float32), never)
         for one, sure in ((candidate("e", "early", 0.01), 600), (candidate("l", "late", 0.05), 800))
     )
     pieces = {"to early": 20.0, "to late": 40.0, "to the end": 40.0, "head e": 1.0, "head l": 5.0}

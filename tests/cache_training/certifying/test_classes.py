@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layercache.cache_training.certifying.certificate import ClassCap, certify, p_value
-from layercache.cache_training.certifying.classes import fewest_frames, grouped, worst_classes
+from layercache.cache_training.certifying.classes import fewest_frames, group_classes, worst_classes
 
 counts = st.lists(st.integers(0, 5000), min_size=1, max_size=40).map(lambda numbers: np.array(numbers, np.int64))
 
@@ -22,7 +22,7 @@ def test_fewest_frames_are_what_a_flawless_test_needs(budget: float, error: floa
 def test_every_class_is_in_one_group_and_every_group_can_be_tested(
     seen: np.ndarray, fewest: int, capacity: int
 ) -> None:
-    found = grouped(seen, fewest, capacity)
+    found = group_classes(seen, fewest, capacity)
     groups = np.unique(found.group)
     assert groups.tolist() == list(range(len(found.shares)))
     assert found.shares.sum() == pytest.approx(1.0 if seen.sum() else 0.0)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layercache.cache_training.certifying.dealing import SHARES, Use, blocks, deal, one_per_block
+from layercache.cache_training.certifying.dealing import SHARES, AuditUse, blocks, deal, one_per_block
 from tests.cache_training.builders import record
 
 
@@ -28,7 +28,7 @@ def test_frames_of_one_key_share_a_block_for_its_time() -> None:
 
 def test_the_shares_are_kept() -> None:
     use = deal(block_of(20_000, keyed=False))
-    for each in Use:
+    for each in AuditUse:
         assert (use == each).mean() == pytest.approx(SHARES[each], abs=0.015)
 
 

@@ -6,9 +6,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from layercache.cache_training.certifying.audit_tally import Count
-from layercache.cache_training.certifying.audits import Intake, Windows
-from layercache.cache_training.certifying.live_version import Published
+from layercache.cache_training.certifying.audit_tally import DisagreementCount
+from layercache.cache_training.certifying.audits import AuditIntake, Windows
+from layercache.cache_training.certifying.live_version import LiveVersion
 from layercache.early_exit.store.head_store import HeadStore
 from layercache.schemas.distillation import DistillationBatch
 from layercache.schemas.manifest import Manifest
@@ -18,8 +18,8 @@ from tests.support.manifests import manifest, name, overload, tensors
 
 
 @pytest.fixture
-def published(tmp_path: Path) -> Published:
-    return Published(HeadStore(f"file://{tmp_path}", "tiny"), Promise(), classes=3)
+def published(tmp_path: Path) -> LiveVersion:
+    return LiveVersion(HeadStore(f"file://{tmp_path}", "tiny"), Promise(), classes=3)
 
 
 def audits(
@@ -46,30 +46,30 @@ def audits(
     )  # fmt: skip
 
 
-def watch(published: Published, batch: DistillationBatch) -> bool:
-    return published.watch(batch, Intake(Windows(16, 1000, 1000, 0), block_s=10).take(batch))
+def watch(published: LiveVersion, batch: DistillationBatch) -> bool:
+    return published.watch(batch, AuditIntake(Windows(16, 1000, 1000, 0), block_s=10).take(batch))
 
 
-def test_near_copies_count_once_for_drift_and_all_by_class_and_key(published: Published) -> None:
+def test_near_copies_count_once_for_drift_and_all_by_class_and_key(published: LiveVersion) -> None:
     published.publish(manifest(1), tensors(1))
     keys = np.repeat(np.array([7, 8], np.int64), 200)
     assert not watch(published, audits(400, 200, version=name(1), keys=keys))
     assert published.drift is not None
     assert (published.drift.audits, published.drift.disagreements) == (2, 1)
-    assert published.tally.worst_classes() == [Count(1, 400, 200)]
-    assert published.tally.worst_keys() == [Count(7, 200, 200)]
+    assert published.tally.worst_classes() == [DisagreementCount(1, 400, 200)]
+    assert published.tally.worst_keys() == [DisagreementCount(7, 200, 200)]
     assert not watch(published, audits(400, 400, version=name(1), first_offset=400, keys=keys))  # the block goes on
     assert published.drift.audits == 2
 
 
-def test_independent_audits_that_disagree_raise_the_alarm_and_another_versions_do_not(published: Published) -> None:
+def test_independent_audits_that_disagree_raise_the_alarm_and_another_versions_do_not(published: LiveVersion) -> None:
     published.publish(manifest(1), tensors(1))
     assert not watch(published, audits(100, 50, version=name(0)))
     assert published.tally.worst_classes() == []
     assert watch(published, audits(100, 50, version=name(1)))
 
 
-def test_audits_of_exits_that_an_operator_keeps_closed_are_no_agreements(published: Published) -> None:
+def test_audits_of_exits_that_an_operator_keeps_closed_are_no_agreements(published: LiveVersion) -> None:
     published.publish(manifest(1), tensors(1))
     assert not watch(published, audits(10_000, 0, version=name(1), exits=()))
     assert published.drift is not None
@@ -78,7 +78,7 @@ def test_audits_of_exits_that_an_operator_keeps_closed_are_no_agreements(publish
     assert watch(published, audits(100, 50, version=name(1), first_offset=10_000))
 
 
-def test_a_new_version_is_watched_anew_and_one_without_exits_is_only_counted(published: Published) -> None:
+def test_a_new_version_is_watched_anew_and_one_without_exits_is_only_counted(published: LiveVersion) -> None:
     published.publish(manifest(1), tensors(1))
     watch(published, audits(100, 50, version=name(1)))
     published.publish(msgspec.structs.replace(manifest(2, 1), exits=()), tensors(2))
@@ -86,10 +86,10 @@ def test_a_new_version_is_watched_anew_and_one_without_exits_is_only_counted(pub
     assert published.time_saved == 0.0
     assert published.tally.worst_classes() == []
     assert not watch(published, audits(100, 1, version=name(2), exits=(), first_offset=100))
-    assert published.tally.worst_classes() == [Count(1, 100, 1)]
+    assert published.tally.worst_classes() == [DisagreementCount(1, 100, 1)]
 
 
-def test_a_store_says_what_is_live_and_whether_it_was_certified_for_enough(published: Published) -> None:
+def test_a_store_says_what_is_live_and_whether_it_was_certified_for_enough(published: LiveVersion) -> None:
     assert published.follow()
     published.store.publish(manifest(1), tensors(1))
     assert published.follow()
@@ -97,14 +97,14 @@ def test_a_store_says_what_is_live_and_whether_it_was_certified_for_enough(publi
     assert published.live.version == name(1)
     assert published.time_saved == 0.35
     for stricter in ({"max_disagreement": 0.009}, {"confidence": 0.96}, {"max_class_disagreement": 0.5}):
-        assert not Published(published.store, Promise(**stricter), classes=3).follow(), stricter
+        assert not LiveVersion(published.store, Promise(**stricter), classes=3).follow(), stricter
 
 
-def test_an_alarm_that_a_checkpoint_holds_closes_without_another_audit(published: Published) -> None:
+def test_an_alarm_that_a_checkpoint_holds_closes_without_another_audit(published: LiveVersion) -> None:
     published.publish(manifest(1), tensors(1))
     assert watch(published, audits(100, 50, version=name(1)))
     assert published.drift is not None
-    restarted = Published(published.store, Promise(), classes=3)
+    restarted = LiveVersion(published.store, Promise(), classes=3)
     restarted.follow()
     restarted.restore(name(1), published.drift.state(), published.tally.tensors())
     assert watch(restarted, audits(0, 0, version=name(1)))
@@ -114,7 +114,7 @@ def wider(number: int) -> Manifest:
     return msgspec.structs.replace(manifest(number), overload=overload((0.7,)))
 
 
-def test_overload_is_watched_at_its_own_budget_and_apart(published: Published) -> None:
+def test_overload_is_watched_at_its_own_budget_and_apart(published: LiveVersion) -> None:
     published.publish(wider(1), tensors(1))
     # 2 in 100 disagree: twice the budget of every day, and well within overload's.
     for first in range(0, 10_000, 100):
@@ -130,20 +130,20 @@ def test_overload_is_watched_at_its_own_budget_and_apart(published: Published) -
     assert published.overload_alarmed
 
 
-def test_every_days_alarm_does_not_wait_for_overloads(published: Published) -> None:
+def test_every_days_alarm_does_not_wait_for_overloads(published: LiveVersion) -> None:
     published.publish(wider(1), tensors(1))
     assert watch(published, audits(100, 10, version=name(1), overload_wrong=0))
     assert not published.overload_alarmed
 
 
-def test_a_worker_that_tells_nothing_of_overload_leaves_its_test_alone(published: Published) -> None:
+def test_a_worker_that_tells_nothing_of_overload_leaves_its_test_alone(published: LiveVersion) -> None:
     published.publish(wider(1), tensors(1))
     watch(published, audits(100, 0, version=name(1)))
     assert published.overload_drift is not None
     assert published.overload_drift.audits == 0
 
 
-def test_the_version_that_but_lacks_overload_goes_on_with_what_was_seen(published: Published) -> None:
+def test_the_version_that_but_lacks_overload_goes_on_with_what_was_seen(published: LiveVersion) -> None:
     published.publish(wider(1), tensors(1))
     watch(published, audits(300, 2, version=name(1), overload_wrong=2))
     following = msgspec.structs.replace(
@@ -153,32 +153,32 @@ def test_the_version_that_but_lacks_overload_goes_on_with_what_was_seen(publishe
     assert published.drift is not None
     assert (published.drift.audits, published.drift.disagreements) == (300, 2)
     assert published.overload_drift is None
-    assert published.tally.worst_classes() == [Count(1, 300, 2)]
+    assert published.tally.worst_classes() == [DisagreementCount(1, 300, 2)]
     published.publish(manifest(3, 2), tensors(3))
     assert published.drift.audits == 0
 
 
-def test_whether_the_live_version_lacks_overload(published: Published) -> None:
+def test_whether_the_live_version_lacks_overload(published: LiveVersion) -> None:
     larger = Promise(overload_max_disagreement=0.03)
-    allowed = Published(published.store, larger, classes=3)
+    allowed = LiveVersion(published.store, larger, classes=3)
     assert not allowed.lacks_overload  # nothing is live
     allowed.publish(manifest(1), tensors(1))
     assert allowed.lacks_overload
-    assert not Published(published.store, Promise(), classes=3).lacks_overload
+    assert not LiveVersion(published.store, Promise(), classes=3).lacks_overload
     allowed.publish(wider(2), tensors(2))
     assert not allowed.lacks_overload
     for stricter in ({"overload_max_disagreement": 0.02}, {"confidence": 0.99}, {"max_class_disagreement": 0.1}):
-        other = Published(published.store, larger.model_copy(update=stricter), classes=3)
+        other = LiveVersion(published.store, larger.model_copy(update=stricter), classes=3)
         other.follow()
         assert other.lacks_overload, stricter
 
 
-def test_overloads_alarm_outlives_a_restart(published: Published) -> None:
+def test_overloads_alarm_outlives_a_restart(published: LiveVersion) -> None:
     published.publish(wider(1), tensors(1))
     watch(published, audits(100, 0, version=name(1), overload_wrong=50))
     assert published.drift is not None
     assert published.overload_drift is not None
-    restarted = Published(published.store, Promise(), classes=3)
+    restarted = LiveVersion(published.store, Promise(), classes=3)
     restarted.follow()
     states = published.drift.state(), published.tally.tensors(), published.overload_drift.state()
     restarted.restore(name(1), *states)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from layercache.cache_training.certifying import versions
-from layercache.cache_training.certifying.choosing import Choice, Scored
+from layercache.cache_training.certifying.choosing import ExitChoice, ScoredCandidate
 from layercache.cache_training.learning.batch_times import BatchTimes
 from layercache.cache_training.learning.candidates import Candidate, Costs
 from layercache.cache_training.learning.learner import Learner
@@ -66,10 +66,10 @@ def test_a_cut_without_an_exit_is_passed_by_all_that_are_left() -> None:
 
 def test_the_largest_batch_that_workers_report_counts_and_no_absurd_one() -> None:
     times = BatchTimes(TABLE, 32)
-    times.hear({})
+    times.take_worker_times({})
     assert times.batch == 32
     for largest, judged_by in ((2, 2), (8, 8), (4, 8), (10**12, 256)):
-        times.hear({"to a": {1: 1.0, largest: 2.0}})
+        times.take_worker_times({"to a": {1: 1.0, largest: 2.0}})
         assert times.batch == judged_by
     half = np.array([0.5, 0.5])
     one = [exit_at("a", "1")]
@@ -78,11 +78,11 @@ def test_the_largest_batch_that_workers_report_counts_and_no_absurd_one() -> Non
 
 def test_a_version_expects_the_time_of_micro_batches_where_they_were_measured() -> None:
     nothing = np.zeros(10)
-    one = Scored(exit_at("a", "1"), 1.0, nothing.astype(np.float32), nothing.astype(np.bool_))
+    one = ScoredCandidate(exit_at("a", "1"), 1.0, nothing.astype(np.float32), nothing.astype(np.bool_))
     exits = np.array([0] * 9 + [-1], np.int32)
     costs = {"a": Costs(0.3, 0.3)}
-    flat = versions.expected(Choice((one,), 0.5, 0.1), exits, costs)
-    shrunk = versions.expected(Choice((one,), 0.5, 0.1), exits, costs, BatchTimes(TABLE, 8))
+    flat = versions.expected_savings(ExitChoice((one,), 0.5, 0.1), exits, costs)
+    shrunk = versions.expected_savings(ExitChoice((one,), 0.5, 0.1), exits, costs, BatchTimes(TABLE, 8))
     assert flat.time_saved == pytest.approx(1 - (0.9 * 0.31 + 0.1 * 1.01))
     assert shrunk == msgspec.structs.replace(flat, time_saved=shrunk.time_saved)
     reached = {"to a": 1.0, "head 1": 1.0, "to b": 0.1, "to the end": 0.1}

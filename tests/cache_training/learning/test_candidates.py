@@ -7,7 +7,7 @@ from torch import nn
 from layercache.cache_training.learning import candidates
 from layercache.cache_training.learning.candidates import Candidate, Costs, head_flops, propose_heads
 from layercache.cache_training.learning.learner import Learner, Teacher
-from layercache.cache_training.learning.views import views
+from layercache.cache_training.learning.views import make_views
 from layercache.early_exit.cutting import cuts
 from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.heads.families import SkimHead
@@ -151,7 +151,7 @@ def test_of_many_skims_the_best_learns_always_and_the_others_in_turn(traced: Tra
     inputs = torch.randint(0, 256, (50, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     logits = Teacher(traced, ["2"]).answer(inputs)[1]
     audits, none = buffer_of(inputs, logits), buffer_of(inputs[:0], logits[:0])
-    learner.focus({"1/skim": 0.1, "2/skim": 0.3, "3/skim": 0.2})
+    learner.prioritise({"1/skim": 0.1, "2/skim": 0.3, "3/skim": 0.2})
     for _ in range(8):
         learner.learn(audits, none)
     assert {one.name: one.steps for one in learner.candidates} == {"1/skim": 4, "2/skim": 8, "3/skim": 4}
@@ -159,9 +159,9 @@ def test_of_many_skims_the_best_learns_always_and_the_others_in_turn(traced: Tra
 
 def test_views_are_pictures_of_the_same_kind_and_the_seed_decides(traced: TracedModel) -> None:
     frames = torch.randint(0, 256, (400, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
-    first, second = (views(frames, torch.Generator().manual_seed(seed)) for seed in (5, 5))
+    first, second = (make_views(frames, torch.Generator().manual_seed(seed)) for seed in (5, 5))
     assert first.equal(second)
     assert (first.dtype, first.shape) == (frames.dtype, frames.shape)
     unchanged = float((first == frames).flatten(1).all(1).float().mean())
     assert 0.07 < unchanged < 0.2  # a quarter are not changed, half of those are mixed with another
-    assert views(frames[:1, :1], torch.Generator().manual_seed(0)).shape == (1, 1, 16, 16)
+    assert make_views(frames[:1, :1], torch.Generator().manual_seed(0)).shape == (1, 1, 16, 16)

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layercache.cache_training.learning.kept_frames import FrameBuffer, Frames, capacity_for, together
+from layercache.cache_training.learning.kept_frames import FrameBuffer, Frames, capacity_for, concatenate
 from tests.cache_training.builders import frames
 
 
@@ -70,10 +70,10 @@ def test_capacity_is_counted_in_bytes() -> None:
 
 
 def test_together_leaves_out_what_is_empty() -> None:
-    both = together([None, frames(2), frames(3, start=2), frames(0)])
+    both = concatenate([None, frames(2), frames(3, start=2), frames(0)])
     assert both is not None
     assert both.position.tolist() == [0, 1, 2, 3, 4]
-    assert together([None]) is None
+    assert concatenate([None]) is None
 
 
 def test_an_empty_buffer_gives_nothing() -> None:

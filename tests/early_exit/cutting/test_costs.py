@@ -161,7 +161,12 @@ def test_pieces_are_measured_in_their_place_with_what_really_reaches_them() -> N
     segments = {"to a": nn.Conv2d(3, 8, 3, stride=2), "to b": Slow(2.0), "to the end": nn.Flatten()}
     asked: list[int] = []
     measured = measure_times(
-        segments, {"a": Head()}, lambda n: torch.zeros(n, 3, 9, 9), (1, 4), repeats=2, done=lambda: asked.append(1)
+        segments,
+        {"a": Head()},
+        lambda n: torch.zeros(n, 3, 9, 9),
+        (1, 4),
+        repeats=2,
+        after_batch=lambda: asked.append(1),
     )
     assert list(measured) == ["to a", "head a", "to b", "to the end"]
     assert [list(times) for times in measured.values()] == [[1, 4]] * 4
