@@ -35,7 +35,7 @@ class Parts:
         classifier = SimpleNamespace(name="tiny", fingerprint=FINGERPRINT, device="cpu", preprocessing=None)
         for name, part in {
             "load": classifier, "trace": SimpleNamespace(), "open_store": None, "wait_for_topics": True,
-            "keep_freed_memory": None, "collect_seldom": None, "asked": {"frames.dlq": 300_000},
+            "keep_freed_memory": None, "collect_seldom": None, "ask_size_limits": {"frames.dlq": 300_000},
             "fetching_pool": self.part("pool"), "HeadWatch": self.part("heads"),
         }.items():  # fmt: skip
             monkeypatch.setattr(service, name, lambda *_, part=part, **__: part)
