@@ -19,11 +19,11 @@ from typing import Literal, Self
 from tests.mutants.mutant import Mutant
 
 #: What `make test` runs; a mutant may not count on the others.
-_MARKERS = "not slow and not faults"
+MARKERS = "not slow and not faults"
 #: A mistake may make a test wait for what never comes.
-_TEST_TIMEOUT_S = 120
+_TIMEOUT = "--timeout=120"
 _UNSHRUNK = ("-p", "tests.mutants.unshrunk", "--hypothesis-profile=unshrunk", "--hypothesis-seed=0")
-_LIBRARIES = ("torch", "torchvision.io", "scipy.special", "confluent_kafka", "fsspec", "pydantic_settings")
+_LIBRARIES = ("pytest", "torch", "torchvision.io", "scipy.special", "confluent_kafka", "fsspec", "pydantic_settings")
 _FAILED = re.compile(r"^FAILED \S+?::(?P<test>[\w:]+)(\[.*?\])?( - (?P<why>.*))?$", re.MULTILINE)
 #: A test that ends so has found that the mutant is no program, not that it breaks a promise.
 _NO_PROGRAM = (
@@ -94,7 +94,7 @@ class Bench:
             if source.is_symlink() or source.exists():  # one that was deleted and not committed is still listed
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target, follow_symlinks=False)
-        return cls(folder, _UNSHRUNK, _LIBRARIES)
+        return cls(folder, (_TIMEOUT, *_UNSHRUNK), _LIBRARIES)
 
     def __enter__(self) -> Self:
         return self
@@ -144,7 +144,7 @@ class Bench:
     def _run(self, tests: Sequence[str]) -> tuple[int, str]:
         """Pytest's exit code and output."""
         output = self.folder.with_name(f"{self.folder.name}.output")
-        arguments = ["-x", "-q", "--no-header", "--tb=short", "-m", _MARKERS, f"--timeout={_TEST_TIMEOUT_S}"]
+        arguments = ["-x", "-q", "--no-header", "--tb=short", "-m", MARKERS]
         arguments += ["-p", "no:cacheprovider", *self._options, *tests]
         assert self._process.stdin and self._process.stdout
         try:

@@ -99,7 +99,7 @@ MUTANTS = (
         _CERTIFICATE_TESTS,
     ),
     Mutant(
-        "the upper bound of a risk is its lower one's neighbour",
+        "the upper bound of a risk counts one agreement more than there was",
         _CERTIFICATE,
         "special.betaincinv(disagreements + 1, frames - disagreements, 1 - error)",
         "special.betaincinv(disagreements + 1, frames - disagreements + 1, 1 - error)",

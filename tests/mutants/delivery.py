@@ -186,7 +186,7 @@ MUTANTS = (
         _CAUTION_TESTS,
     ),
     Mutant(
-        "a worker that ends well takes back a note of which it cannot know",
+        "a worker takes back its notes although its last commit may have come through",
         _CAUTION,
         "        self._committed_notes.clear()\n",
         "        self._own_notes.clear()\n",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants.bench import Bench, Unusable
+from tests.mutants.bench import MARKERS, Bench, Unusable
 from tests.mutants.catalogue import AREAS, MUTANTS
 from tests.mutants.mutant import Mutant, Outdated
 
@@ -30,14 +30,19 @@ def test_every_area_has_its_share_and_no_mutant_comes_twice() -> None:
     assert {area: len(mutants) for area, mutants in AREAS.items() if len(mutants) < 8} == {}
 
 
+def test_what_make_test_leaves_out_catches_no_mutant() -> None:
+    assert f'-m "{MARKERS}"' in (_ROOT / "Makefile").read_text()
+
+
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """Of a tiny project, whose tests look at sums of small numbers only."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # they take most of a second
     folder = tmp_path / "tree"
     folder.mkdir()
     (folder / "sums.py").write_text("def add(a, b):\n    return a + b\n")
     (folder / "test_sums.py").write_text("from sums import add\n\ndef test_add():\n    assert add(1, 2) == 3\n")
-    with Bench(folder) as bench:
+    with Bench(folder, libraries=["pytest"]) as bench:
         yield bench
 
 
