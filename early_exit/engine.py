@@ -94,7 +94,7 @@ class Engine:
     In ``shadow`` mode every frame runs the full path and is answered by the model; what the exits would have said is
     in ``live_exit`` and ``live_label``. An engine never changes: new heads get a new engine. For a version that has
     thresholds for overload :meth:`overloaded` gives the engine that answers by them; what either would have said, both
-    report alike, so that whoever watches the exits never mixes their budgets.
+    report alike, so that a watch over the exits never mixes their budgets.
 
     Raises :class:`layercache.early_exit.cutting.cuts.CutError` where the heads' cuts are not the model's. Heads of
     :func:`layercache.early_exit.heads.loading.load_heads` fit.
@@ -157,7 +157,7 @@ class Engine:
         return bolder
 
     def _served_budget(self, certificate: Certificate | None) -> float | None:
-        """How often exits may answer otherwise than the model; None where they answer nothing, or nobody promised."""
+        """How often exits may answer otherwise than the model; None where none answers, or no certificate says so."""
         return certificate.max_disagreement if certificate and self.exits and self.mode == "serve" else None
 
     def run(self, frames: Tensor, audits: npt.NDArray[np.bool_]) -> Answers:
@@ -173,7 +173,7 @@ class Engine:
             return self._run(frames, audits)
 
     def _run(self, frames: Tensor, audits: npt.NDArray[np.bool_]) -> Answers:
-        # Who leaves is decided in numpy: on so few numbers torch's dispatch costs many times the work itself.
+        # numpy decides which frames leave: on so few numbers torch's dispatch costs many times the work itself.
         n = len(frames)
         kept = np.ones(n, np.bool_) if self.mode == "shadow" else audits
         x = self._enter(frames)

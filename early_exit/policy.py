@@ -1,4 +1,4 @@
-"""Who is audited and who leaves where: pure functions, so that worker, trainer and tests cannot disagree."""
+"""Which frames are audited and which leave where: pure functions, so that worker, trainer and tests cannot disagree."""
 
 from hashlib import blake2b
 

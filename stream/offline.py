@@ -1,4 +1,4 @@
-"""The worker's whole path from bytes to predictions without Kafka: decode, engine, encode, as it overlaps them."""
+"""The worker's path from bytes to predictions without Kafka: it decodes ahead of the engine, as a worker does."""
 
 import time
 from collections import deque
@@ -83,7 +83,7 @@ class OfflineWorker:
         batch = MicroBatch.of_decoded([one.frame for one in arrived], decoded, engine.audit_rate)
         answered = batch.answer(engine)
         for _ in self._distillation.write(answered):
-            pass  # encoding them is part of a worker's work
+            pass  # a worker encodes them, too: without that this would measure too little
         return self._predictions.write(answered, time.time_ns() // 1_000_000)
 
     def _batches(self, frames: Iterator[Frame]) -> Iterator[list[Frame]]:

@@ -92,7 +92,7 @@ def count_flops(module: nn.Module, example: Tensor) -> int:
 def fair_clock(device: torch.device) -> Callable[[], float]:
     """Seconds of this thread's processor time where it does all the work, else wall time.
 
-    A worker and a trainer share a machine: by wall time, whatever else runs there would count as the model's.
+    A worker and a trainer share a machine: wall time would count whatever else runs there as the model's.
 
     >>> clock = fair_clock(torch.device("cpu"))
     >>> began = clock()
@@ -178,7 +178,7 @@ def expected_ms(table: TimeTable, reached: Mapping[str, float], batch: int) -> f
     """Expected milliseconds of a micro-batch of ``batch`` frames that shrinks on its way through the pieces.
 
     ``reached`` is, for every piece that is run, the share of frames that get there. Frames leave independently of each
-    other, so the number that gets to a piece is binomial; a piece that nobody reaches is not run.
+    other, so the number that gets to a piece is binomial; a piece that no frame reaches is not run.
 
     >>> table = TimeTable({"to a": {1: 2.0, 8: 8.0}, "head a": {1: 0.5, 8: 1.0}, "to the end": {1: 4.0, 8: 18.0}})
     >>> expected_ms(table, {"to a": 1.0, "head a": 1.0, "to the end": 0.0}, batch=8)

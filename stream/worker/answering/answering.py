@@ -1,4 +1,4 @@
-"""What answers frames: pictures are decoded, the engine runs, and predictions and dead letters go to the delivery."""
+"""Answers frames for the worker's loop: decodes pictures, runs the engine, hands records to the delivery."""
 
 import logging
 import time
@@ -34,18 +34,18 @@ from layercache.stream.worker.metrics import Metrics, distinct
 
 log = logging.getLogger(__name__)
 
-#: Micro-batches in a row of which a model answers nothing, nor anything else, before the worker ends.
+#: The worker ends once the model has failed at every frame of so many micro-batches in a row, and at other pictures.
 FAILED_BATCHES = 3
 
-#: What cannot wait for slow pictures and models; returns in how many seconds to come again.
+#: What the loop cannot put off while pictures or the model are slow; returns in how many seconds it is due again.
 Duties = Callable[[], float]
 
 
 class Answering(Protocol):
-    """What the worker's loop hands its frames to; a simulation answers with next to nothing."""
+    """What the worker's loop hands its frames to; the simulation has one that hardly does anything."""
 
     def start(self) -> None:
-        """Before the first frame."""
+        """Call it before the first frame."""
 
     def submit(self, frames: Sequence[Frame]) -> list[PendingFrame]:
         """Starts decoding ``frames`` and returns at once."""
@@ -60,22 +60,22 @@ class Answering(Protocol):
     ) -> bool:
         """Produces one prediction or one dead letter for each frame; True where the budget for overload answered.
 
-        Does the ``duties`` while it waits, and produces nothing before it has done them for the last time: they may
-        commit, and add to ``lost_partitions``. Frames of these are others' to answer: nothing is produced for them.
-        ``overloaded`` says whether the worker is too far behind. What the duties raise ends it.
+        Does the ``duties`` while it waits. They may commit, and add to ``lost_partitions``; so it produces records only
+        after it has done them for the last time, and none for frames of lost partitions, which other workers answer.
+        ``overloaded`` says whether the worker is too far behind. An error that the duties raise ends the call.
         """
 
     def refuse(self, frame: Frame, why: Unanswerable, delivery: Delivery) -> None:
-        """Produces a dead letter for a frame, which it does not touch."""
+        """Produces a dead letter for a frame without looking into the frame."""
 
     def adjust(self, now: float) -> None:
-        """Another turn of the loop; cheap."""
+        """Call it in every turn of the loop; it is cheap."""
 
     def committed(self, seconds: float) -> None:
-        """A commit took so long."""
+        """Call it after each commit, with the time that the commit took."""
 
     def stop(self) -> None:
-        """Ends what runs beside the loop, once no frame is being answered any more."""
+        """Ends its threads; call it once no frame is being answered any more."""
 
 
 class ModelAnswering:
@@ -91,7 +91,7 @@ class ModelAnswering:
         pool: DecodePool,
         letter_limit: LetterLimit | None = None,
     ) -> None:
-        """Without a ``letter_limit`` only a refusal tells how large dead letters may be."""
+        """Without a ``letter_limit`` only a record that the broker refuses tells how large dead letters may be."""
         topics, classifier = settings.topics, traced.classifier
         self._topics = topics
         self._heads = heads
@@ -142,7 +142,7 @@ class ModelAnswering:
         lost_partitions: Set[int],
     ) -> bool:
         """See :meth:`Answering.answer`. Raises :class:`MachineFailed` and :class:`ModelError`."""
-        decoded = all_decoded(arrived, lambda: self._live(duties))
+        decoded = all_decoded(arrived, lambda: self._beat_and_do(duties))
         self._metrics.observe("decode", *(one.decode_ms / 1000 for one in decoded))
         failures: dict[int, Unanswerable] = {}
         pictures: dict[int, Decoded] = {}
@@ -153,7 +153,8 @@ class ModelAnswering:
                 pictures[row] = one
         frames = [arrived[row].frame for row in pictures]
         answered = self._infer(frames, [*pictures.values()], duties, overloaded) if frames else None
-        # Only now: while the engine ran, the duties may have committed, and these records belong to the next commit.
+        # Produce after the engine has finished: while it ran, the duties may have committed, and that commit must not
+        # include these records, whose frames' offsets belong to the next one.
         if answered is not None:
             rows = list(pictures)
             failures |= {rows[row]: failure for row, failure in answered.failures.items()}
@@ -164,10 +165,11 @@ class ModelAnswering:
                 self.refuse(frame, failure, delivery)
         return answered is not None and answered.engine.budget == "overload"
 
-    def _live(self, duties: Duties) -> float:
-        """The duties, and life is shown: a picture's attempts end by themselves, so waiting for it is no standstill.
+    def _beat_and_do(self, duties: Duties) -> float:
+        """Does the duties and tells the health check that the worker is alive.
 
-        A restart would only wait for the same picture again.
+        Waiting for a picture is no standstill: its attempts end by themselves, and a worker that was restarted would
+        only wait for the same picture again.
         """
         self._metrics.health.beat()
         return duties()

@@ -26,7 +26,7 @@ class Outcome:
     failures: dict[int, Unanswerable]
     """Row of the frame to why the model did not answer it."""
     raised: str | None = None
-    """What the model raised at last, also where it answered the same frames in smaller batches."""
+    """The last error of the model, also where it answered the same frames in smaller batches."""
 
     def answered(self, count: int) -> npt.NDArray[np.bool_]:
         """bool ``[count]``, of all N rows: which frames the answers are to."""
@@ -36,15 +36,15 @@ class Outcome:
 
 
 class ModelFails(RuntimeError):
-    """The model fails at every frame of a micro-batch, and at pictures that none of them can have spoiled."""
+    """The model fails at every frame of a micro-batch, and at pictures that these frames cannot have spoiled."""
 
 
 class Culprits:
     """Runs micro-batches; a frame at which the model raises, or gives logits that are not finite, spoils no other.
 
-    A batch at which the model raises is run again in halves, each that raises in halves again: the frames of one
-    culprit among N take about 2 log2(N) runs more. Where no frame is answered, the model is tried at the latest picture
-    that it answered, and at noise, before the frames are blamed.
+    Where the model raises at a batch, its halves are run, and the halves of each half at which it raises again: finding
+    one culprit among N frames takes about 2 log2(N) runs more. Where the model answers no frame, it is tried at the
+    latest picture that it has answered, and at noise, before the frames are blamed.
 
     >>> frames, audits = torch.zeros(3, 1, 28, 28, dtype=torch.uint8), np.ones(3, np.bool_)
     >>> Culprits().run(Engine(traced), frames, audits).failures
@@ -60,7 +60,7 @@ class Culprits:
         if outcome.answers is None:
             self._try_others(engine, pictures, next(iter(outcome.failures.values())))
         elif outcome.failures or self._answered_before is None:
-            # While all goes well, any picture of before will do.
+            # While the model answers all frames, any earlier picture will do: it is kept, not copied anew each time.
             row = int(outcome.answered(len(pictures)).argmax())
             self._answered_before = pictures[row : row + 1].clone()
         return outcome

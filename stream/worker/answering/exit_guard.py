@@ -54,12 +54,12 @@ class Audited:
 
 
 class ExitGuard:
-    """Runs drift tests on the audits of the version in force, and closes what exceeds its budget.
+    """Runs drift tests on the audits of the version in force, and closes exits whose errors exceed their budget.
 
-    One test is for the thresholds of every day: when it alarms, all exits close. The other is for those of overload, at
-    their own budget, on the same audits, whether the worker is behind or not: when it alarms, the thresholds of every
-    day hold at any lag. Either holds for its version, which may come again by a rollback, until the worker is started
-    anew. In shadow mode nothing is served by exits, so the alarm is but said.
+    One test watches the normal thresholds: when it alarms, all exits close. The other watches those for overload, at
+    their own budget, on the same audits, whether the worker is behind or not: when it alarms, the normal thresholds
+    hold at any lag. Either alarm holds for its version until the worker is restarted, also where an operator rolls back
+    to that version. In shadow mode the exits answer no frame, so an alarm is only logged.
     """
 
     def __init__(self, confidence: float, block_s: float) -> None:
@@ -75,7 +75,7 @@ class ExitGuard:
         self._last: dict[int, int] = {}
 
     def choose(self, serving: Serving, behind: bool = False) -> Engine:
-        """The engine to run now; ``behind``: overload's, where there is one to trust."""
+        """The engine to run now: overload's while the worker is ``behind``, unless an alarm has closed it."""
         if serving is not self._serving:
             self._serving = serving
             self._detector = DriftDetector(serving.budget, self._level) if serving.engine.exits else None
@@ -104,7 +104,7 @@ class ExitGuard:
         )
 
     def watch(self, answered: AnsweredBatch) -> Audited:
-        """Takes in a batch that :meth:`choose`'s engine answered; returns what its audits found."""
+        """Takes in a batch that the engine of :meth:`choose` answered; returns what its audits found."""
         audited, batch = Audited.of(answered), answered.batch
         version = self._serving.version if self._serving else None
         if self._detector is not None and not (self._detector.alarmed and self.overload_closed):
@@ -127,7 +127,7 @@ class ExitGuard:
         return np.array(counted, np.bool_)
 
     def _alarms(self, detector: DriftDetector, disagreed: Bools, consequence: str) -> bool:
-        """Feeds a test that has not alarmed yet; True where it does now, which is said."""
+        """Feeds a test that has not alarmed yet; True, with a line in the log, where it alarms now."""
         if detector.alarmed:
             return False
         for one in disagreed.tolist():
@@ -142,20 +142,20 @@ class ExitGuard:
         return False
 
     def _opens_block(self, frame: Frame) -> bool:
-        """Whether the frame is the first of its key's block of time: near-copies counted singly raise false alarms."""
+        """Whether the frame is its key's first in a block of time: counting near-copies singly raises false alarms."""
         if frame.key is None:
             return True
         if len(self._blocks) > _MAX_KEYS:
             self._blocks.clear()
         block = frame.timestamp_ms // self._block_ms
-        key = key_hash(frame.key)  # as long as all others, whatever publishers put into theirs
+        key = key_hash(frame.key)  # hashes are of one length, whatever publishers put into keys
         opens = self._blocks.get(key) != block
         self._blocks[key] = block
         return opens
 
 
 def _remember(alarmed: deque[str | None], version: str | None) -> None:
-    """As the latest; once, though a version that is taken up again may raise its alarm again."""
+    """Puts the version last; it stands there once, though it may alarm again after it was taken up again."""
     if version in alarmed:
         alarmed.remove(version)
     alarmed.append(version)

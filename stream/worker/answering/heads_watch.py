@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 _MAX_BACKOFF = 30
 
 
-class Store(Protocol):
+class VersionStore(Protocol):
     """What is asked of :class:`layercache.early_exit.store.head_store.HeadStore`."""
 
     def live(self) -> Live: ...
@@ -52,14 +52,14 @@ class Serving:
 
 
 class HeadWatch:
-    """Keeps :attr:`serving` at what the store says is live. One attribute is swapped; nobody waits for anything.
+    """Keeps :attr:`serving` at what the store says is live. It swaps one attribute, so that no frame waits for it.
 
     :meth:`look` is one look, by one thread at a time; :meth:`start` looks again and again in a thread.
     """
 
     def __init__(
         self,
-        store: Store,
+        store: VersionStore,
         traced: TracedModel,
         mode: Literal["serve", "shadow"],
         max_batch: int,
@@ -67,7 +67,7 @@ class HeadWatch:
         on_error: Callable[[], None] = lambda: None,
         on_refused: Callable[[], None] = lambda: None,
     ) -> None:
-        """``on_error`` hears of every look that fails, ``on_refused`` once of heads that must not be used."""
+        """Calls ``on_error`` at every look that fails, ``on_refused`` once for heads that must not be used."""
         self._store = store
         self._traced = traced
         self._mode = mode
@@ -91,13 +91,13 @@ class HeadWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread; one that hangs in a slow store is left behind."""
+        """Ends the thread; does not wait for one that hangs in a slow store."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(1.0)
 
     def look(self) -> bool:
-        """Asks the store once and takes up what it says; False where that failed and what was served still is."""
+        """Asks the store once and takes up what it says; False where that failed and nothing has changed."""
         with self._looking:
             return self._look()
 
@@ -108,11 +108,11 @@ class HeadWatch:
             if (version, live.closed) != self._seen:
                 self._take_up(version, live.closed)
                 self._seen = (version, live.closed)
-                gc.collect()  # segments are circles, with weights in them; in the hot thread it is done seldom
+                gc.collect()  # old segments are reference cycles that hold weights, and the hot thread collects seldom
         except (StoreError, HeadsError) as error:
             self._on_error()
             if isinstance(error, SignatureError):
-                self.serving = self._full  # who may write to the store cannot be trusted: nor what it said before
+                self.serving = self._full  # somebody else writes to the store: what it said before is in doubt, too
                 self._seen = None
             if str(error) != self._trouble:
                 self._trouble = str(error)
@@ -144,10 +144,10 @@ class HeadWatch:
             manifest = msgspec.structs.replace(manifest, exits=(), overload=None)
         heads = load_heads(manifest, tensors, self._traced)
         engine = Engine(self._traced, heads, self._mode)
-        shut = Engine(self._traced, heads, "shadow")
+        scoring = Engine(self._traced, heads, "shadow")
         engine.warm_up(self._max_batch)
         budget = manifest.certificate.max_disagreement if manifest.certificate else self._promise.max_disagreement
-        self.serving = Serving(engine, shut, budget, engine.overloaded() if self._may_overload(manifest) else None)
+        self.serving = Serving(engine, scoring, budget, engine.overloaded() if self._may_overload(manifest) else None)
         log.info("serving %s%s", _named(self.serving), ", all exits kept closed by the operator" if closed else "")
 
     def _may_overload(self, manifest: Manifest) -> bool:
@@ -164,7 +164,7 @@ class HeadWatch:
         while True:
             try:
                 failures = 0 if self.look() else failures + 1
-            except Exception:  # the thread must outlive what nobody foresaw; the frames do
+            except Exception:  # this thread must outlive an unforeseen error: frames are answered meanwhile
                 log.exception("looking for heads failed; still serving %s", _named(self.serving))
                 self._on_error()
                 failures += 1

@@ -69,7 +69,7 @@ class MicroBatch:
         )
 
     def answer(self, engine: Engine, run: Run = run_once) -> "AnsweredBatch":
-        """Has ``run`` answer it. Frames at which that says the model failed are left out of the answers."""
+        """Has ``run`` answer it, and leaves out the frames at which the model failed, as ``run`` tells."""
         began = perf_counter()
         outcome = run(engine, self.pictures, self.audits)
         inference_ms = (perf_counter() - began) * 1000
@@ -94,7 +94,7 @@ class AnsweredBatch:
     failures: Mapping[int, Unanswerable]
     """Row, in the batch that was given, of each frame at which the model failed, and why it has no answer."""
     raised: str | None = None
-    """What the model raised at last, also where it answered the same frames in smaller batches."""
+    """The last error of the model, also where it answered the same frames in smaller batches."""
 
     def __len__(self) -> int:
         return len(self.batch.frames)

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 #: Another salt than the audits' and the trainer's, so that who teaches says nothing about who is audited.
 _SALT = b"layercache-sample-1"
-#: The share never falls below this: what the trainer still gets tells it that the stream goes on.
+#: The share never falls below this: by the frames that it still gets the trainer sees that the stream goes on.
 FLOOR = 0.02
 _DECREASE, _INCREASE = 0.5, 0.05
 
@@ -28,7 +28,7 @@ _DECREASE, _INCREASE = 0.5, 0.05
 _ADJUST_EVERY_S = 1.0
 #: Waiting for the broker may take this share of the hot thread's time, beside what every commit takes.
 _MOST_WAITING = 0.2
-#: A commit is taken to last this long at most by itself, whatever it carries: rounds of acknowledgements.
+#: A commit that carries nothing is taken to last this long at most: it waits for rounds of acknowledgements.
 _PLAIN_COMMIT_S = 0.1
 #: The shortest of this many commits, and of as many before them, says how long they take by themselves.
 _COMMITS_COMPARED = 150
@@ -37,7 +37,7 @@ PRODUCER, TRAINER = "producer", "trainer"
 
 
 class KeptShare:
-    """A share that is halved while somebody is behind, and regained in steps of five percent.
+    """A share that is halved while its cause is behind, and regained in steps of five percent.
 
     >>> kept = KeptShare()
     >>> [kept.adjust(is_behind) for is_behind in (False, True, True, False)]
@@ -83,11 +83,11 @@ class Waiting:
             self._shortest_before, self._shortest, self._counted = self._shortest, _PLAIN_COMMIT_S, 0
 
     def for_room(self, seconds: float) -> None:
-        """Records waited so long for room in the queue: predictions, too, where what teaches has filled it."""
+        """Records waited so long for room in the queue: predictions, too, where records for the trainer fill it."""
         self._for_room_s += seconds
 
     def share(self, now: float) -> float:
-        """Of the time since this was last asked."""
+        """The share of the time since the last call that was waited."""
         plain = min(self._shortest, self._shortest_before)
         waited = self._for_room_s + sum(max(0.0, seconds - plain) for seconds in self._commits)
         elapsed = now - self._since
@@ -125,8 +125,8 @@ class Sampler:
     def audit_rate(self, engine: Engine) -> float:
         """The rate to draw audits at: the live version's, and while no exit is open the share of it.
 
-        Without exits nothing is promised that audits could watch over: they are all frames, a stream that no trainer
-        could take. Drawn at a lower rate they are a fair sample still, and each that is drawn is sent.
+        Without open exits there is no promise for audits to watch over, and the rate is 1: no trainer could take a
+        whole stream. Audits that are drawn at a lower rate are a fair sample still, and each of them is sent.
         """
         return engine.audit_rate if engine.exits else engine.audit_rate * self.share
 
@@ -147,7 +147,7 @@ class Sampler:
 
     @property
     def _why(self) -> str:
-        """Who is the most behind."""
+        """Which of the two is the most behind."""
         return min(self._kept, key=lambda cause: self._kept[cause].value)
 
 
