@@ -43,7 +43,7 @@ def command(
     from rich.console import Console
     from rich.markdown import Markdown
 
-    from layercache.demo.beside import has_display
+    from layercache.demo.dashboard_process import has_display
     from layercache.demo.run import FolderInUse, Options, run
     from layercache.demo.settings import AssetsMissing, find_assets
     from layercache.demo.view import View

@@ -108,15 +108,15 @@ def command(
     from layercache.early_exit.cutting.cuts import CutError
     from layercache.early_exit.model.loading import ModelError
     from layercache.report import page
-    from layercache.report.frames import Plan
+    from layercache.report.footage import FrameOptions
     from layercache.report.run import NothingSeen, Options, run
     from layercache.stopping import stop_on_signals
     from layercache.stream.publishing.sources import SourceError
 
     # Several trainers' worth of lines; the page tells all.
     logging.getLogger("layercache.cache_training").setLevel(logging.ERROR)
-    plan = Plan(frames, frames_limit, shuffle, settings.trainer.seed, fps, pattern)
-    options = Options(plan, tuple(sorted(set(budget or _BUDGETS))), minutes, _command_line())
+    reading = FrameOptions(frames, frames_limit, shuffle, settings.trainer.seed, fps, pattern)
+    options = Options(reading, tuple(sorted(set(budget or _BUDGETS))), minutes, _command_line())
     with stop_on_signals() as stop, _Display() as display:
         try:
             report = run(settings, options, display, stop)

@@ -34,7 +34,7 @@ def costs(manifest: Manifest | None) -> Costs:
     return {name: (flops, times.get(name, flops)) for name, flops in flops_shares(manifest).items()}
 
 
-class Answers:
+class AnswerTally:
     """Counts one model's predictions: by time, by exit, and a sample of them to be shown as pictures."""
 
     def __init__(self, windows: Windows, shown: int, seed: int = 0) -> None:

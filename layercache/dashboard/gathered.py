@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 from confluent_kafka import Message
 
-from layercache.dashboard.answers import Answers
+from layercache.dashboard.answers import AnswerTally
 from layercache.dashboard.audited import AuditTally, Count, of_class, worst
 from layercache.dashboard.board import now_ms
 from layercache.dashboard.frames import letter_of, written_ms
@@ -52,7 +52,7 @@ class Gathered:
         self._lock = threading.Lock()
         self._recent, self._day = Slices(5.0, 180), Slices(300.0, 288)
         self._windows = Windows(self._recent, self._day)
-        self._answers = Answers(self._windows, FRAMES)
+        self._answers = AnswerTally(self._windows, FRAMES)
         self._audits = AuditTally(settings.promise.block_s)
         self._frames: tuple[Frame, ...] = ()
         self._letters: deque[DeadLetter] = deque(maxlen=LETTERS)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from layercache.broker import EmbeddedBroker
-from layercache.demo import beside, chart, report, settings, streaming
+from layercache.demo import chart, dashboard_process, report, settings, streaming
 from layercache.demo.processes import Children, launcher
 from layercache.demo.readings import Readings
 from layercache.demo.versions import Versions
@@ -21,6 +21,7 @@ from layercache.early_exit.model.loading import load
 from layercache.early_exit.store.head_store import HeadStore, open_store
 from layercache.measuring import labelled_frames, race
 from layercache.measuring.columns import collect, last_quarter
+from layercache.measuring.labelled_frames import LabelledFrames
 from layercache.measuring.summary import Machine, Summary, summarise
 from layercache.measuring.tally import Tally
 from layercache.schemas.settings import Settings
@@ -63,11 +64,11 @@ def run(options: Options, view: View) -> Summary:
         )
     tally = Tally(len(pictures), window=min(500, max(1, len(pictures) // 10)))
     with EmbeddedBroker(launcher=launcher()) as broker:
-        metrics_port = beside.metrics_port() if options.dashboard else None
+        metrics_port = dashboard_process.metrics_port() if options.dashboard else None
         chosen = settings.choose(options.assets, broker.bootstrap_servers, options.out, options.seed, metrics_port)
         built = settings.build(chosen)
         store = _store(built, traced)
-        plan = streaming.Plan(built, options.out / _SETTINGS_FILE, options.assets, len(pictures), options.rate)
+        plan = streaming.StreamPlan(built, options.out / _SETTINGS_FILE, options.assets, len(pictures), options.rate)
         plan.settings_file.write_text(settings.toml(chosen))
         topics.create(built)
         with (
@@ -99,7 +100,7 @@ def _report(
     built: Settings,
     traced: TracedModel,
     store: HeadStore,
-    pictures: labelled_frames.Frames,
+    pictures: LabelledFrames,
     tally: Tally,
     view: View,
 ) -> Summary:
@@ -130,10 +131,10 @@ def _report(
 
 def _dashboard(
     options: Options, children: Children, settings_file: Path, view: View, metrics_port: int | None
-) -> AbstractContextManager[beside.Dashboard | None]:
+) -> AbstractContextManager[dashboard_process.Dashboard | None]:
     if not options.dashboard:
         return nullcontext()
-    return beside.Dashboard(children, settings_file, view.say, options.browser, metrics_port)
+    return dashboard_process.Dashboard(children, settings_file, view.say, options.browser, metrics_port)
 
 
 def _store(built: Settings, traced: TracedModel) -> HeadStore:

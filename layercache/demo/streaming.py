@@ -33,7 +33,7 @@ class StreamFailed(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Plan:
+class StreamPlan:
     """What to stream, and with which processes."""
 
     settings: Settings
@@ -44,7 +44,7 @@ class Plan:
 
 
 def run(
-    plan: Plan,
+    plan: StreamPlan,
     children: Children,
     readings: Readings,
     tally: Tally,
@@ -126,11 +126,11 @@ def _is_stable(client: AdminClient, group: str) -> bool:
     return bool(described.state == ConsumerGroupState.STABLE)
 
 
-def _command(name: str, plan: Plan) -> list[str]:
+def _command(name: str, plan: StreamPlan) -> list[str]:
     return [sys.executable, "-m", "layercache", name, "--config", str(plan.settings_file)]
 
 
-def _publish(plan: Plan) -> list[str]:
+def _publish(plan: StreamPlan) -> list[str]:
     return [
         *_command("publish", plan),
         str(plan.assets.frames),

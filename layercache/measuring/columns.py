@@ -1,7 +1,8 @@
 """The stream's answers as columns, one row a frame in the order of the stream: report and chart are made of them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,11 @@ from layercache.measuring.tally import Answer
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Part = TypeVar("Part", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,17 @@ def collect(
         audit_drawn=np.array([position in audits for position in positions], np.bool_),
         audit_disagrees=np.array([audits.get(position, False) for position in positions], np.bool_),
     )
+
+
+def joined(parts: Sequence[Part]) -> Part:
+    """Several dataclasses of arrays as one: each array is the parts' own, one after the other.
+
+    Raises ``ValueError`` where there are no parts.
+    """
+    if not parts:
+        raise ValueError("there are no frames to put together")
+    names = [field.name for field in fields(parts[0])]
+    return type(parts[0])(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 def moving(values: Floats | Bools | Integers, window: int) -> Floats:

@@ -21,7 +21,7 @@ class FramesError(ValueError):
 
 
 @dataclass(frozen=True)
-class Frames:
+class LabelledFrames:
     """N pictures in the order of the stream."""
 
     names: tuple[str, ...]
@@ -39,7 +39,7 @@ class Frames:
         return {name: place for place, name in enumerate(self.names)}
 
 
-def read(path: Path, count: int, label_pattern: str, classes: Sequence[str]) -> Frames:
+def read(path: Path, count: int, label_pattern: str, classes: Sequence[str]) -> LabelledFrames:
     """The first ``count`` pictures of a zip, by name; ``label_pattern`` finds the class in a name.
 
     Raises :class:`FramesError` where there are fewer, or a name holds no known class.
@@ -50,11 +50,11 @@ def read(path: Path, count: int, label_pattern: str, classes: Sequence[str]) -> 
             raise FramesError(f"{path} holds {len(names)} frames; the demo streams each once, so not {count}")
         names = names[:count]
         labels = [_label(name, label_pattern, classes) for name in names]
-        return Frames(names, tuple(archive.read(name) for name in names), np.array(labels, np.int64))
+        return LabelledFrames(names, tuple(archive.read(name) for name in names), np.array(labels, np.int64))
 
 
 def full_labels(
-    engine: Engine, frames: Frames, limits: Limits, report: Callable[[float], None] = lambda done: None
+    engine: Engine, frames: LabelledFrames, limits: Limits, report: Callable[[float], None] = lambda done: None
 ) -> Integers:
     """int64 ``[N]``: what the full model answers for ``frames``; ``engine`` has no heads.
 

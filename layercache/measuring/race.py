@@ -10,7 +10,7 @@ from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.engine import Engine
 from layercache.early_exit.heads.loading import load_heads
 from layercache.early_exit.store.head_store import HeadStore
-from layercache.measuring.labelled_frames import Frames
+from layercache.measuring.labelled_frames import LabelledFrames
 from layercache.measuring.summary import Race, Round
 from layercache.measuring.tally import Answer
 from layercache.schemas.frame import FrameHeaders
@@ -28,7 +28,7 @@ def run(
     settings: Settings,
     traced: TracedModel,
     store: HeadStore,
-    pictures: Frames,
+    pictures: LabelledFrames,
     answers: Sequence[Answer],
     report: Callable[[float], None] = lambda done: None,
 ) -> Race:
@@ -95,7 +95,7 @@ def _round(with_exits_fps: float, closed_fps: float) -> Round:
     return Round(with_exits_fps=with_exits_fps, closed_fps=closed_fps, ratio=with_exits_fps / closed_fps)
 
 
-def _frame(topic: str, pictures: Frames, answer: Answer) -> Frame:
+def _frame(topic: str, pictures: LabelledFrames, answer: Answer) -> Frame:
     return Frame(
         topic=topic,
         partition=answer.partition,

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,7 +17,8 @@ from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.engine import Engine
 from layercache.early_exit.heads.loading import load_heads
 from layercache.early_exit.policy import cascade
-from layercache.report.frames import Batch
+from layercache.measuring.columns import joined
+from layercache.report.footage import Batch
 from layercache.report.numbers import Exam, OfClass, Point
 from layercache.schemas.manifest import Manifest
 from layercache.stream.frames.frame import Frame
@@ -97,20 +97,15 @@ class Sitting:
 
     def known(self) -> Known:
         """All frames. Raises ``ValueError`` where there were none."""
-        return Known(*(_joined(self._known, name) for name in Known.__dataclass_fields__))
+        return joined(self._known)
 
     def answered(self, number: int) -> Answered:
         """What paper ``number`` has answered."""
-        return Answered(*(_joined(self._answered[number], name) for name in Answered.__dataclass_fields__))
+        return joined(self._answered[number])
 
     def scores(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Of the curve's exits, ``[N, exits]`` each."""
         return tuple(np.concatenate(parts) for parts in zip(*self._scores, strict=True))  # type: ignore[return-value]
-
-
-def _joined(parts: Sequence[object], name: str) -> npt.NDArray[Any]:
-    joined: npt.NDArray[Any] = np.concatenate([getattr(part, name) for part in parts])
-    return joined
 
 
 def result(paper: Paper, answered: Answered, known: Known, rows: npt.NDArray[np.bool_]) -> Exam | None:

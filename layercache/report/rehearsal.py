@@ -8,7 +8,7 @@ trainer's heads are worth under its own budget, with its own store and its own c
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,8 @@ from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.engine import Engine
 from layercache.early_exit.heads.loading import load_heads
 from layercache.early_exit.store.head_store import HeadStore
-from layercache.report.frames import Batch
+from layercache.measuring.columns import joined
+from layercache.report.footage import Batch
 from layercache.schemas.distillation import decode
 from layercache.schemas.manifest import Manifest
 from layercache.schemas.prediction import FULL
@@ -57,23 +58,8 @@ class Lane:
         return self.published.store.load(self.live.version) if self.live else None
 
 
-@dataclass
-class Log:
-    """What became of the stream's frames, in order; arrays ``[N]`` once :meth:`columns` has joined them."""
-
-    parts: list["Columns"] = field(default_factory=list)
-
-    def columns(self) -> "Columns":
-        """All frames together. Raises ``ValueError`` where there were none."""
-        names = Columns.__dataclass_fields__
-        return Columns(*(np.concatenate([getattr(part, name) for part in self.parts]) for name in names))
-
-    def __len__(self) -> int:
-        return sum(len(part.full) for part in self.parts)
-
-
 @dataclass(frozen=True)
-class Columns:
+class RehearsedFrames:
     """N frames of the stream; every array ``[N]``."""
 
     full: npt.NDArray[np.int64]
@@ -118,7 +104,9 @@ class Rehearsal:
         self.own = own
         self._others = tuple(others)
         self.trainer.choice_listeners += [lane.certifier.consider for lane in others]
-        self.log = Log()
+        self._answered: list[RehearsedFrames] = []
+        self.seen = 0
+        """How many frames it has answered."""
         self.versions: list[tuple[int, Manifest]] = []
         """Of the own budget: after how many frames each began to serve."""
         self._attempts = 0
@@ -127,10 +115,14 @@ class Rehearsal:
         self._writer = DistillationWriter(traced.classifier.fingerprint, "report", settings.topics.max_record_bytes)
         self._engine = Engine(traced, mode="shadow")
 
+    def frames(self) -> RehearsedFrames:
+        """What became of the stream's frames, in order. Raises ``ValueError`` where there were none."""
+        return joined(self._answered)
+
     @property
     def blocks(self) -> int:
         """Independent frames so far: all of them, or one for each block of time of the one camera."""
-        return len(self._slots) or len(self.log)
+        return len(self._slots) or self.seen
 
     def most_waiting(self, lane: Lane) -> int:
         """Independent audits that have ever waited to certify a budget at the same time."""
@@ -145,7 +137,8 @@ class Rehearsal:
             self.trainer.ingest(taught)
             for lane in self._others:
                 lane.intake.take(taught)
-        self.log.parts.append(_columns(batch, answered))
+        self._answered.append(_rehearsed(batch, answered))
+        self.seen += len(batch)
         block_ms = max(1, int(self._settings.promise.block_s * 1000))
         self._slots |= {frame.timestamp_ms // block_ms for frame in batch.frames if frame.key is not None}
         self._take_up()  # a record may have raised the alarm of drift
@@ -190,7 +183,7 @@ class Rehearsal:
         if live is not None and live.version != self._engine.version:
             manifest, tensors = store.load(live.version)
             self._engine = Engine(self.traced, load_heads(manifest, tensors, self.traced), mode="shadow")
-            self.versions.append((len(self.log), manifest))
+            self.versions.append((self.seen, manifest))
 
     def _lane(self, budget: float, promise: Promise) -> Lane:
         trainer, settings = self.trainer, self._settings.trainer
@@ -211,11 +204,11 @@ class Rehearsal:
         return HeadStore(self._folder.resolve().as_uri(), name)
 
 
-def _columns(batch: Batch, answered: AnsweredBatch) -> Columns:
+def _rehearsed(batch: Batch, answered: AnsweredBatch) -> RehearsedFrames:
     """In shadow mode every frame runs to the end, so that all rows are there, in order."""
     answers, engine, audits = answered.answers, answered.engine, answered.batch.audits
     leaves = np.where(audits, -1, answers.live_exit)
-    return Columns(
+    return RehearsedFrames(
         full=answers.labels,
         confidence=answers.probabilities.max(1),
         exit_label=answers.live_label.astype(np.int64),

@@ -22,8 +22,8 @@ from layercache.measuring.needs import first_attempt_audits, first_attempt_frame
 from layercache.measuring.summary import Race
 from layercache.report import exam, numbers
 from layercache.report.exam import Known, Sitting
-from layercache.report.frames import Footage
-from layercache.report.rehearsal import Columns, Lane, Rehearsal
+from layercache.report.footage import Footage
+from layercache.report.rehearsal import Lane, Rehearsal, RehearsedFrames
 from layercache.schemas.settings import Settings
 
 #: Share of the frames that is kept for the exam.
@@ -92,7 +92,7 @@ def report_frames(budget: float, confidence: float) -> int:
 
 def _fresh(rehearsal: Rehearsal, known: Known) -> npt.NDArray[np.bool_]:
     """The exam's frames that were not in the stream; all of them where there are hardly any such."""
-    new = ~np.isin(known.content, rehearsal.log.columns().content)
+    new = ~np.isin(known.content, rehearsal.frames().content)
     return new if new.sum() >= max(1, len(new) // 10) else np.ones(len(new), np.bool_)
 
 
@@ -121,7 +121,7 @@ def _budget(rehearsal: Rehearsal, lane: Lane, found: numbers.Exam | None) -> num
 
 
 def _stream(rehearsal: Rehearsal) -> numbers.Stream:
-    columns = rehearsal.log.columns()
+    columns = rehearsal.frames()
     n = len(columns.full)
     window = max(20, n // 20)
     at = np.unique(np.linspace(0, n - 1, _POINTS).astype(np.int64))
@@ -153,14 +153,14 @@ def _stream(rehearsal: Rehearsal) -> numbers.Stream:
     )
 
 
-def _accuracy(labels: npt.NDArray[np.int64], columns: Columns, labelled: npt.NDArray[np.bool_]) -> float | None:
+def _accuracy(labels: npt.NDArray[np.int64], columns: RehearsedFrames, labelled: npt.NDArray[np.bool_]) -> float | None:
     return float((labels == columns.truth)[labelled].mean()) if labelled.any() else None
 
 
 def _frames(
     footage: Footage, rehearsal: Rehearsal, known: Known | None, fresh: npt.NDArray[np.bool_]
 ) -> numbers.Frames:
-    columns, classes = rehearsal.log.columns(), rehearsal.traced.classifier.classes
+    columns, classes = rehearsal.frames(), rehearsal.traced.classifier.classes
     full, confidence, labelled = [columns.full], [columns.confidence], columns.truth >= 0
     copies = 0
     if known is not None:

@@ -26,7 +26,7 @@ from layercache.measuring.summary import Race
 from layercache.report import numbers
 from layercache.report.exam import Paper, Sitting
 from layercache.report.findings import findings
-from layercache.report.frames import Batch, Footage, Plan
+from layercache.report.footage import Batch, Footage, FrameOptions
 from layercache.report.rehearsal import Lane, Rehearsal, take
 from layercache.report.results import EXAM_SHARE, gather
 from layercache.schemas.manifest import Manifest
@@ -57,7 +57,7 @@ _FEWEST_BATCHES = 8
 class Options:
     """What the user asks for, besides settings."""
 
-    plan: Plan
+    frames: FrameOptions
     budgets: tuple[float, ...] = (0.005, 0.01, 0.02, 0.05)
     minutes: float = 5.0
     command: str = "layercache report"
@@ -102,7 +102,7 @@ def run(
         torch.set_num_threads(settings.worker.torch_threads)
     watch.phase("building and cutting the model")
     traced = cuts.trace(loading.load(settings.model), settings.trainer.max_cuts)
-    footage = Footage(options.plan, settings, traced.classifier)
+    footage = Footage(options.frames, settings, traced.classifier)
     watch.phase("measuring the model's pieces")
     table = costs.cost_table(traced)
     with tempfile.TemporaryDirectory(prefix="layercache-report-") as folder:
@@ -113,8 +113,8 @@ def run(
         batches = footage.batches(pace.batch)
         watch.phase("frames")
         _stream(rehearsal, batches, pace, watch, stop)
-        if not len(rehearsal.log):
-            raise NothingSeen(_nothing(footage, options.plan.path))
+        if not rehearsal.seen:
+            raise NothingSeen(_nothing(footage, options.frames.path))
         scored = rehearsal.finish()
         watch.phase("exam")
         sitting, choice = _sitting(rehearsal, traced, scored, pace)
@@ -176,7 +176,7 @@ def _stream(rehearsal: Rehearsal, batches: Iterator[Batch], pace: Pace, watch: W
         started = time.monotonic()
         rehearsal.serve(batch)
         serving += time.monotonic() - started
-        seen = len(rehearsal.log)
+        seen = rehearsal.seen
         to_come = max(0, pace.stream - seen)
         left = pace.stream_s - (time.monotonic() - began) - to_come * serving / seen
         rehearsal.learn(min(most * len(batch), max(0.0, left) * len(batch) / (to_come + len(batch))))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layercache.dashboard.answers import Answers
+from layercache.dashboard.answers import AnswerTally
 from layercache.dashboard.slices import Slices, Windows
 from layercache.schemas.manifest import Manifest
 from layercache.schemas.prediction import FULL
@@ -17,9 +17,9 @@ from tests.support.manifests import manifest
 repeatable = settings(derandomize=True, deadline=None, max_examples=60)
 
 
-def answers(shown: int = 8) -> tuple[Answers, Slices]:
+def answers(shown: int = 8) -> tuple[AnswerTally, Slices]:
     slices = Slices(5, 180)
-    return Answers(Windows(slices), shown), slices
+    return AnswerTally(Windows(slices), shown), slices
 
 
 def with_exits(number: int, *cuts: tuple[str, float]) -> Manifest:

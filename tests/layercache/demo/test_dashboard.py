@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from layercache.demo import beside
+from layercache.demo import dashboard_process
 from layercache.demo.processes import Children
 from testbed.ports import free_ports
 from testbed.waiting import wait_until
@@ -18,7 +18,7 @@ from testbed.waiting import wait_until
 _SERVES = "import socket, sys, time; held = socket.create_server(('127.0.0.1', int(sys.argv[1]))); time.sleep(600)"
 
 
-class Pretended(beside.Dashboard):
+class Pretended(dashboard_process.Dashboard):
     """Runs other code in the dashboard's place."""
 
     code = _SERVES
@@ -35,7 +35,7 @@ def children(tmp_path: Path) -> Children:
 @pytest.fixture
 def ports(monkeypatch: pytest.MonkeyPatch) -> range:
     (port,) = free_ports(1)
-    monkeypatch.setattr(beside, "_PAGE_PORTS", range(port, port + 1))
+    monkeypatch.setattr(dashboard_process, "_PAGE_PORTS", range(port, port + 1))
     return range(port, port + 1)
 
 
@@ -68,7 +68,7 @@ def test_the_address_is_told_at_once_and_the_browser_opens_when_the_page_is_ther
 
 def test_no_browser_opens_unasked(children: Children, ports: range, opened: list[str]) -> None:
     with children, _pretended(children, lambda line: None, browser=False) as shown:
-        wait_until(lambda: beside._answers(ports.start), "the page is there")
+        wait_until(lambda: dashboard_process._answers(ports.start), "the page is there")
         assert shown._thread is not None
     shown._thread.join(5.0)
     assert opened == []
@@ -95,11 +95,11 @@ def test_without_the_library_or_a_port_there_is_none(
     with socket.create_server(("127.0.0.1", ports.start)), _pretended(children, said.append) as shown:
         assert shown.settled()
     assert said == [f"no dashboard: all ports from {ports.start} to {ports.start} are taken"]
-    monkeypatch.setattr(beside, "is_installed", lambda: False)
+    monkeypatch.setattr(dashboard_process, "is_installed", lambda: False)
     with _pretended(children, said.append):
         pass
     assert "pip install" in said[1]
-    assert beside.metrics_port() is None
+    assert dashboard_process.metrics_port() is None
     assert not children._children
 
 
@@ -107,7 +107,7 @@ def test_a_dashboard_that_is_told_to_end_is_no_news_even_if_it_must_be_killed(ch
     said: list[str] = []
     stubborn = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {_SERVES}"
     with children, _pretended(children, said.append, browser=False, code=stubborn) as shown:
-        wait_until(lambda: beside._answers(ports.start), "the page is there")
+        wait_until(lambda: dashboard_process._answers(ports.start), "the page is there")
         (child,) = children._children
         children.stop()
         assert child.exit_code == -signal.SIGKILL

@@ -9,7 +9,7 @@ import pytest
 from layercache.early_exit.cutting.cuts import trace
 from layercache.early_exit.engine import Engine
 from layercache.early_exit.model.loading import load
-from layercache.measuring.labelled_frames import Frames, FramesError, full_labels, read
+from layercache.measuring.labelled_frames import FramesError, LabelledFrames, full_labels, read
 from layercache.schemas.settings import Worker
 from layercache.stream.frames.decoding import Limits
 from tests.support.pictures import coloured, encode
@@ -49,7 +49,7 @@ def test_a_name_without_a_known_class_is_refused(tmp_path: Path, name: str) -> N
 def test_the_full_models_labels_are_in_the_order_of_the_frames(tiny_model: TinyModel) -> None:
     colours = [CLASSES[index % 3] for index in range(230)]
     pictures = tuple(encode(coloured(colour, noise=index), "PNG") for index, colour in enumerate(colours))
-    frames = Frames(tuple(map(str, range(230))), pictures, np.zeros(230, np.int64))
+    frames = LabelledFrames(tuple(map(str, range(230))), pictures, np.zeros(230, np.int64))
     heard: list[float] = []
     labels = full_labels(Engine(trace(load(tiny_model.settings))), frames, Limits.of(Worker()), heard.append)
     assert [CLASSES[label] for label in labels] == colours

@@ -12,7 +12,7 @@ from layercache.early_exit.heads.loading import tensor_names
 from layercache.early_exit.model.loading import load
 from layercache.early_exit.store.head_store import HeadStore
 from layercache.measuring import race
-from layercache.measuring.labelled_frames import Frames
+from layercache.measuring.labelled_frames import LabelledFrames
 from layercache.schemas.manifest import Exit, HeadSpec, Manifest
 from layercache.schemas.settings import Settings
 from tests.layercache.demo_streams import answer
@@ -35,9 +35,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> HeadStore:
 
 
 @pytest.fixture
-def pictures() -> Frames:
+def pictures() -> LabelledFrames:
     values = tuple(encode(coloured(CLASSES[index % 3], noise=index), "PNG") for index in range(FRAMES))
-    return Frames(tuple(map(str, range(FRAMES))), values, np.zeros(FRAMES, np.int64))
+    return LabelledFrames(tuple(map(str, range(FRAMES))), values, np.zeros(FRAMES, np.int64))
 
 
 def publish(store: HeadStore, traced: TracedModel, threshold: float) -> Manifest:
@@ -52,7 +52,7 @@ def publish(store: HeadStore, traced: TracedModel, threshold: float) -> Manifest
 
 
 def test_with_heads_in_the_store_they_race_at_their_audit_rate(
-    traced: TracedModel, store: HeadStore, pictures: Frames
+    traced: TracedModel, store: HeadStore, pictures: LabelledFrames
 ) -> None:
     version = publish(store, traced, threshold=0.0)
     result = race.run(SETTINGS, traced, store, pictures, [answer(frame) for frame in range(FRAMES)])
@@ -66,7 +66,7 @@ def test_with_heads_in_the_store_they_race_at_their_audit_rate(
 
 
 def test_without_heads_or_with_exits_held_closed_both_sides_run_the_plain_model(
-    traced: TracedModel, store: HeadStore, pictures: Frames
+    traced: TracedModel, store: HeadStore, pictures: LabelledFrames
 ) -> None:
     answers = [answer(frame) for frame in range(FRAMES)]
     assert race.run(SETTINGS, traced, store, pictures, answers).heads_version is None
@@ -75,7 +75,7 @@ def test_without_heads_or_with_exits_held_closed_both_sides_run_the_plain_model(
     assert race.run(SETTINGS, traced, store, pictures, answers).heads_version is None
 
 
-def test_it_tells_how_far_it_is(traced: TracedModel, store: HeadStore, pictures: Frames) -> None:
+def test_it_tells_how_far_it_is(traced: TracedModel, store: HeadStore, pictures: LabelledFrames) -> None:
     heard: list[float] = []
     race.run(SETTINGS, traced, store, pictures, [answer(frame) for frame in range(8)], heard.append)
     assert heard == [0.2, 0.4, 0.6, 0.8, 1.0]

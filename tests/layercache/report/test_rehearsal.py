@@ -10,8 +10,7 @@ import pytest
 
 from layercache.cache_training.certifying.certificate import p_value
 from layercache.early_exit.cutting.cuts import TracedModel
-from layercache.report.frames import Batch
-from layercache.report.frames import Plan as Reading
+from layercache.report.footage import Batch, FrameOptions
 from layercache.report.numbers import Report
 from layercache.report.rehearsal import Rehearsal, take
 from layercache.report.run import NothingSeen, Options, run
@@ -89,8 +88,8 @@ def test_what_was_served_is_counted_frame_by_frame(settings: Settings, model: Tr
     rehearsal = Rehearsal(model, settings, (0.05,), tmp_path)
     for batch in batches(0, 3 * BATCH):
         rehearsal.serve(batch)
-    columns = rehearsal.log.columns()
-    assert len(rehearsal.log) == len(columns.full) == 3 * BATCH
+    columns = rehearsal.frames()
+    assert rehearsal.seen == len(columns.full) == 3 * BATCH
     assert columns.audited.all() and not columns.hit.any()  # nothing is open yet
     assert (columns.served == columns.full).all()
     assert (columns.flops_share == 1.0).all()
@@ -127,8 +126,8 @@ def folder_of_pictures(folder: Path, count: int) -> Path:
 @pytest.fixture
 def small(settings: Settings, tmp_path: Path) -> Report:
     """A report on so few frames that nothing can be certified."""
-    plan = Reading(str(folder_of_pictures(tmp_path / "photos", 240)))
-    return run(settings, Options(plan, budgets=(0.05, 0.2), minutes=0.06))
+    options = FrameOptions(str(folder_of_pictures(tmp_path / "photos", 240)))
+    return run(settings, Options(options, budgets=(0.05, 0.2), minutes=0.06))
 
 
 def test_too_few_frames_are_reported_as_such_with_an_estimate(small: Report) -> None:
@@ -160,8 +159,8 @@ def test_an_estimates_exam_is_counted_against_the_full_model(small: Report) -> N
 def test_a_stopped_report_is_of_what_was_seen(settings: Settings, tmp_path: Path) -> None:
     stop = threading.Event()
     stop.set()
-    plan = Reading(str(folder_of_pictures(tmp_path / "photos", 200)))
-    found = run(settings, Options(plan, budgets=(0.05,), minutes=0.06), stop=stop)
+    options = FrameOptions(str(folder_of_pictures(tmp_path / "photos", 200)))
+    found = run(settings, Options(options, budgets=(0.05,), minutes=0.06), stop=stop)
     assert found.interrupted
     assert found.frames.streamed == 25  # one batch of eight
     assert found.frames.exam == 50
@@ -171,4 +170,4 @@ def test_a_stopped_report_is_of_what_was_seen(settings: Settings, tmp_path: Path
 def test_frames_of_which_none_can_be_used_are_an_error(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no picture")
     with pytest.raises(NothingSeen, match=r"none of its 1 frames could be used: a\.png"):
-        run(settings, Options(Reading(str(tmp_path)), minutes=0.06))
+        run(settings, Options(FrameOptions(str(tmp_path)), minutes=0.06))

@@ -33,7 +33,7 @@ _SMALL, _NEAR = 8, 2.5
 
 
 @dataclass(frozen=True)
-class Plan:
+class FrameOptions:
     """How the frames are to be read."""
 
     path: str
@@ -70,23 +70,24 @@ class Footage:
     Raises :class:`layercache.stream.publishing.sources.SourceError` where there is nothing to read.
     """
 
-    def __init__(self, plan: Plan, settings: Settings, classifier: Classifier) -> None:
+    def __init__(self, options: FrameOptions, settings: Settings, classifier: Classifier) -> None:
         self._settings = settings
-        self._plan = plan
-        self.path = plan.path
+        self._options = options
+        self.path = options.path
         self._classifier = classifier
         self._classes = {name.strip().lower(): label for label, name in enumerate(classifier.classes)}
-        source = open_source(plan.path, settings.worker.max_frame_bytes)
+        source = open_source(options.path, settings.worker.max_frame_bytes)
         if source.live:
-            raise SourceError(f"{plan.path} never ends: record a clip, or save pictures, and give these")
+            raise SourceError(f"{options.path} never ends: record a clip, or save pictures, and give these")
         self.class_folders = isinstance(source, Files) and self._are_classes(source)
-        self.shuffled = isinstance(source, Files) and bool(self.class_folders if plan.shuffle is None else plan.shuffle)
+        shuffle = self.class_folders if options.shuffle is None else options.shuffle
+        self.shuffled = isinstance(source, Files) and shuffle
         if self.shuffled and isinstance(source, Files):
             names = list(source.names)
-            random.Random(plan.seed).shuffle(names)
+            random.Random(options.seed).shuffle(names)
             source = source.in_order(names)
         self.source: PictureSource = source
-        self.key = source.key or ("camera" if plan.fps else None)
+        self.key = source.key or ("camera" if options.fps else None)
         self.available = source.total
         self.skipped = 0
         self.notes: list[str] = []
@@ -96,8 +97,8 @@ class Footage:
         """How many frames there are to read at most; of a video that does not say so, by a pass over it."""
         found = self.available
         if found is None:
-            found = sum(1 for _ in islice(self.source.pictures(), self._plan.limit))
-        return min(found, self._plan.limit or found)
+            found = sum(1 for _ in islice(self.source.pictures(), self._options.limit))
+        return min(found, self._options.limit or found)
 
     def batches(self, size: int) -> Iterator[Batch]:
         """One pass, in batches of ``size`` at most. Broken pictures are left out and counted."""
@@ -117,7 +118,7 @@ class Footage:
 
     def _frames(self) -> Iterator[tuple[Frame, int]]:
         topic, key = self._settings.topics.frames, self.key.encode() if self.key else None
-        for offset, item in enumerate(islice(self.source.pictures(), self._plan.limit)):
+        for offset, item in enumerate(islice(self.source.pictures(), self._options.limit)):
             if isinstance(item, Skipped):
                 self._skip(item.name, item.why)
                 continue
@@ -125,8 +126,8 @@ class Footage:
             yield Frame(topic, 0, offset, self._time_ms(item, offset), key, item.value, headers), self._truth(item.name)
 
     def _time_ms(self, picture: Picture, offset: int) -> int:
-        if self._plan.fps:
-            return int(1000 * offset / self._plan.fps)
+        if self._options.fps:
+            return int(1000 * offset / self._options.fps)
         return int(picture.time.timestamp() * 1000) if picture.time else 0
 
     def _batch(self, truths: Sequence[int], arrived: Sequence[PendingFrame]) -> Iterator[Batch]:
@@ -159,14 +160,14 @@ class Footage:
 
     def _are_classes(self, source: Files) -> bool:
         """Whether the names say what pictures show: by the pattern, or because nearly all folders are named so."""
-        if self._plan.label_pattern is not None:
+        if self._options.label_pattern is not None:
             return False
         found = Counter(self._classes.get(_folder(name)) is not None for name in source.names)
         return found[True] >= _CLASS_FOLDERS * found.total()
 
     def _truth(self, name: str) -> int:
-        if self._plan.label_pattern is not None:
-            match = self._plan.label_pattern.search(name)
+        if self._options.label_pattern is not None:
+            match = self._options.label_pattern.search(name)
             return self._classes.get(match[1].strip().lower(), -1) if match else -1
         return self._classes.get(_folder(name), -1) if self.class_folders else -1
 

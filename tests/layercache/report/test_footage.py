@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from layercache.early_exit.model import loading
-from layercache.report.frames import Batch, Footage, Plan
+from layercache.report.footage import Batch, Footage, FrameOptions
 from layercache.schemas.settings import Settings
 from layercache.stream.publishing.sources import SourceError
 from tests.support.pictures import coloured, encode
@@ -21,7 +21,7 @@ Read = Callable[..., Footage]
 def read(tiny_model: TinyModel) -> Read:
     settings = Settings(model=tiny_model.settings)
     classifier = loading.load(settings.model)
-    return lambda path, **plan: Footage(Plan(str(path), **plan), settings, classifier)
+    return lambda path, **options: Footage(FrameOptions(str(path), **options), settings, classifier)
 
 
 def write(folder: Path, *names: str) -> Path:
