@@ -10,7 +10,7 @@ import pytest
 from layercache.schemas import distillation
 from layercache.schemas.dead_letter import DeadLetterHeaders, Reason
 from layercache.schemas.settings import Settings
-from testbed.worker_process import Picture, publish, reading, running_worker
+from testbed.worker_process import Picture, Reader, publish, reading, running_worker
 from tests.support.pictures import COLOURS, coloured, encode
 from tests.support.tiny_model import CLASSES
 
@@ -55,67 +55,49 @@ def bad_frames() -> list[Picture]:
     ]
 
 
-def test_frames_of_all_kinds_are_answered(worker_settings: Settings, tmp_path: Path) -> None:
+def test_frames_of_all_kinds_are_answered_and_teach_and_bad_ones_become_dead_letters(
+    worker_settings: Settings, tmp_path: Path
+) -> None:
     settings = worker_settings
-    publish(settings, frames_of_all_kinds(60))
-    with running_worker(settings, tmp_path) as worker, reading(settings, settings.topics.predictions) as reader:
-        messages = reader.read_count(60)
-        for message, prediction in zip(messages, reader.predictions(), strict=True):
-            colour, number = prediction.id.split("-")
-            assert (prediction.class_name, prediction.exit, prediction.audited) == (colour, "full", True)
-            assert prediction.heads_version is None
-            assert prediction.top_k[0].class_name == colour
-            assert len(prediction.top_k) == 3
-            assert prediction.times.predicted_ms >= prediction.times.frame_ms > 0
-            assert message.key() == f"camera-{int(number) % 5}".encode()
-            headers = dict(message.headers() or [])
-            assert headers == {"content-type": b"application/json", "ce_id": prediction.id.encode()}
-        assert len({prediction.id for prediction in reader.predictions()}) == 60
-        assert worker.stop() == 0
-
-
-def test_what_was_answered_in_full_teaches(worker_settings: Settings, tmp_path: Path) -> None:
-    settings = worker_settings
-    publish(settings, frames_of_all_kinds(30))
-    with running_worker(settings, tmp_path), reading(settings, settings.topics.distillation) as reader:
-        records: list[distillation.DistillationBatch] = []
-
-        def enough() -> bool:
-            records[:] = [distillation.decode(message.value() or b"") for message in reader.messages]
-            return sum(map(len, records)) >= 30
-
-        reader.read_until(enough, "30 frames to learn from")
-        names = [name for record in records for name in record.header.frame_ids]
-        assert sorted(names) == sorted(picture.id or "" for picture in frames_of_all_kinds(30))
-        for record, message in zip(records, reader.messages, strict=True):
-            assert message.key() == record.header.model.encode()
-            assert record.inputs.shape[1:] == (3, 16, 16)
-            assert record.audit.all()
-            assert (record.live_exit == -1).all()
-            assert [CLASSES[label] for label in record.logits.argmax(1)] == [
-                name.split("-")[0] for name in record.header.frame_ids
-            ]
-            strongest = record.inputs.reshape(len(record), 3, -1).mean(2).argmax(1)
-            assert (record.logits.argmax(1) == strongest).all()
-
-
-def test_bad_frames_become_dead_letters_and_the_stream_goes_on(worker_settings: Settings, tmp_path: Path) -> None:
-    settings = worker_settings
-    bad, good = bad_frames(), frames_of_all_kinds(len(bad_frames()))
-    publish(settings, [picture for pair in zip(bad, good, strict=True) for picture in pair])
+    bad, good = bad_frames(), frames_of_all_kinds(60)
+    publish(settings, [picture for pair in zip(bad, good[: len(bad)], strict=True) for picture in pair])
+    publish(settings, good[len(bad) :])
     with running_worker(settings, tmp_path) as worker:
-        with reading(settings, settings.topics.dead_letters) as letters:
-            for message in letters.read_count(len(bad)):
-                headers = dict(message.headers() or [])
-                told = DeadLetterHeaders.read(message.headers())  # type: ignore[arg-type]
-                assert told.reason.value == (headers["ce_id"] or b"").decode()  # type: ignore[union-attr]
-                assert told.topic == settings.topics.frames
-                assert told.message
-            assert {message.value() for message in letters.messages} == {picture.value for picture in bad}
         with reading(settings, settings.topics.predictions) as reader:
-            reader.read_count(len(good))
-            assert {prediction.id for prediction in reader.predictions()} == {picture.id for picture in good}
+            check_predictions(reader, len(good))
+        with reading(settings, settings.topics.dead_letters) as letters:
+            check_dead_letters(letters, bad, settings)
+        with reading(settings, settings.topics.distillation) as records:
+            check_teaching(records, good)
         assert worker.stop() == 0
+
+
+def check_predictions(reader: Reader, count: int) -> None:
+    """One for each good frame, and nothing else."""
+    messages = reader.read_count(count)
+    for message, prediction in zip(messages, reader.predictions(), strict=True):
+        colour, number = prediction.id.split("-")
+        assert (prediction.class_name, prediction.exit, prediction.audited) == (colour, "full", True)
+        assert prediction.heads_version is None
+        assert prediction.top_k[0].class_name == colour
+        assert len(prediction.top_k) == 3
+        assert prediction.times.predicted_ms >= prediction.times.frame_ms > 0
+        assert message.key() == f"camera-{int(number) % 5}".encode()
+        headers = dict(message.headers() or [])
+        assert headers == {"content-type": b"application/json", "ce_id": prediction.id.encode()}
+    assert len({prediction.id for prediction in reader.predictions()}) == count
+    assert COLOURS.keys() == set(CLASSES)
+
+
+def check_dead_letters(letters: Reader, bad: list[Picture], settings: Settings) -> None:
+    """One for each bad frame, which says what is wrong with it."""
+    for message in letters.read_count(len(bad)):
+        headers = dict(message.headers() or [])
+        told = DeadLetterHeaders.read(message.headers())  # type: ignore[arg-type]
+        assert told.reason.value == (headers["ce_id"] or b"").decode()  # type: ignore[union-attr]
+        assert told.topic == settings.topics.frames
+        assert told.message
+    assert {message.value() for message in letters.messages} == {picture.value for picture in bad}
     # In test_worker_references, in test_envelope, and in test_poison.
     elsewhere = {
         Reason.REFERENCE_REFUSED, Reason.REFERENCE_FAILED, Reason.TOO_LARGE_HEADERS,
@@ -124,11 +106,38 @@ def test_bad_frames_become_dead_letters_and_the_stream_goes_on(worker_settings: 
     assert {picture.id for picture in bad} == {reason.value for reason in Reason} - elsewhere
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def check_teaching(reader: Reader, good: list[Picture]) -> None:
+    """What was answered in full teaches, each frame once."""
+    records: list[distillation.DistillationBatch] = []
+
+    def enough() -> bool:
+        records[:] = [distillation.decode(message.value() or b"") for message in reader.messages]
+        return sum(map(len, records)) >= len(good)
+
+    reader.read_until(enough, f"{len(good)} frames to learn from")
+    names = [name for record in records for name in record.header.frame_ids]
+    assert sorted(names) == sorted(picture.id or "" for picture in good)
+    for record, message in zip(records, reader.messages, strict=True):
+        assert message.key() == record.header.model.encode()
+        assert record.inputs.shape[1:] == (3, 16, 16)
+        assert record.audit.all()
+        assert (record.live_exit == -1).all()
+        assert [CLASSES[label] for label in record.logits.argmax(1)] == [
+            name.split("-")[0] for name in record.header.frame_ids
+        ]
+        strongest = record.inputs.reshape(len(record), 3, -1).mean(2).argmax(1)
+        assert (record.logits.argmax(1) == strongest).all()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "delivery"), [(signal.SIGTERM, 0, "at_least_once"), (signal.SIGINT, 130, "exactly_once")]
+)
 def test_a_worker_that_is_stopped_goes_on_where_it_was(
-    worker_settings: Settings, tmp_path: Path, number: int, code: int
+    worker_settings: Settings, tmp_path: Path, number: int, code: int, delivery: str
 ) -> None:
-    settings = worker_settings
+    """By either delivery: the first worker had committed what it answered, so that nothing is answered again."""
+    worker_options = worker_settings.worker.model_copy(update={"delivery": delivery})
+    settings = worker_settings.model_copy(update={"worker": worker_options})
     pictures = frames_of_all_kinds(400)
     publish(settings, pictures[:300])
     with reading(settings, settings.topics.predictions) as reader:
@@ -141,18 +150,3 @@ def test_a_worker_that_is_stopped_goes_on_where_it_was(
             assert worker.stop() == 0
         reader.read(1.0)
         assert sorted(p.id for p in reader.predictions()) == sorted(picture.id or "" for picture in pictures)
-    assert COLOURS.keys() == set(CLASSES)
-
-
-def test_at_least_once(worker_settings: Settings, tmp_path: Path) -> None:
-    worker = worker_settings.worker.model_copy(update={"delivery": "at_least_once"})
-    settings = worker_settings.model_copy(update={"worker": worker})
-    publish(settings, frames_of_all_kinds(50))
-    with running_worker(settings, tmp_path) as first, reading(settings, settings.topics.predictions) as reader:
-        reader.read_count(50)
-        assert first.stop() == 0
-        publish(settings, [Picture(encode(coloured("red"), "PNG"), id="red-one-more")])
-        with running_worker(settings, tmp_path) as second:
-            reader.read_count(51)  # the first had committed: nothing is answered again
-            assert reader.predictions()[-1].id == "red-one-more"
-            assert second.stop() == 0

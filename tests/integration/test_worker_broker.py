@@ -1,4 +1,4 @@
-"""A worker waits for a broker, says what is missing where waiting does not help, and outlives a broker's absence."""
+"""A worker waits for a broker, joins its group by either protocol, and outlives a broker's absence."""
 
 import time
 import uuid
@@ -33,14 +33,6 @@ def kafka_at(servers: str) -> Kafka:
     return Broker(servers, transactional=False).kafka
 
 
-def test_a_missing_topic_ends_it_with_the_way_out(broker: Broker, tiny_model: TinyModel, tmp_path: Path) -> None:
-    settings = settings_for(broker.kafka, tiny_model, tmp_path)
-    with running_worker(settings, tmp_path) as worker:
-        assert worker.process.wait(120) == 1
-        assert worker.said(settings.topics.frames)
-        assert worker.said("layercache topics create")
-
-
 def test_a_broker_that_comes_later_is_waited_for(tiny_model: TinyModel, tmp_path: Path) -> None:
     (port,) = free_ports(1)
     settings = settings_for(kafka_at(f"127.0.0.1:{port}"), tiny_model, tmp_path)
@@ -56,14 +48,6 @@ def test_a_broker_that_comes_later_is_waited_for(tiny_model: TinyModel, tmp_path
                 reader.read_count(1)
                 assert reader.predictions()[0].class_name == "blue"
             assert worker.stop() == 0
-
-
-def test_it_can_be_stopped_while_it_waits_for_a_broker(tiny_model: TinyModel, tmp_path: Path) -> None:
-    (port,) = free_ports(1)
-    settings = settings_for(kafka_at(f"127.0.0.1:{port}"), tiny_model, tmp_path)
-    with running_worker(settings, tmp_path) as worker:
-        worker.wait_for("no answer from Kafka")
-        assert worker.stop() == 0
 
 
 def test_a_second_worker_of_the_same_name_ends_the_first(

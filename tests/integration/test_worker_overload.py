@@ -60,13 +60,3 @@ def test_a_backlog_is_answered_by_the_larger_budget_and_says_so(settings: Settin
         assert f"layercache_overload_frames_total {float(wider)}" in text
         assert "layercache_overload 0.0" in text
         assert worker.stop() == 0
-
-
-def test_a_worker_that_was_not_allowed_to_stays_with_every_days_budget(settings: Settings, tmp_path: Path) -> None:
-    strict = settings.model_copy(update={"promise": Promise()})
-    publish_heads(strict, "v1", "red", threshold=NEVER, overload=overload((ALWAYS,), 0.03))
-    with running_worker(strict, tmp_path) as worker, reading(strict, strict.topics.predictions) as reader:
-        worker.wait_for("serving heads v1")
-        many = answers(strict, reader, "many", BACKLOG)
-        assert {(one.exit, one.budget) for one in many} == {(FULL, "normal")}
-        assert "layercache_overload_frames_total 0.0" in worker.metrics()

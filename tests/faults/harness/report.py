@@ -47,7 +47,7 @@ Earlier runs found these faults. Each now has its own test or a setting.
   2,957 of 18,888. Workers now ask for the stable offsets themselves ([exactly once](exactly-once.md)).
 - *Frames passed over after a takeover*, about 100 of 20,000 in nine runs of fifteen, while workers assigned partitions
   at their log's end: if librdkafka gets a seek while it asks where the end is, it goes to the end half a second later.
-  Workers now assign partitions at the beginning (`tests/integration/test_intake.py`).
+  Workers now assign partitions at the beginning (`tests/integration/test_frame_consumer.py`).
 - *A topic made anew* under running workers: 6,818 of 21,022 frames were never answered, and their offsets were
   committed all the same. Workers now notice a new topic. And where a leader's epoch had risen before, workers read no
   more frames until they were started again, since librdkafka keeps the old topic's epochs: they now read the new topic

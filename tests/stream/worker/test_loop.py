@@ -1,4 +1,4 @@
-"""The loop while a micro-batch is being answered: partitions come and go, and the worker may be told to stop."""
+"""The worker's loop: partitions come and go at any moment, commits fail, frames may end it, and it shall stop."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -6,8 +6,10 @@ from typing import Any, cast
 import pytest
 from confluent_kafka import Consumer
 
+from layercache.stream.worker.backlog import BACKLOG_BYTES
 from layercache.stream.worker.delivery.delivery import Aborted
-from layercache.stream.worker.loop import Unfinished
+from layercache.stream.worker.loop import LOOKAHEAD, Unfinished
+from layercache.stream.worker.overload import LagObjective
 from tests.stream.builders import frame
 from tests.stream.worker.worker_loop import Loop
 
@@ -249,3 +251,140 @@ def test_lag_is_told_of_each_partition() -> None:
     loop = Loop(frame(0, 0))
     loop.run()
     assert loop.metric("layercache_consumer_lag", topic="frames", partition="0") == 7
+
+
+def test_a_commit_that_is_due_while_a_batch_is_slow_holds_what_was_answered_before() -> None:
+    loop = Loop(frame(0, 0), frame(1, 0))
+    loop.delivery.open, loop.delivery.due = {5: 3}, 0.0
+    loop.run()
+    assert loop.delivery.commits[0] == {5: (4, 0)}
+    assert loop.delivery.committed == {5: 3, 0: 1}
+
+
+def test_a_commit_that_fails_while_a_batch_is_slow_takes_the_batch_with_it() -> None:
+    """Its frames came after those that must be read again now."""
+    loop = Loop(frame(0, 0))
+    loop.delivery.open, loop.delivery.due, loop.delivery.fails = {0: -1}, 0.0, True
+    loop.run()
+    assert (loop.delivery.produced, loop.delivery.committed) == ([], {})
+    assert loop.consumer.rewinds == 1
+    assert loop.metric("layercache_transactions_total", result="aborted") == 1
+
+
+def test_a_commit_that_fails_while_partitions_are_handed_over_means_all_is_read_again() -> None:
+    loop = Loop(frame(0, 0), frame(0, 1))
+    loop.delivery.open = {1: -1}
+
+    def hand_over() -> None:
+        loop.delivery.fails = True
+        loop.worker.revoked({1}, kept={0})
+
+    loop.consumer.meanwhile = hand_over
+    loop.run()
+    assert (loop.delivery.produced, loop.delivery.committed) == ([], {})
+    assert loop.consumer.rewinds == 1
+    assert loop.delivery.rebalances[0] == set(), "the delivery hears of the rebalance all the same"
+
+
+def test_partitions_lost_while_frames_are_fetched_are_read_again_before_anything_is_answered() -> None:
+    loop = Loop(frame(0, 0), frame(0, 1))
+    loop.consumer.at_first_fetch = lambda: loop.worker.lost({1})
+    loop.consumer.is_done = lambda: loop.consumer.rewinds > 0
+    loop.run()
+    assert loop.answering.batches == []
+    assert (loop.delivery.produced, loop.delivery.committed) == ([], {})
+    assert loop.consumer.rewinds == 1
+
+
+def test_partitions_revoked_while_frames_are_fetched_are_committed_first() -> None:
+    loop = Loop(frame(1, 0), frame(7, 1))
+    loop.delivery.open = {0: 0, 1: 6}
+    loop.consumer.at_first_fetch = lambda: loop.worker.revoked({1}, kept={0})
+    loop.run()
+    assert loop.delivery.commits[0] == {0: (1, 0), 1: (7, 0)}
+    assert loop.consumer.rewinds == 0
+
+
+def test_a_worker_that_shall_stop_commits_what_it_answered_and_nothing_after_its_delivery_is_closed() -> None:
+    """Closing the client revokes the partitions, when nothing can be committed any more."""
+    loop = Loop(frame(0, 0))
+    loop.run()  # the delivery refuses commits once it is closed
+    assert loop.delivery.commits[-1] == {0: (1, 0)}
+    assert (loop.delivery.closed, loop.consumer.closed, loop.answering.stopped) == (True, True, True)
+
+
+def test_a_last_commit_that_fails_leaves_its_frames_to_be_read_again_and_ends_the_worker_in_order() -> None:
+    loop = Loop(frame(0, 0))
+
+    def done() -> bool:
+        loop.delivery.fails = loop.answering.begun
+        return loop.answering.begun
+
+    loop.consumer.is_done = done
+    loop.run()
+    assert (loop.delivery.produced, loop.delivery.committed) == ([(0, 0)], {})
+    assert (loop.delivery.closed, loop.consumer.closed, loop.answering.stopped) == (True, True, True)
+
+
+def test_large_frames_are_answered_few_at_a_time_without_waiting_for_a_full_batch() -> None:
+    """The backlog is full of bytes long before it is full of frames; a frame waits for no others that cannot come."""
+    large = b"x" * (BACKLOG_BYTES // 2)
+    loop = Loop(*(frame(offset, 0, large) for offset in range(4)), max_wait_ms=3_600_000)
+    loop.consumer.is_done = lambda: len(loop.delivery.produced) == 4
+    loop.run()
+    assert loop.answering.batches == [(2, False), (2, False)]
+
+
+def test_no_more_frames_are_fetched_than_the_engine_may_be_ahead_of() -> None:
+    loop = Loop(*(frame(offset, 0) for offset in range(100)))
+    loop.consumer.is_done = lambda: len(loop.delivery.produced) == 100
+    fetched: list[int] = []
+    fetch = loop.consumer.fetch
+
+    def counting(count: int, timeout_s: float) -> list[Any]:
+        frames = fetch(count, timeout_s)
+        fetched.append(len(frames))
+        assert sum(fetched) - len(loop.delivery.produced) <= LOOKAHEAD * 8
+        return frames
+
+    loop.consumer.fetch = counting  # type: ignore[method-assign]
+    loop.run()
+    assert max(fetched) > 8, "and not one micro-batch at a time"
+    assert {size for size, _ in loop.answering.batches} == {8, 4}
+
+
+class ScriptedLag(LagObjective):
+    """Too far behind where ``behind`` says so; notes what it hears of micro-batches."""
+
+    def __init__(self, behind: bool) -> None:
+        super().__init__(target_s=1.0)
+        self.behind = behind
+        self.looks: list[int] = []
+        self.heard: list[tuple[int, bool, bool]] = []
+
+    def look(self, waiting: int, now: float) -> bool:
+        self.looks.append(waiting)
+        self.missed = self.behind
+        return self.missed
+
+    def answered(self, frames: int, seconds: float, full: bool, under_overload: bool) -> None:
+        self.heard.append((frames, full, under_overload))
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_worker_that_is_too_far_behind_says_so_to_who_answers(behind: bool) -> None:
+    lag = ScriptedLag(behind)
+    loop = Loop(*(frame(offset, 0) for offset in range(9)), lag=lag)
+    loop.answering.under_overload = behind
+    loop.consumer.is_done = lambda: len(loop.delivery.produced) == 9
+    loop.run()
+    assert loop.answering.batches == [(8, behind), (1, behind)]
+    assert lag.heard == [(8, True, behind), (1, False, behind)]
+    assert lag.looks[0] == 7 + 9, "what is still to be read, and what was fetched and waits"
+
+
+def test_the_loop_shows_that_it_goes_round() -> None:
+    loop = Loop(frame(0, 0))
+    assert not loop.metrics.health.working
+    loop.run()
+    assert loop.metrics.health.working

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layercache.stream.worker.overload import LagObjective
+from layercache.schemas.settings import Promise, Settings, Worker
+from layercache.stream.worker.overload import LagObjective, lag_objective
 
 BATCH = 8
 
@@ -133,3 +134,9 @@ def test_steady_overload_is_held_near_the_objective_without_flapping(arrivals: f
     # Down from the objective to a quarter of it and up again, 750 frames each way at what is left over of the paces.
     cycle_s = 750 / (200 - arrivals) + 750 / (arrivals - 100)
     assert 1 <= len(queue.switches) <= 2 * (600 / cycle_s + 1)
+
+
+@pytest.mark.parametrize(("budget", "target_s"), [(0.03, 0.5), (None, math.inf)])
+def test_a_worker_whose_exits_may_not_open_wider_is_never_too_far_behind(budget: float | None, target_s: float) -> None:
+    settings = Settings(promise=Promise(overload_max_disagreement=budget), worker=Worker(target_lag_s=0.5))
+    assert lag_objective(settings).target_s == target_s

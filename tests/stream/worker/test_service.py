@@ -1,6 +1,7 @@
 """A worker as a process: what its parts are given, and what its end becomes."""
 
 import logging
+import signal
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +13,11 @@ from confluent_kafka.admin import AdminClient
 
 from layercache.early_exit.machine import MachineFailed
 from layercache.early_exit.model.loading import ModelError
-from layercache.schemas.settings import Kafka, Settings, Worker
+from layercache.schemas.settings import Kafka, References, Settings, Worker
 from layercache.stream.kafka.client_log import LEVEL, KafkaLog
-from layercache.stream.kafka.clients import CLIENT_ID, ClientFactory, Config
+from layercache.stream.kafka.clients import CLIENT_ID, ClientFactory, Config, KafkaUnusable
+from layercache.stream.references.fetching_pool import fetching_pool
+from layercache.stream.references.prefixes import UnusablePrefix
 from layercache.stream.worker import service
 from layercache.stream.worker.loop import Unfinished
 from layercache.stream.worker.members import named_clients
@@ -83,7 +86,15 @@ def test_a_worker_is_given_what_it_was_started_with(monkeypatch: pytest.MonkeyPa
     assert given["joined"]()
 
 
-@pytest.mark.parametrize("error", [MachineFailed("no memory"), ModelError("it fails at everything")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MachineFailed("no memory"),
+        ModelError("it fails at everything"),
+        KafkaUnusable("no topic frames; create the topics with `layercache topics create`"),
+        UnusablePrefix("references.prefixes: a prefix cannot be used"),
+    ],
+)
 def test_what_is_not_a_programs_fault_is_said_in_one_line(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
@@ -96,6 +107,39 @@ def test_what_is_not_a_programs_fault_is_said_in_one_line(
     ]
     assert (line.getMessage(), line.exc_info) == (str(error), None)
     assert parts.happened[-2:] == ["heads stops", "pool closes"]
+
+
+def test_an_unusable_prefix_ends_a_worker_before_it_reads_a_frame(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    Parts(monkeypatch)
+    monkeypatch.setattr(service, "fetching_pool", fetching_pool)
+    settings = SETTINGS.model_copy(update={"references": References(prefixes={"simplecache::s3://cameras/": {}})})
+    assert service.run(settings) == service.FAILED
+    (line,) = [one for one in caplog.records if one.levelno >= logging.ERROR]
+    assert line.getMessage().startswith("references.prefixes: a prefix cannot be used")
+    assert line.exc_info is None
+
+
+def test_a_worker_that_shall_stop_while_it_waits_for_a_broker_ends_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = Parts(monkeypatch)
+
+    def waiting(settings: Settings, stopping: Callable[[], bool], topics: object) -> bool:
+        assert not stopping()
+        signal.raise_signal(signal.SIGTERM)
+        return not stopping()
+
+    monkeypatch.setattr(service, "wait_for_topics", waiting)
+    assert service.run(SETTINGS) == service.OK
+    assert parts.happened == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, service.OK), (signal.SIGINT, service.INTERRUPTED)])
+def test_the_signal_that_stopped_a_worker_is_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    Parts(monkeypatch, lambda: signal.raise_signal(number))
+    assert service.run(SETTINGS) == code
 
 
 def test_nothing_is_waited_for_by_a_worker_that_did_not_finish(monkeypatch: pytest.MonkeyPatch) -> None:

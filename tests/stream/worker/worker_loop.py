@@ -1,5 +1,6 @@
 """A worker's loop between a consumer, an answering and a delivery that do what a test says."""
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Sequence, Set
 from concurrent.futures import Future
@@ -15,7 +16,7 @@ from layercache.stream.worker.consuming.membership import RebalanceListener
 from layercache.stream.worker.delivery.delivery import Aborted, Delivery
 from layercache.stream.worker.loop import Worker
 from layercache.stream.worker.metrics import Metrics
-from layercache.stream.worker.overload import lag_objective
+from layercache.stream.worker.overload import LagObjective
 from layercache.stream.worker.stopping import StopRequest
 from tests.stream.builders import picture
 
@@ -28,22 +29,27 @@ SETTINGS = Settings.model_validate(
 
 
 class ScriptedConsumer:
-    """Gives these frames, and stops the worker after them; while they are answered, ``meanwhile`` happens."""
+    """Gives these frames, and stops the worker after them.
+
+    While the first are fetched, ``at_first_fetch`` happens, and while they are answered, ``meanwhile``.
+    """
 
     def __init__(self, stop: StopRequest, frames: Sequence[Frame]) -> None:
         self._stop = stop
         self._frames = list(frames)
+        self.at_first_fetch: Callable[[], None] = lambda: None
         self.meanwhile: Callable[[], None] = lambda: None
         self.is_done: Callable[[], bool] = lambda: False
         self.rewinds = self.rejoins = 0
-        self.calls: list[str] = []
+        self.listener: RebalanceListener | None = None
         self.closed = False
 
     def subscribe(self, listener: RebalanceListener) -> None:
-        """No other member is there."""
-        self.calls.append("subscribe")
+        self.listener = listener
 
     def fetch(self, count: int, timeout_s: float) -> list[Frame]:
+        happens, self.at_first_fetch = self.at_first_fetch, lambda: None
+        happens()
         given, self._frames = self._frames[:count], self._frames[count:]
         if not given and self.is_done():
             self._stop.set()
@@ -67,11 +73,16 @@ class ScriptedConsumer:
         return str(began)
 
     def close(self) -> None:
+        """As a client does: what it still has is revoked within."""
         self.closed = True
+        assert self.listener is not None
+        self.listener.revoked({0, 1, 2, 3}, kept=set())
 
 
 class RecordingDelivery:
-    """A delivery that records what is committed."""
+    """A delivery that records what is committed; ``fails`` says whether its commits do, ``due`` in how many seconds one
+    is due.
+    """
 
     def __init__(self) -> None:
         self.open: dict[int, int] = {}
@@ -83,6 +94,7 @@ class RecordingDelivery:
         #: for each commit, by partition: the offset and its note
         self.commits: list[dict[int, tuple[int, int]]] = []
         self.fails = False
+        self.due: float | None = None
         self.closed = False
 
     def answered(self, topic: str, partition: int, offset: int, frames: int = 1) -> None:
@@ -101,6 +113,7 @@ class RecordingDelivery:
         return {partition: offset + 1 for partition, offset in self.open.items()}
 
     def commit(self, metadata: Callable[[int], str]) -> bool:
+        assert not self.closed
         if self.fails:
             raise Aborted("the broker is away")
         self.commits += [{partition: (offset + 1, int(metadata(partition))) for partition, offset in self.open.items()}]
@@ -115,10 +128,11 @@ class RecordingDelivery:
         """It has nothing to tell."""
 
     def ensure_producer(self) -> None:
-        """It works."""
+        """Another one works."""
+        self.fails = False
 
     def due_in(self, now: float) -> float | None:
-        return None
+        return self.due
 
     def close(self) -> None:
         self.closed = True
@@ -130,8 +144,12 @@ class SlowAnswering:
     def __init__(self, produced: list[tuple[int, int]]) -> None:
         self._produced = produced
         self.begun = False
-        #: how many frames were decoded or answered at a time
+        #: how many frames were decoded at a time
         self.sizes: list[int] = []
+        #: how many frames were answered at a time, and whether the worker was too far behind
+        self.batches: list[tuple[int, bool]] = []
+        #: what :meth:`answer` says of the budget
+        self.under_overload = False
         self.refused: list[tuple[int, int]] = []
         self.released = threading.Event()
         self.thread = SideThread("answers")
@@ -155,6 +173,7 @@ class SlowAnswering:
         lost_partitions: Set[int],
     ) -> bool:
         self.begun = True
+        self.batches.append((len(pending), overloaded))
         times = iter(range(3))
 
         def counted() -> float:
@@ -166,7 +185,7 @@ class SlowAnswering:
         self._produced += [
             (one.frame.partition, one.frame.offset) for one in pending if one.frame.partition not in lost_partitions
         ]
-        return False
+        return self.under_overload
 
     def refuse(self, frame: Frame, why: Unanswerable, delivery: Delivery) -> None:
         self.refused.append((frame.partition, frame.offset))
@@ -184,19 +203,19 @@ class SlowAnswering:
 class Loop:
     """A worker's loop, and what it talks to, which tells what the loop does."""
 
-    def __init__(self, *frames: Frame, settings: Settings = SETTINGS) -> None:
+    def __init__(self, *frames: Frame, lag: LagObjective | None = None, **options: float) -> None:
         self.stop = StopRequest()
         self.consumer = ScriptedConsumer(self.stop, frames)
         self.delivery = RecordingDelivery()
         self.answering = SlowAnswering(self.delivery.produced)
         self.metrics = Metrics(max_batch=8)
-        self.lag = lag_objective(settings)
+        settings = SETTINGS.model_copy(update={"worker": SETTINGS.worker.model_copy(update=options)})
         self.worker = Worker(
             settings,
             cast(FrameConsumer, self.consumer),
             cast(Delivery, self.delivery),
             self.answering,
-            self.lag,
+            lag or LagObjective(math.inf),
             self.metrics,
             self.stop,
         )
