@@ -32,7 +32,9 @@ class Command:
         self.returncode: int | None = None
         self._asked = asked
         self._lines = asked.makefile("r")
-        self.pid = int(self._read_line(_START_DEADLINE_S))
+        self._reading = threading.Lock()
+        self._await_line(_START_DEADLINE_S)
+        self.pid = int(self._read_line())
 
     def poll(self) -> int | None:
         """The exit code, negative for a signal; None while it runs."""
@@ -41,11 +43,12 @@ class Command:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """The same, once it has ended; raises ``subprocess.TimeoutExpired``."""
+        """The same, once it has ended; raises ``subprocess.TimeoutExpired``. Several threads may wait at once."""
         if self.returncode is None:
-            self.returncode = int(self._read_line(timeout))
-            self._lines.close()
-            self._asked.close()
+            self._await_line(timeout)
+            with self._reading:
+                if self.returncode is None:
+                    self.returncode = int(self._read_line())
         return self.returncode
 
     def send_signal(self, number: int) -> None:
@@ -59,10 +62,12 @@ class Command:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
-    def _read_line(self, timeout: float | None) -> str:
-        # The server writes whole lines, one at a start and one at an end: none is ever half there.
+    def _await_line(self, timeout: float | None) -> None:
+        # The server writes whole lines, one at a start and one at an end, and then closes: none is ever half there.
         if not select.select([self._asked], [], [], timeout)[0]:
             raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+
+    def _read_line(self) -> str:
         line = self._lines.readline()
         assert line, "the server of forks has ended; its standard error says why"
         return line

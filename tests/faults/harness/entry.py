@@ -22,6 +22,7 @@ LIFE_HEADER = "harness-life"
 #: Lines of the log, each followed by numbers of partitions.
 HOLDS, READY, DIES = "harness: holds", "harness: ready to join", "harness: dies with offsets sent for"
 
+_NAME, _ORDERS = "HARNESS_NAME", "HARNESS_ORDERS"
 _LOOK_S = 0.02
 #: Those of the product that have Kafka clients.
 _ROOMS = frozenset({"stream", "layercache", "cache_training"})
@@ -30,34 +31,38 @@ _ROOMS = frozenset({"stream", "layercache", "cache_training"})
 def install() -> None:
     """Puts the classes below in the place of confluent-kafka's. Before the product is imported, which takes them then.
 
-    Only in a process that does nothing but become workers: see :mod:`.forked`.
+    Only in a process that does nothing but become workers: see :mod:`testbed.forkserver`.
     """
     taken = sorted(name for name in sys.modules if name.split(".")[0] in _ROOMS)
     assert not taken, f"imported already, with the clients as they are: {taken}"
     confluent_kafka.Producer, confluent_kafka.Consumer = _Producer, _Consumer  # type: ignore[misc]
 
 
-def equip(name: str, orders: Path) -> None:
+def environment(name: str, orders: Path) -> dict[str, str]:
     """Tells a worker's process its name, and where its orders are."""
-    assert confluent_kafka.Producer is _Producer, "this process was forked without the harness's clients"
-    _Producer.life = name
-    _Producer.die, _Consumer.gate = orders / f"{name}.die", orders / f"{name}.gate"
+    return {_NAME: name, _ORDERS: str(orders)}
+
+
+def _name() -> str:
+    return os.environ[_NAME]
+
+
+def _is_ordered(order: str) -> bool:
+    return Path(os.environ[_ORDERS], f"{_name()}.{order}").exists()
 
 
 class _Producer(Producer):
-    life = ""
-    die = Path()
     _sent: list[TopicPartition] | None = None
 
     def produce(self, topic: str, value: Any = None, key: Any = None, headers: Any = None, **more: Any) -> None:  # type: ignore[override]
-        super().produce(topic, value, key, headers=[*(headers or ()), (LIFE_HEADER, self.life)], **more)
+        super().produce(topic, value, key, headers=[*(headers or ()), (LIFE_HEADER, _name())], **more)
 
     def send_offsets_to_transaction(self, positions: list[TopicPartition], *more: Any, **named: Any) -> None:
         super().send_offsets_to_transaction(positions, *more, **named)
         self._sent = positions
 
     def commit_transaction(self, *more: Any, **named: Any) -> None:
-        if self._sent and self.die.exists():
+        if self._sent and _is_ordered("die"):
             print(f"{DIES} {sorted(one.partition for one in self._sent)}", flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         super().commit_transaction(*more, **named)
@@ -72,13 +77,12 @@ Change = Callable[[Consumer, list[TopicPartition]], None]
 
 
 class _Consumer(Consumer):
-    gate = Path()
     _held: frozenset[int] = frozenset()
 
     def subscribe(self, topics: list[str], **callbacks: Change) -> None:  # type: ignore[override]
-        if self.gate.exists():
+        if _is_ordered("gate"):
             print(READY, flush=True)
-        while self.gate.exists():
+        while _is_ordered("gate"):
             time.sleep(_LOOK_S)
         told = {name: self._telling(call, added=name == "on_assign") for name, call in callbacks.items()}
         super().subscribe(topics, **told)

@@ -1,37 +1,23 @@
-"""Worker processes, forked from one that has imported the libraries already: a start takes a moment, not seconds."""
+"""Worker processes whose Kafka clients are the harness's (:mod:`.entry`), forked so that a start takes a moment."""
 
-import faulthandler
-import multiprocessing
-import os
 import re
-import signal
-import sys
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from layercache.schemas.settings import Settings
+from testbed.commands import Command, start
 from testbed.trainer_process import as_toml
 from tests.faults.harness import entry
-
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(
-    [
-        "tests.faults.harness.forked",
-        "layercache.cli.main",
-        "layercache.stream.worker.service",
-        "tests.faults.harness.lives",
-    ]
-)
 
 
 @dataclass(frozen=True)
 class Life:
     """``layercache worker`` as it runs; its log is ``log``."""
 
-    process: ForkServerProcess
+    process: Command
     log: Path
 
     @classmethod
@@ -45,14 +31,17 @@ class Life:
         log.touch()
         if gated:
             log.with_suffix(".gate").touch()
-        process = _PROCESSES.Process(target=_work, args=(str(config), str(log)), name=name, daemon=True)
-        process.start()
+        with log.open("ab") as output:
+            process = start(
+                "worker", "--config", config, stdout=output, stderr=output,
+                doubles=entry.__name__, environment=entry.environment(name, folder),
+            )  # fmt: skip
         return cls(process, log)
 
     @property
     def code(self) -> int | None:
         """The exit code, negative for a signal; None while it runs."""
-        return self.process.exitcode
+        return self.process.poll()
 
     def said(self, text: str) -> bool:
         """True once the log has ``text``."""
@@ -87,26 +76,12 @@ class Life:
 
     def signal(self, number: int) -> None:
         """Nothing happens to one that has ended."""
-        if self.code is None and self.process.pid is not None:
-            os.kill(self.process.pid, number)
+        self.process.send_signal(number)
 
     def wait(self, seconds: float) -> bool:
         """False where it has not ended by then."""
-        self.process.join(seconds)
-        return self.code is not None
-
-
-def _work(config: str, log: str) -> None:
-    """What the child does: the command line's own ``main``, its output in ``log``."""
-    output = os.open(log, os.O_WRONLY | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
-    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-    faulthandler.enable(2)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    entry.equip(Path(log).stem, Path(log).parent)
-    sys.argv = ["layercache", "worker", "--config", config]
-    from layercache.cli.main import main
-
-    main()
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True

@@ -1,3 +1,0 @@
-"""What pytest must not import to look for examples: that module changes the process that imports it."""
-
-collect_ignore = ["harness/forked.py"]
