@@ -24,12 +24,13 @@ BIN := $(VENV)/bin
 # Several processes share the machine: threads of torch that wait for each other cost more than they bring.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test slow faults simulate mutants fuzz lint types check format bench-paper bench-pipeline bench-scaling soak screenshots docs clean
+.PHONY: demo unit test slow faults simulate mutants fuzz lint types check format bench-paper bench-pipeline bench-scaling soak screenshots docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    the demo: broker, worker, trainer and publisher here, about three minutes; leaves demo-report/"
-	@echo "make test    unit and integration tests; no Docker and no service needed"
+	@echo "make unit    unit tests: no broker, no other process and no browser; a minute"
+	@echo "make test    unit and integration tests, five minutes on two cores; no Docker and no service needed"
 	@echo "make slow    the tests that make test leaves out: the largest models and, with KAFKA_HOME, a short run of make faults"
 	@echo "make fuzz    damaged input to everything that reads bytes; FUZZ_ARGS=\"--minutes 10\"; writes docs/security.md"
 	@echo "make faults  kills, stops, holds and cuts everything under load, 80 minutes; KAFKA_HOME; FAULTS_ARGS=--resume goes on; writes docs/reliability.md"
@@ -49,6 +50,9 @@ help:
 
 demo: $(VENV)/.demo
 	$(BIN)/layercache demo $(DEMO_ARGS)
+
+unit: $(VENV)/.dev
+	$(BIN)/python -m pytest -m unit -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not slow and not faults" -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)

@@ -1,15 +1,29 @@
-"""What the examples in docstrings may use without making it: the demo's classifier, and heads for it.
+"""What the examples in docstrings may use without making it, and which tests are unit tests.
 
-``traced`` is that of the package's own example, see :mod:`early_exit`; ``heads`` has one exit, at ``layer2``, which
-has learnt nothing and lets every frame go.
+``traced`` is the demo's classifier, see :mod:`early_exit`; ``heads`` has one exit, at ``layer2``, which has learnt
+nothing and lets every frame go.
+
+A unit test needs no broker, no other process and no browser. It is one (``-m unit``) unless its folder, its fixtures or
+its marks say otherwise, and then it may start no process: a guard raises where it tries to.
 """
 
+import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 _ROOT = Path(__file__).parent
+
+#: Of what runs beside other processes, of documents, and of what measures.
+_NO_UNITS = tuple(
+    _ROOT / folder for folder in ("tests/integration", "tests/faults", "tests/docs", "tests/benchmarks", "docs")
+)
+_NO_UNITS_FIXTURES = frozenset({"broker", "embedded_broker", "apache_kafka", "browser", "stack"})
+_NO_UNITS_MARKS = frozenset({"process", "docker", "slow", "faults"})
+#: Python's names for starting a process (https://docs.python.org/3/library/audit_events.html).
+_STARTS = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system"})
 
 
 @cache
@@ -37,3 +51,45 @@ def names_of_examples(request: pytest.FixtureRequest) -> None:
     if isinstance(request.node, pytest.DoctestItem):
         request.getfixturevalue("monkeypatch").chdir(_ROOT)
         request.getfixturevalue("doctest_namespace").update(_names())
+
+
+def _is_unit(item: pytest.Item) -> bool:
+    if isinstance(item, pytest.DoctestItem) and any("EmbeddedBroker" in one.source for one in item.dtest.examples):
+        return False
+    return not (
+        any(item.path.is_relative_to(folder) for folder in _NO_UNITS)
+        or _NO_UNITS_FIXTURES.intersection(getattr(item, "fixturenames", ()))
+        or any(item.get_closest_marker(name) for name in _NO_UNITS_MARKS)
+    )
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _is_unit(item):
+            item.add_marker(pytest.mark.unit)
+
+
+class _Guard:
+    """Refuses to start processes while a unit test runs. Audit hooks stay for ever, so there is one for all tests."""
+
+    def __init__(self) -> None:
+        self.unit = ""
+        sys.addaudithook(self._look)
+
+    def _look(self, event: str, _: tuple[object, ...]) -> None:
+        if self.unit and event in _STARTS:
+            raise RuntimeError(f"{event} in a unit test, {self.unit}: mark it with pytest.mark.process")
+
+
+_GUARD = _Guard()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Guards unit tests, their fixtures included."""
+    _GUARD.unit = item.nodeid if item.get_closest_marker("unit") else ""
+    try:
+        return (yield)
+    finally:
+        _GUARD.unit = ""

@@ -4,9 +4,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.support.promtool import promtool
+
+pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parent.parent.parent
 RULES = "deploy/prometheus/rules/layercache.yml"

@@ -26,6 +26,7 @@ def test_what_is_promised_of_every_reader_holds_for_its_examples(name: str) -> N
         TARGETS[name].run(example)
 
 
+@pytest.mark.process
 def test_readers_in_c_survive_damaged_input_in_a_process_of_their_own() -> None:
     command = [sys.executable, "-m", "tests.fuzz", "--inputs", str(INPUTS), "--seed", "7", "--json"]
     command += [argument for name in NATIVE for argument in ("--target", name)]
@@ -46,6 +47,7 @@ def test_readers_in_python_refuse_whatever_they_do_not_read(name: str) -> None:
     refuses_or_reads()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("code", "says"),
     [

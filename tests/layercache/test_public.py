@@ -40,6 +40,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         layercache.unheard_of  # noqa: B018
 
 
+@pytest.mark.process
 def test_the_package_alone_loads_neither_torch_nor_kafka() -> None:
     program = "import sys, layercache; print({'torch', 'confluent_kafka', 'pydantic'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -181,6 +181,7 @@ def test_class_names_default_to_numbers(tmp_path: Path) -> None:
 
 
 class TestFingerprint:
+    @pytest.mark.process
     def test_is_the_same_in_every_process_at_every_path_and_dtype(self, tiny_model: TinyModel, tmp_path: Path) -> None:
         here = loading.load(tiny_model.settings).fingerprint
         moved = tiny.write(tmp_path / "elsewhere")

@@ -213,6 +213,7 @@ def test_a_picture_that_no_record_holds_is_refused_at_once(settings: Settings) -
         assert client.publish(RED, timeout=0.1)  # the room was given back
 
 
+@pytest.mark.process
 def test_frames_that_the_broker_does_not_take_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("layercache.stream.publishing.producer.DELIVERY_TIMEOUT_MS", 1_000)
     with EmbeddedBroker() as broker:

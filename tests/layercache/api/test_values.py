@@ -63,6 +63,7 @@ def test_what_is_no_picture_is_refused_before_it_travels(picture: object, said: 
         encoded(picture)  # type: ignore[arg-type]
 
 
+@pytest.mark.process
 def test_a_client_needs_no_torch() -> None:
     program = "import sys, layercache; layercache.Client, layercache.AsyncClient; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -5,7 +5,10 @@ import socket
 import subprocess
 import sys
 
+import pytest
 from confluent_kafka.admin import AdminClient
+
+pytestmark = pytest.mark.process
 
 
 def test_it_has_the_topics_and_ends_on_ctrl_c() -> None:

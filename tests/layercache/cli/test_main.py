@@ -67,6 +67,7 @@ def test_all_commands_of_the_manual_are_there() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.process
 def test_the_command_line_starts_without_torch_and_kafka() -> None:
     heavy = "torch torchvision confluent_kafka faust scipy numpy fsspec pydantic matplotlib av"
     program = f"import sys, layercache.cli.main; print(*sorted(set('{heavy}'.split()) & set(sys.modules)))"
@@ -207,29 +208,34 @@ main.main()
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT)
 
 
+@pytest.mark.process
 def test_an_error_of_ours_is_one_line_and_exit_code_1() -> None:
     done = failing("DistillationError('the record is cut off; publish it again')")
     assert (done.returncode, done.stderr) == (1, "error: the record is cut off; publish it again\n")
 
 
+@pytest.mark.process
 def test_verbose_shows_where_an_error_of_ours_came_from() -> None:
     done = failing("DistillationError('cut off')", "--verbose")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
 
 
+@pytest.mark.process
 def test_an_unforeseen_error_keeps_its_traceback() -> None:
     done = failing("ZeroDivisionError('never foreseen')")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
 
 
+@pytest.mark.process
 def test_ctrl_c_is_exit_code_130() -> None:
     done = failing("KeyboardInterrupt()")
     assert done.returncode == 130
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.process
 def test_sigterm_while_starting_up_is_exit_code_0() -> None:
     program = "; ".join(
         (
@@ -245,6 +251,7 @@ def test_sigterm_while_starting_up_is_exit_code_0() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
+@pytest.mark.process
 def test_log_lines_off_a_terminal_are_plain_and_timed() -> None:
     program = "from layercache.cli import common; import logging; common.set_up_logging(False); \
 log = logging.getLogger('layercache.stream.worker.loop'); log.info('up'); log.debug('unseen')"

@@ -1,16 +1,15 @@
 """``layercache report``: what it prints, and the files that it leaves."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from layercache.cli.main import app
+from testbed.commands import Talking
+from testbed.waiting import wait_until
 from tests.support.pictures import coloured, encode
 from tests.support.tiny_model import CLASSES, TinyModel
 
@@ -88,22 +87,18 @@ def test_of_resnet18_without_weights_it_says_what_it_sees(tmp_path: Path) -> Non
     assert "The model has no weights" in page.read_text()
 
 
+@pytest.mark.process
 def test_ctrl_c_leaves_a_report_of_what_was_seen(tiny_model: TinyModel, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     model = ("--model", tiny_model.settings.spec, "--weights", str(tiny_model.settings.weights))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "layercache", "report", *model, "--frames", str(photos(tmp_path / "photos", 400)),
-         "--minutes", "30", "--out", str(page)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("the stream"):
-            break
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
-    assert "warning: Stopped early" in out
+    with Talking(
+        "report", *model, "--frames", photos(tmp_path / "photos", 400), "--minutes", 30, "--out", page
+    ) as report:
+        wait_until(lambda: "\nthe stream" in report.said()[1] or report.process.poll() is not None, "the stream's line")
+        report.process.send_signal(signal.SIGINT)
+        done = report.end(120)
+    assert done.returncode == 130, done.stderr
+    assert "warning: Stopped early" in done.stdout
     assert "Stopped early" in page.read_text()
 
 

@@ -15,6 +15,8 @@ from layercache.demo.processes import Children
 from testbed.ports import free_ports
 from testbed.waiting import wait_until
 
+pytestmark = pytest.mark.process
+
 _SERVES = "import socket, sys, time; held = socket.create_server(('127.0.0.1', int(sys.argv[1]))); time.sleep(600)"
 
 

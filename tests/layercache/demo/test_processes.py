@@ -117,6 +117,9 @@ time.sleep(600)
     wait_for(lambda: not is_alive(child))
 
 
+pytestmark = pytest.mark.process
+
+
 def test_a_launcher_whose_demo_is_gone_does_not_start_the_command() -> None:
     *command, _ = launcher()
     result = subprocess.run([*command, "1", *python("print('started')")], capture_output=True, text=True, check=False)

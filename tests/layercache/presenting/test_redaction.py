@@ -65,6 +65,7 @@ def test_logs_and_their_tracebacks_are_without_secrets() -> None:
     assert text.endswith("ValueError: refused ***")
 
 
+@pytest.mark.process
 def test_errors_that_nobody_catches_are_without_secrets() -> None:
     code = """
 import threading
@@ -85,6 +86,7 @@ fail()
     assert "canary-in-a-thread" not in done.stderr
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("command", "says"),
     [

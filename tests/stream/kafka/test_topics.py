@@ -129,6 +129,7 @@ def test_a_broker_that_never_answers_is_told_when_the_wait_is_over() -> None:
     assert 2.0 <= time.monotonic() - begun < 10.0
 
 
+@pytest.mark.process
 def test_a_broker_that_comes_up_later_is_waited_for() -> None:
     (port,) = free_ports(1)
     settings = Settings(kafka=Kafka(bootstrap_servers=f"127.0.0.1:{port}"), topics=unique_topics())

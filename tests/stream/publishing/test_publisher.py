@@ -239,6 +239,7 @@ def test_an_option_that_librdkafka_does_not_know_is_named(embedded_broker: Broke
         publish(Settings(kafka=kafka), Album(*numbered(1)), Plan(), stop)
 
 
+@pytest.mark.process
 def test_frames_that_the_broker_does_not_take_count_as_failed(embedded_broker: Broker, stop: threading.Event) -> None:
     """The broker goes away in mid-stream and does not come back."""
     with EmbeddedBroker() as mortal:
