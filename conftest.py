@@ -3,7 +3,7 @@
 ``traced`` is the demo's classifier, see :mod:`early_exit`; ``heads`` has one exit, at ``layer2``, which has learnt
 nothing and lets every frame go.
 
-A unit test needs no broker, no other process and no browser. It is one (``-m unit``) unless its folder, its fixtures or
+A unit test needs no broker, no other process and no browser. It is one (``-m unit``) unless its place, its fixtures or
 its marks say otherwise, and then it may start no process: a guard raises where it tries to.
 """
 
@@ -16,10 +16,19 @@ import pytest
 
 _ROOT = Path(__file__).parent
 
-#: Of what runs beside other processes, of documents, and of what measures.
+#: Of what runs beside other processes, of documents, of what measures; and of simulations, large models and whole
+#: programs, whose tests take seconds.
 _NO_UNITS = tuple(
-    _ROOT / folder for folder in ("tests/integration", "tests/faults", "tests/docs", "tests/benchmarks", "docs")
-)
+    _ROOT / path
+    for path in (
+        "docs", "tests/docs", "tests/benchmarks", "tests/faults", "tests/fuzz", "tests/integration", "tests/mutants",
+        "tests/simulation",
+        "tests/cache_training/certifying/test_promise.py", "tests/early_exit/model/test_timm_models.py",
+        "tests/early_exit/model/test_torchvision.py", "tests/layercache/api/test_training.py",
+        "tests/layercache/cli/test_doctor.py", "tests/layercache/cli/test_report.py",
+        "tests/layercache/report/test_rehearsal.py",
+    )
+)  # fmt: skip
 _NO_UNITS_FIXTURES = frozenset({"broker", "embedded_broker", "apache_kafka", "browser", "stack"})
 _NO_UNITS_MARKS = frozenset({"process", "docker", "slow", "faults"})
 #: Python's names for starting a process (https://docs.python.org/3/library/audit_events.html).
@@ -57,7 +66,7 @@ def _is_unit(item: pytest.Item) -> bool:
     if isinstance(item, pytest.DoctestItem) and any("EmbeddedBroker" in one.source for one in item.dtest.examples):
         return False
     return not (
-        any(item.path.is_relative_to(folder) for folder in _NO_UNITS)
+        any(item.path.is_relative_to(path) for path in _NO_UNITS)
         or _NO_UNITS_FIXTURES.intersection(getattr(item, "fixturenames", ()))
         or any(item.get_closest_marker(name) for name in _NO_UNITS_MARKS)
     )

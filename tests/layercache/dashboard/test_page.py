@@ -23,6 +23,8 @@ from tests.support import manifests
 from tests.support.browser import browser, watched
 from tests.support.dashboard_state import sample
 
+pytestmark = pytest.mark.process
+
 _EVIL = '<img src=x onerror="window.broken = true">'
 _FOLDER = "tiny-" + "ab" * 6
 _LONG = "a-very-long-name-without-any-place-to-break-it-" * 4
