@@ -21,6 +21,8 @@ from layercache.stream.frames import image_header
 # Pillow's own guard against large pictures knows one limit for the whole process; ours is checked before it is asked.
 PIL.Image.MAX_IMAGE_PIXELS = None
 
+Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+
 _MORE_MEMORY = "give the worker more, or lower worker.max_frame_pixels or worker.decode_threads"
 
 
@@ -57,14 +59,10 @@ def decode_frame(value: bytes | None, content_type: str | None, preprocessing: P
     nothing else, whatever the bytes are; :class:`~layercache.early_exit.machine.MachineFailed` where there is no
     memory for it.
     """
-    if not value:
-        raise DecodeError(Reason.EMPTY, "the frame has no bytes")
-    if len(value) > limits.max_bytes:
-        raise DecodeError(Reason.TOO_MANY_BYTES, f"{len(value):,} bytes, at most {limits.max_bytes:,} are decoded")
-    kind = _kind(value, content_type)
+    kind, value = checked_kind(value, content_type, limits)
     try:
         picture = (
-            _array(value, preprocessing, limits)
+            channels_first(npy_pixels(value, limits, preprocessing.resize))
             if kind == image_header.NPY
             else _picture(kind, value, preprocessing, limits)
         )
@@ -82,7 +80,12 @@ def decode_frame(value: bytes | None, content_type: str | None, preprocessing: P
         raise DecodeError(Reason.CORRUPT, f"{kind} that does not decode: {said}") from error
 
 
-def _kind(value: bytes, content_type: str | None) -> str:
+def checked_kind(value: bytes | None, content_type: str | None, limits: Limits) -> tuple[str, bytes]:
+    """The content type of a frame's bytes, and these, once they are few enough. Raises :class:`DecodeError`."""
+    if not value:
+        raise DecodeError(Reason.EMPTY, "the frame has no bytes")
+    if len(value) > limits.max_bytes:
+        raise DecodeError(Reason.TOO_MANY_BYTES, f"{len(value):,} bytes, at most {limits.max_bytes:,} are decoded")
     kind = image_header.sniff(value)
     if kind is None:
         raise DecodeError(
@@ -91,11 +94,11 @@ def _kind(value: bytes, content_type: str | None) -> str:
     claimed = (content_type or "").partition(";")[0].strip().lower()
     if claimed in CONTENT_TYPES and claimed != kind:
         raise DecodeError(Reason.WRONG_CONTENT_TYPE, f"content-type says {claimed}, the bytes are {kind}")
-    return kind
+    return kind, value
 
 
 def _picture(kind: str, value: bytes, preprocessing: Preprocessing, limits: Limits) -> Tensor:
-    _check_size(*image_header.picture_size(kind, value), preprocessing, limits)
+    check_size(*image_header.picture_size(kind, value), limits, preprocessing.resize)
     if kind == image_header.PNG:
         return _png(value)
     data = torch.frombuffer(bytearray(value), dtype=torch.uint8)
@@ -130,15 +133,19 @@ def from_pillow(image: PIL.Image.Image) -> Tensor:
     >>> from_pillow(PIL.Image.new("RGBA", (4, 2))).shape
     torch.Size([3, 2, 4])
     """
+    return channels_first(pillow_pixels(image))
+
+
+def pillow_pixels(image: PIL.Image.Image) -> Pixels:
+    """The same as an array: H x W for grey, else H x W x 3."""
     picture = PIL.ImageOps.exif_transpose(image)
     if picture.mode.startswith("I"):  # 16 bits of grey
-        pixels = (np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8)
-    else:
-        pixels = np.array(picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB"))
-    return channels_first(pixels)
+        return (np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8)
+    return np.array(picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB"))
 
 
-def _array(value: bytes, preprocessing: Preprocessing, limits: Limits) -> Tensor:
+def npy_pixels(value: bytes, limits: Limits, resize: int | None = None) -> Pixels:
+    """An array file as H x W or H x W x 3, its size checked by :func:`check_size`. Raises :class:`DecodeError`."""
     header = image_header.npy_header(value)
     shape = header.shape
     if header.dtype.hasobject:
@@ -147,33 +154,33 @@ def _array(value: bytes, preprocessing: Preprocessing, limits: Limits) -> Tensor
         raise DecodeError(Reason.WRONG_DTYPE, f"an .npy of {header.dtype}, only uint8 is a picture")
     if (len(shape) != 2 and not (len(shape) == 3 and shape[2] == 3)) or min(shape) < 1:
         raise DecodeError(Reason.WRONG_SHAPE, f"an .npy of shape {shape}, a picture is H x W or H x W x 3")
-    _check_size(shape[0], shape[1], preprocessing, limits)
+    check_size(shape[0], shape[1], limits, resize)
     expected, found = int(np.prod(shape)), len(value) - header.start
     if expected != found:
         raise DecodeError(Reason.CORRUPT, f"an .npy of shape {shape} with {found:,} bytes of values, not {expected:,}")
     flat = np.frombuffer(bytearray(value[header.start :]), np.uint8)
-    return channels_first(flat.reshape(shape, order="F" if header.fortran_order else "C"))
+    return flat.reshape(shape, order="F" if header.fortran_order else "C")
 
 
-def _check_size(height: int, width: int, preprocessing: Preprocessing, limits: Limits) -> None:
+def check_size(height: int, width: int, limits: Limits, resize: int | None = None) -> None:
+    """Raises :class:`DecodeError` for too many pixels, as sent or once the shorter side is resized to ``resize``."""
     if height * width > limits.max_pixels:
         raise DecodeError(
             Reason.TOO_MANY_PIXELS,
             f"{width} x {height} = {height * width:,} pixels, at most {limits.max_pixels:,} are decoded",
         )
-    if preprocessing.resize is not None:
+    if resize is not None:
         # The shorter side is brought to a given length: a picture of one row would become as long as memory.
-        longer = max(height, width) * preprocessing.resize / min(height, width)
-        fitted = longer * preprocessing.resize
-        if fitted > max(limits.max_pixels, preprocessing.resize**2):
+        fitted = max(height, width) * resize / min(height, width) * resize
+        if fitted > max(limits.max_pixels, resize**2):
             raise DecodeError(
                 Reason.TOO_MANY_PIXELS,
-                f"{width} x {height} would be {fitted:,.0f} pixels once its shorter side is {preprocessing.resize}, "
+                f"{width} x {height} would be {fitted:,.0f} pixels once its shorter side is {resize}, "
                 f"at most {limits.max_pixels:,} are decoded",
             )
 
 
-def channels_first(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Tensor:
+def channels_first(pixels: Pixels) -> Tensor:
     """uint8 ``[C, H, W]`` of H x W or H x W x C; shares its memory."""
     picture = torch.from_numpy(pixels)
     return picture[None] if picture.ndim == 2 else picture.permute(2, 0, 1)
