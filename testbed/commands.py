@@ -2,7 +2,7 @@
 
 :func:`start` is ``subprocess.Popen`` of ``python -m layercache ARGUMENTS`` without its imports, which take five seconds
 of a core with torch; :func:`run` is ``subprocess.run`` of it. What Python and libraries read as they start, such as
-``PYTHONPATH`` and ``OMP_NUM_THREADS``, is that of this process. The demo's tests start its processes as users do.
+``PYTHONPATH`` and ``OMP_NUM_THREADS``, is that of this process. :func:`start_anew` starts a command as users do.
 """
 
 import atexit
@@ -18,14 +18,34 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping
-from typing import IO
+from typing import IO, Protocol
 
 #: A server that still imports has this long: the machine may do much else.
 _START_DEADLINE_S = 120.0
 
 
+class Process(Protocol):
+    """What of ``subprocess.Popen`` tests use."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, number: int, /) -> None: ...
+
+    def terminate(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
 class Command:
-    """A command that runs, with what of ``subprocess.Popen`` tests use."""
+    """A command that runs as a fork: a :class:`Process`."""
 
     def __init__(self, arguments: list[str], asked: socket.socket) -> None:
         self.args = arguments
@@ -107,6 +127,12 @@ def run(
     """`layercache ARGUMENTS` to its end, its exit code and what it said."""
     with Talking(*arguments, environment=environment) as command:
         return command.end(timeout)
+
+
+def start_anew(*arguments: object, output: IO[bytes]) -> Process:
+    """`layercache ARGUMENTS` as users start it, by a Python of its own: for who measures what it takes."""
+    command = [sys.executable, "-X", "faulthandler", "-m", "layercache", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=output, stderr=output)
 
 
 class Talking:

@@ -6,16 +6,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from layercache.schemas.settings import Settings
-from testbed.commands import Command, start
+from testbed.commands import Process, start, start_anew
 
 
 @contextmanager
-def running_trainer(settings: Settings, folder: Path) -> Iterator[Command]:
-    """`layercache trainer` with these settings; killed at the end if it still runs. Its log is ``trainer.log``."""
+def running_trainer(settings: Settings, folder: Path, anew: bool = False) -> Iterator[Process]:
+    """`layercache trainer` with these settings; killed at the end if it still runs. Its log is ``trainer.log``.
+
+    It is a fork that has imported its libraries already, unless it is started ``anew``.
+    """
     config = folder / "trainer.toml"
     config.write_text(as_toml(settings))
     with (folder / "trainer.log").open("ab") as log:
-        process = start("trainer", "--config", config, stdout=log, stderr=log)
+        arguments = ("trainer", "--config", config)
+        process = start_anew(*arguments, output=log) if anew else start(*arguments, stdout=log, stderr=log)
         try:
             yield process
         finally:

@@ -14,7 +14,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, Topic
 
 from layercache.schemas.prediction import Prediction, decoder
 from layercache.schemas.settings import Settings
-from testbed.commands import Command, start
+from testbed.commands import Process, start, start_anew
 from testbed.topics import partitions_of
 from testbed.trainer_process import as_toml
 from testbed.waiting import wait_until
@@ -26,7 +26,7 @@ _WORKING_ON = re.compile(r"working on \[(.*?)\]")
 class WorkerProcess:
     """``layercache worker`` as it runs; its log is ``log``."""
 
-    process: Command
+    process: Process
     log: Path
 
     def said(self, text: str, times: int = 1) -> bool:
@@ -61,12 +61,15 @@ class WorkerProcess:
 
 
 @contextmanager
-def running_worker(settings: Settings, folder: Path, name: str = "worker", **hooks: object) -> Iterator[WorkerProcess]:
+def running_worker(
+    settings: Settings, folder: Path, name: str = "worker", anew: bool = False, **hooks: object
+) -> Iterator[WorkerProcess]:
     """`layercache worker` with these settings; killed at the end if it still runs. Log: ``<folder>/<name>.log``.
 
-    ``hooks`` are what :mod:`testbed.dying_worker` reads from its environment, in lower case.
+    It is a fork that has imported its libraries already, unless it is started ``anew``. ``hooks`` are what
+    :mod:`testbed.dying_worker` reads from its environment, in lower case.
     """
-    worker = start_worker(settings, folder, name, **hooks)
+    worker = start_worker(settings, folder, name, anew, **hooks)
     try:
         yield worker
     finally:
@@ -75,11 +78,16 @@ def running_worker(settings: Settings, folder: Path, name: str = "worker", **hoo
         worker.process.wait(60)
 
 
-def start_worker(settings: Settings, folder: Path, name: str = "worker", **hooks: object) -> WorkerProcess:
+def start_worker(
+    settings: Settings, folder: Path, name: str = "worker", anew: bool = False, **hooks: object
+) -> WorkerProcess:
     """The same, for who looks after its end."""
     config, log = folder / f"{name}.toml", folder / f"{name}.log"
     config.write_text(as_toml(settings))
     with log.open("ab") as output:
+        if anew:
+            assert not hooks, "only forks have doubles"
+            return WorkerProcess(start_anew("worker", "--config", config, output=output), log)
         process = start(
             "worker", "--config", config, stdout=output, stderr=output,
             environment={hook.upper(): str(value) for hook, value in hooks.items()},

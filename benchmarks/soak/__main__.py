@@ -189,8 +189,8 @@ def run(settle: float, minutes: float, growth: float, swap_s: float, seed: int, 
         publisher = Publisher(settings, kinds, seed, wanted)
         publisher.start()
         stack.callback(publisher.stop)
-        worker = stack.enter_context(running_worker(settings, folder))
-        trainer = stack.enter_context(running_trainer(settings, folder))
+        worker = stack.enter_context(running_worker(settings, folder, anew=True))
+        trainer = stack.enter_context(running_trainer(settings, folder, anew=True))
         worker.wait_for("working on")
         began = time.monotonic()
         seconds: list[Second] = []

@@ -57,7 +57,7 @@ def pictures(count: int, prefix: str) -> list[Picture]:
 
 def test_a_worker_is_seen_whole_and_rolled_back(settings: Settings, tmp_path: Path) -> None:
     publish_heads(settings, "v1", "red", audit_rate=0.5)
-    with running_worker(settings, tmp_path) as worker:
+    with running_worker(settings, tmp_path, anew=True) as worker:
         worker.wait_for("serving heads v1")
         worker.wait_for("metrics at ")
         port = worker.log.read_text().split("metrics at http://localhost:")[1].split("/")[0]

@@ -30,7 +30,7 @@ def test_it_publishes_certified_heads_and_ends_on_sigterm(
 ) -> None:
     store = store_of(settings, tiny_model)
     produce_records(settings, tiny_model, 1500)
-    with running_trainer(settings, tmp_path) as trainer:
+    with running_trainer(settings, tmp_path, anew=True) as trainer:
         wait_until(lambda: store.latest() is not None or trainer.poll() is not None, "a version of heads", 90)
         assert trainer.poll() is None, log_of(tmp_path)
         manifest, tensors = store.load(store.latest() or "")
