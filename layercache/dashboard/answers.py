@@ -44,7 +44,7 @@ class AnswerTally:
         """Label to class name, as predictions told."""
         self._costs: dict[str | None, Costs] = {None: costs(None)}
         self._are_exits_closed = False
-        self._flow: deque[tuple[str, int]] = deque(maxlen=_FLOW_FRAMES)
+        self._flow: deque[str] = deque(maxlen=_FLOW_FRAMES)
         self._exits: Counter[str] = Counter()
         self._picked: list[Prediction] = []
         self._offered = 0
@@ -66,7 +66,7 @@ class AnswerTally:
         latency_ms = max(0, times.predicted_ms - times.frame_ms) if times.frame_ms > 0 else None
         for one in self.windows.at(times.predicted_ms, now_ms):
             one.answered(prediction.exit != FULL, self._cost(prediction), latency_ms)
-        self._enter(prediction.exit, times.predicted_ms)
+        self._enter(prediction.exit)
         if len(self.names) < _MAX_NAMES:
             self.names[prediction.label] = prediction.class_name
         self._offer(prediction)
@@ -98,15 +98,14 @@ class AnswerTally:
         cuts = sorted((cut for cut in shares if cut in is_open or exits[cut]), key=lambda cut: shares[cut])[:_MAX_CUTS]
         # An exit of a version that the store has no more has no place in the model: its frames are left out.
         frames = sum(exits[cut] for cut in cuts) + self._exits[FULL]
-        segments, entered, spent = [], frames, 0.0
+        segments, spent = [], 0.0
         for cut in cuts:
             own = max(0.0, shares[cut] - spent)
             spent = max(spent, shares[cut])
-            segments.append(Segment(cut=cut, flops_share=own, entered=entered, left=exits[cut], open=cut in is_open))
-            entered -= exits[cut]
+            segments.append(Segment(cut=cut, flops_share=own, left=exits[cut], open=cut in is_open))
         whole = flops_shares(in_force)[FULL]
-        segments.append(Segment(cut=END, flops_share=max(0.0, whole - spent), entered=entered, left=entered, open=True))
-        return Flow(segments=tuple(segments), frames=frames, since_ms=self._flow[0][1] if self._flow else None)
+        segments.append(Segment(cut=END, flops_share=max(0.0, whole - spent), left=self._exits[FULL], open=True))
+        return Flow(segments=tuple(segments), frames=frames)
 
     def _cost(self, prediction: Prediction) -> tuple[float, float] | None:
         """What the frame took; None where the store has its version no more.
@@ -119,13 +118,13 @@ class AnswerTally:
             return _PLAIN
         return self._costs.get(prediction.heads_version, {}).get(prediction.exit)
 
-    def _enter(self, exit_: str, at_ms: int) -> None:
+    def _enter(self, exit_: str) -> None:
         if len(self._flow) == _FLOW_FRAMES:
-            gone, _ = self._flow[0]
-            self._exits[gone] -= 1
-            if not self._exits[gone]:
-                del self._exits[gone]
-        self._flow.append((exit_, at_ms))
+            oldest = self._flow[0]
+            self._exits[oldest] -= 1
+            if not self._exits[oldest]:
+                del self._exits[oldest]
+        self._flow.append(exit_)
         self._exits[exit_] += 1
 
     def _offer(self, prediction: Prediction) -> None:

@@ -16,7 +16,8 @@ from starlette.middleware.base import RequestResponseEndpoint
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import Receive, Scope, Send
 
-from layercache.dashboard import page, state
+from layercache.dashboard import page
+from layercache.dashboard.backend import Backend
 from layercache.stopping import stop_on_signals
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class Server(uvicorn.Server):
 
 
 def run(
-    collector: state.Backend,
+    collector: Backend,
     host: str,
     port: int,
     read_only: bool,
@@ -98,7 +99,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def server(
-    collector: state.Backend,
+    collector: Backend,
     listener: socket.socket,
     read_only: bool,
     ready: Callable[[str], None],

@@ -61,7 +61,7 @@ class OfVersion:
     def classes(self, names: dict[int, str], confidence: float) -> tuple[ClassDisagreement, ...]:
         """Those with the most disagreements, the worst first; ``names`` by label, as far as they are known."""
         shown = [
-            of_class(label, names.get(label, f"class {label}"), audits, self.disagreements_by_class[label], confidence)
+            of_class(names.get(label, f"class {label}"), audits, self.disagreements_by_class[label], confidence)
             for label, audits in self.audits_by_class.items()
         ]
         return worst(shown)
@@ -110,10 +110,9 @@ class AuditTally:
         return found or OfVersion()
 
 
-def of_class(label: int | None, name: str, audits: int, disagreements: int, confidence: float) -> ClassDisagreement:
+def of_class(name: str, audits: int, disagreements: int, confidence: float) -> ClassDisagreement:
     """One class, with its bound."""
     return ClassDisagreement(
-        label=label,
         name=name,
         audits=audits,
         disagreements=disagreements,

@@ -42,7 +42,7 @@ class Collector:
 
     ``metrics`` are URLs of workers' and trainers' metrics, see :func:`layercache.dashboard.scrape.metrics_url`.
     ``fingerprint`` is the beginning of that of the model to show; by default it is the one that answers. Memory is
-    bounded, whatever the topics hold. It is a :class:`layercache.dashboard.state.Backend`.
+    bounded, whatever the topics hold. It is a :class:`layercache.dashboard.backend.Backend`.
 
     >>> collector = Collector(Settings(), metrics=["http://localhost:9100/metrics"])
     >>> collector.snapshot().frames
@@ -95,7 +95,7 @@ class Collector:
             return self._snapshot[1]
 
     def roll_back(self, version: str | None = None, reason: str = "") -> str:
-        """See :class:`~layercache.dashboard.state.Backend`, as for the other actions."""
+        """See :class:`~layercache.dashboard.backend.Backend`, as for the other actions."""
         return self._acted(lambda: self._heads.roll_back(version, reason))
 
     def pin(self, version: str | None = None, reason: str = "") -> str:

@@ -119,7 +119,6 @@ def answered(prediction: Prediction, record: Message | str, limits: Limits) -> F
         partition=prediction.partition,
         offset=prediction.offset,
         at_ms=times.predicted_ms,
-        label=prediction.label,
         class_name=prediction.class_name,
         confidence=prediction.confidence,
         exit=prediction.exit,

@@ -12,10 +12,10 @@ from layercache.dashboard.audited import AuditTally, Count, of_class, worst
 from layercache.dashboard.board import now_ms
 from layercache.dashboard.frames import letter_of, written_ms
 from layercache.dashboard.heads import ModelChoice, Seen, name_of
+from layercache.dashboard.heads_state import Alarm
 from layercache.dashboard.scrape import Reading
 from layercache.dashboard.slices import Slices, Windows
 from layercache.dashboard.state import (
-    Alarm,
     ClassDisagreement,
     DeadLetter,
     DeadLetters,
@@ -48,7 +48,6 @@ class Gathered:
         self._limits = Limits.of(settings.worker)
         self._choice = choice
         self._clock = clock
-        self._started_ms = clock()
         self._lock = threading.Lock()
         self._recent, self._day = Slices(5.0, 180), Slices(300.0, 288)
         self._windows = Windows(self._recent, self._day)
@@ -155,7 +154,6 @@ class Gathered:
             alarms = sorted((*worker_alarms, *heads.alarms), key=lambda alarm: (not alarm.active, -(alarm.at_ms or 0)))
             return Snapshot(
                 at_ms=now,
-                started_ms=self._started_ms,
                 model=self._choice.fingerprint,
                 model_name=name_of(heads.manifests),
                 brokers=self._settings.kafka.bootstrap_servers,
@@ -228,7 +226,7 @@ def _by_metrics(reading: Reading, confidence: float) -> tuple[Count, tuple[Class
     """What the workers have counted, since they started and for all their versions."""
     count = Count(sum(reading.class_audits.values()), sum(reading.class_disagreements.values()))
     shown = [
-        of_class(None, name, audits, reading.class_disagreements.get(name, 0), confidence)
+        of_class(name, audits, reading.class_disagreements.get(name, 0), confidence)
         for name, audits in reading.class_audits.items()
         if audits
     ]

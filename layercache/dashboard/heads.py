@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from layercache.dashboard import versions
 from layercache.dashboard.board import Board
-from layercache.dashboard.state import Alarm, Heads
+from layercache.dashboard.heads_state import Alarm, Heads
 from layercache.early_exit.store.head_store import HeadStore, StoreError, in_force, model_folders, open_folder
 from layercache.presenting import heads_view
 from layercache.schemas.manifest import Manifest
@@ -108,12 +108,12 @@ class HeadsView:
             self._board.clear("store", "look")
 
     def roll_back(self, version: str | None = None, reason: str = "") -> str:
-        """See :meth:`layercache.dashboard.state.Backend.roll_back`."""
+        """See :meth:`layercache.dashboard.backend.Backend.roll_back`."""
         store = self._chosen()
         return self._done(store, f"rolled back to {store.rollback(version)}", reason)
 
     def pin(self, version: str | None = None, reason: str = "") -> str:
-        """See :meth:`layercache.dashboard.state.Backend.pin`."""
+        """See :meth:`layercache.dashboard.backend.Backend.pin`."""
         store = self._chosen()
         version = version or store.live().version
         if version is None:
@@ -122,13 +122,13 @@ class HeadsView:
         return self._done(store, f"pinned {version}", reason)
 
     def unpin(self, reason: str = "") -> str:
-        """See :meth:`layercache.dashboard.state.Backend.unpin`."""
+        """See :meth:`layercache.dashboard.backend.Backend.unpin`."""
         store = self._chosen()
         store.unpin()
         return self._done(store, "unpinned", reason)
 
     def close_exits(self, reason: str = "") -> str:
-        """See :meth:`layercache.dashboard.state.Backend.close_exits`."""
+        """See :meth:`layercache.dashboard.backend.Backend.close_exits`."""
         store = self._chosen()
         store.close(reason)
         return self._done(store, "closed all exits", reason)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from layercache.dashboard.board import Board, now_ms
+from layercache.dashboard.board import Board
 from layercache.dashboard.state import GroupLag
 from layercache.dashboard.tail import tail_config
 from layercache.schemas.settings import Settings
@@ -68,7 +68,7 @@ class GroupWatch:
         self._look_closer([one for one in unmoved if one != self._empty.get(one.partition)])
         self._before = lags
         shown = tuple(_nothing_left(one) if one == self._empty.get(one.partition) else one for one in lags.values())
-        return GroupLag(who=self._who, group=self.group, topic=self._topic, partitions=shown, at_ms=now_ms())
+        return GroupLag(who=self._who, group=self.group, topic=self._topic, partitions=shown)
 
     def _look_closer(self, lags: Iterable[PartitionLag]) -> None:
         """A lag that stands still may be none: at the end of a partition lie the markers of transactions.

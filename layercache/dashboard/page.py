@@ -5,6 +5,7 @@ import logging
 from nicegui import ui
 
 from layercache.dashboard import state
+from layercache.dashboard.backend import Backend
 from layercache.dashboard.cards import (
     dead_letters,
     figures,
@@ -29,7 +30,7 @@ _EVERY_S = 1.0
 _STYLE = (STATIC / "theme.css").read_text()
 
 
-def build(source: state.Backend, read_only: bool) -> None:
+def build(source: Backend, read_only: bool) -> None:
     """Puts the page together, for one viewer. All viewers share ``source``, which gathers everything once."""
     ui.add_css(_STYLE)
     ui.colors(primary="#2f6fde")
@@ -54,7 +55,7 @@ def build(source: state.Backend, read_only: bool) -> None:
 class _View:
     """One viewer's cards. It ends with the viewer: NiceGUI stops the timer when the page is closed."""
 
-    def __init__(self, source: state.Backend) -> None:
+    def __init__(self, source: Backend) -> None:
         self._source = source
         self._failed = False
         self.cards: list[Card] = []

@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from layercache.dashboard.board import Board, now_ms
-from layercache.dashboard.state import Alarm, Worker
+from layercache.dashboard.heads_state import Alarm
+from layercache.dashboard.state import Worker
 
 _TIMEOUT_S = 3.0
 _MOST_BYTES = 5_000_000

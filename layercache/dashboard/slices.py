@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from layercache.dashboard.state import Now, Point, Series
@@ -186,7 +186,3 @@ class Windows:
     def at(self, at_ms: int, now_ms: int) -> Iterator[Slice]:
         """The slice of each."""
         return (one.at(at_ms, now_ms) for one in self.slices)
-
-    def series(self, now_ms: int) -> Iterable[Series]:
-        """Of each."""
-        return [one.series(now_ms) for one in self.slices]

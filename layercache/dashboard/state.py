@@ -4,10 +4,11 @@ Times are milliseconds since the epoch, shares lie between 0 and 1. Text that co
 messages, reasons) stands here as it came: the page that shows it must escape it.
 """
 
-from typing import Literal, Protocol
+from typing import Literal
 
 import msgspec
 
+from layercache.dashboard.heads_state import Alarm, Heads
 from layercache.schemas.manifest import Certificate
 from layercache.schemas.prediction import FULL
 from layercache.stream.kafka.offsets import PartitionLag
@@ -35,7 +36,6 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     offset: int
     at_ms: int
     """When it was answered."""
-    label: int
     class_name: str
     confidence: float
     exit: str
@@ -59,17 +59,10 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     """Where it ends; ``full`` for the last one."""
     flops_share: float
     """FLOPs of a frame that passes it, its head included, as a share of the plain model's."""
-    entered: int
-    """Frames of the window that came in."""
     left: int
-    """Of these, how many were answered at its end: at its exit, or by the full model."""
+    """How many of the counted frames left at its end: at its exit, or answered by the full model."""
     open: bool
     """Whether the version in force has an exit there; True for the last one."""
-
-    @property
-    def passed(self) -> int:
-        """Frames that went on from here."""
-        return self.entered - self.left
 
 
 class Flow(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,8 +71,6 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True):
     segments: tuple[Segment, ...] = ()
     frames: int = 0
     """How many frames are counted: the latest answers."""
-    since_ms: int | None = None
-    """When the first of them was answered."""
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,11 +92,6 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     audits: int
     disagreements: int
     """Audits of open exits, and how many of them the exits would have answered otherwise."""
-
-    @property
-    def disagreement(self) -> float | None:
-        """Share of the audits that disagreed; None where there were none."""
-        return self.disagreements / self.audits if self.audits else None
 
 
 class Series(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,93 +141,11 @@ class Disagreement(msgspec.Struct, frozen=True, kw_only=True):
 class ClassDisagreement(msgspec.Struct, frozen=True, kw_only=True):
     """Audits of one class of the full model, under the version in force."""
 
-    label: int | None
-    """None where only the name is known."""
     name: str
     audits: int
     disagreements: int
     upper_bound: float
     """Clopper-Pearson, for this class alone."""
-
-
-class Moved(msgspec.Struct, frozen=True, kw_only=True):
-    """An exit whose threshold is another than the predecessor's."""
-
-    cut: str
-    before: float
-    after: float
-
-
-class Changes(msgspec.Struct, frozen=True, kw_only=True):
-    """What a version changed against its predecessor."""
-
-    opened: tuple[str, ...] = ()
-    closed: tuple[str, ...] = ()
-    moved: tuple[Moved, ...] = ()
-    replaced: tuple[str, ...] = ()
-    """Exits whose head is of another kind or shape."""
-    overload: Literal["added", "dropped", ""] = ""
-    """Whether thresholds for overload came or went."""
-    summary: str = ""
-    """The same as a sentence: ``opens layer2; layer3 from 0.91 to 0.88``."""
-
-
-class Version(msgspec.Struct, frozen=True, kw_only=True):
-    """A version of the heads."""
-
-    version: str
-    created_ms: int | None
-    reason: Literal["first", "better", "unsafe", "overload-unsafe", "operator"]
-    predecessor: str | None
-    exits: tuple[str, ...]
-    """The cuts with an exit, in the model's order; none where every exit is closed."""
-    audit_rate: float
-    hit_rate: float | None
-    """Expected, as the next two; None where every exit is closed."""
-    flops_saved: float | None
-    time_saved: float | None
-    upper_bound: float | None
-    """Certified bound on the disagreement."""
-    max_disagreement: float | None
-    """What it was certified for."""
-    changes: Changes
-    live: bool
-    """Workers use it."""
-    latest: bool
-    pinned: bool
-
-
-class Heads(msgspec.Struct, frozen=True, kw_only=True):
-    """The versions that the store has, newest first, and what is in force."""
-
-    store: str = ""
-    """Where they lie, without secrets; empty where the model is not known yet."""
-    versions: tuple[Version, ...] = ()
-    live: str | None = None
-    latest: str | None = None
-    closed: bool = False
-    """An operator keeps every exit closed."""
-    pinned: bool = False
-    """An operator holds a version, or keeps every exit closed."""
-    pin_reason: str = ""
-    attempts: int = 0
-    """To certify."""
-    sentence: str = ""
-    """What is in force, for people."""
-
-
-class Alarm(msgspec.Struct, frozen=True, kw_only=True):
-    """The stream has drifted, or a worker trusts its exits no longer."""
-
-    kind: Literal["unsafe", "overload-unsafe", "exits-closed", "overload-closed"]
-    """The first two: a version that the trainer published for it; the others: a worker's own guard, at this moment."""
-    where: str
-    """The version, or the worker's address."""
-    at_ms: int | None
-    """When; for a worker since when it has been seen."""
-    active: bool
-    """False for what has been healed since by a later version."""
-    message: str
 
 
 class GroupLag(msgspec.Struct, frozen=True, kw_only=True):
@@ -251,8 +155,6 @@ class GroupLag(msgspec.Struct, frozen=True, kw_only=True):
     group: str
     topic: str
     partitions: tuple[PartitionLag, ...] = ()
-    at_ms: int = 0
-    """When the broker was asked."""
     seconds: float | None = None
     """Of work that waits, as the workers reckon it; None where their metrics are not read."""
 
@@ -319,8 +221,6 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Everything at one moment. A part that has not changed since the last snapshot is the same object again."""
 
     at_ms: int
-    started_ms: int
-    """Since when the dashboard has been reading."""
     model: str | None = None
     """The model's fingerprint; None until a prediction or the store has shown it."""
     model_name: str | None = None
@@ -351,27 +251,3 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     """What the numbers leave out, and why: sampled, another model's, not ours."""
-
-
-class Backend(Protocol):
-    """What the page asks for and does. The actions may take seconds (a store in the cloud): not in an event loop.
-
-    Each returns a sentence that says what holds from then on, and raises
-    :class:`layercache.early_exit.store.head_store.StoreError`, whose message says why and what to do. ``reason`` is
-    the operator's, and may be empty.
-    """
-
-    def snapshot(self) -> Snapshot:
-        """The state now: quick, from any thread."""
-
-    def roll_back(self, version: str | None = None, reason: str = "") -> str:
-        """Sends workers back to a version, by default the latest one's predecessor, until the trainer publishes."""
-
-    def pin(self, version: str | None = None, reason: str = "") -> str:
-        """Holds workers at a version, by default the one that they use, until :meth:`unpin`."""
-
-    def unpin(self, reason: str = "") -> str:
-        """Lets workers follow the latest version again, after :meth:`pin` or :meth:`close_exits`."""
-
-    def close_exits(self, reason: str = "") -> str:
-        """Keeps every exit closed until :meth:`unpin`: all frames run the full model."""

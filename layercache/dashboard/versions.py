@@ -5,7 +5,7 @@ from datetime import datetime
 
 import msgspec
 
-from layercache.dashboard.state import Alarm, Changes, Heads, Moved, Version
+from layercache.dashboard.heads_state import Alarm, Changes, Heads, Moved, Version
 from layercache.early_exit.store.head_store import Live
 from layercache.schemas.manifest import Manifest, Pin
 
@@ -92,12 +92,10 @@ def _version(manifest: Manifest, before: Manifest | None, live: Live, latest: st
         reason=manifest.reason,
         predecessor=manifest.predecessor,
         exits=tuple(exit_.cut for exit_ in manifest.exits),
-        audit_rate=manifest.audit_rate,
         hit_rate=expected.hit_rate if expected else None,
         flops_saved=expected.flops_saved if expected else None,
         time_saved=expected.time_saved if expected else None,
         upper_bound=certificate.upper_bound if certificate else None,
-        max_disagreement=certificate.max_disagreement if certificate else None,
         changes=changes(manifest, before),
         live=manifest.version == live.version,
         latest=manifest.version == latest,

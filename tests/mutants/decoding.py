@@ -29,8 +29,8 @@ MUTANTS = (
     Mutant(
         "a sliver grows to any length when it is resized",
         _DECODING,
-        "if fitted > max(limits.max_pixels, preprocessing.resize**2):",
-        "if fitted > max(limits.max_pixels, preprocessing.resize**2) ** 2:",
+        "if fitted > max(limits.max_pixels, resize**2):",
+        "if fitted > max(limits.max_pixels, resize**2) ** 2:",
         _DECODING_TESTS,
     ),
     Mutant(

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import PIL.Image
 
-from layercache.dashboard import state
+from layercache.dashboard import heads_state, state
 from layercache.schemas.manifest import Certificate, ClassResult
 from layercache.stream.kafka.offsets import PartitionLag
 from tests.support.pictures import COLOURS, coloured
@@ -22,7 +22,6 @@ def sample(seed: int = 0, at_ms: int = START_MS + 900 * _SECOND) -> state.Snapsh
     rng = np.random.default_rng(seed)
     return state.Snapshot(
         at_ms=at_ms,
-        started_ms=at_ms - 900 * _SECOND,
         model="eb575f920e07" + "ab" * 26,
         model_name="fashion-mnist",
         brokers="localhost:9092",
@@ -45,7 +44,6 @@ def sample(seed: int = 0, at_ms: int = START_MS + 900 * _SECOND) -> state.Snapsh
         ),
         classes=tuple(
             state.ClassDisagreement(
-                label=index,
                 name=CLASSES[index],
                 audits=110 + 7 * index,
                 disagreements=count,
@@ -55,18 +53,18 @@ def sample(seed: int = 0, at_ms: int = START_MS + 900 * _SECOND) -> state.Snapsh
         ),
         heads=_heads(at_ms),
         alarms=(
-            state.Alarm(
+            heads_state.Alarm(
                 kind="exits-closed", where="worker-2:9100", at_ms=at_ms - 20 * _SECOND, active=True,
                 message="worker-2:9100 keeps its exits closed: its audits say that they exceed their budget",
             ),
-            state.Alarm(
+            heads_state.Alarm(
                 kind="unsafe", where="20260101T000500-0003", at_ms=at_ms - 600 * _SECOND, active=False,
                 message="the exits of 20260101T000312-0002 exceeded their budget: the trainer closed them all",
             ),
         ),
         lags=(
-            _lag("workers", "layercache", "frames", (12, 0, 31, 4), at_ms, seconds=0.9),
-            _lag("trainer", "layercache-trainer", "distillation", (3,), at_ms, seconds=None),
+            _lag("workers", "layercache", "frames", (12, 0, 31, 4), seconds=0.9),
+            _lag("trainer", "layercache-trainer", "distillation", (3,), seconds=None),
         ),
         dead_letters=_dead_letters(at_ms),
         workers=(_worker("worker-1:9100", closed=False), _worker("worker-2:9100", closed=True)),
@@ -92,7 +90,6 @@ def frame(rng: np.random.Generator, index: int, at_ms: int) -> state.Frame:
         partition=index % 4,
         offset=4_250 - index // 4,
         at_ms=at_ms - index * 18,
-        label=label,
         class_name=CLASSES[label],
         confidence=float(rng.uniform(0.55, 1.0)),
         exit=exit_,
@@ -114,11 +111,10 @@ def picture(colour: str, noise: int = 0) -> state.Picture:
 
 def _flow() -> state.Flow:
     left = (500, 620, 362, 518)
-    segments, entered = [], sum(left)
+    segments = []
     for cut, share, gone in zip((*EXITS, state.END), _SHARES, left, strict=True):
-        segments.append(state.Segment(cut=cut, flops_share=share, entered=entered, left=gone, open=True))
-        entered -= gone
-    return state.Flow(segments=tuple(segments), frames=sum(left), since_ms=START_MS + 863 * _SECOND)
+        segments.append(state.Segment(cut=cut, flops_share=share, left=gone, open=True))
+    return state.Flow(segments=tuple(segments), frames=sum(left))
 
 
 def _series(rng: np.random.Generator, width_s: float, count: int, at_ms: int) -> state.Series:
@@ -151,21 +147,19 @@ def _certificate(budget: float, bound: float) -> Certificate:
     )  # fmt: skip
 
 
-def _heads(at_ms: int) -> state.Heads:
-    def version(number: int, minute: int, reason: str, exits: int, changes: state.Changes) -> state.Version:
+def _heads(at_ms: int) -> heads_state.Heads:
+    def version(number: int, minute: int, reason: str, exits: int, changes: heads_state.Changes) -> heads_state.Version:
         is_open = exits > 0
-        return state.Version(
+        return heads_state.Version(
             version=_name(number, minute),
             created_ms=START_MS + minute * 60 * _SECOND,
             reason=reason,  # type: ignore[arg-type]  # one of the literals, below
             predecessor=None if number == 1 else _name(number - 1, _MINUTES[number - 2]),
             exits=EXITS[:exits],
-            audit_rate=0.02 if number == 5 else 0.6,
             hit_rate=0.35 + 0.08 * number if is_open else None,
             flops_saved=0.2 + 0.055 * number if is_open else None,
             time_saved=0.15 + 0.05 * number if is_open else None,
             upper_bound=0.0081 if is_open else None,
-            max_disagreement=0.01 if is_open else None,
             changes=changes,
             live=number == 5,
             latest=number == 5,
@@ -175,17 +169,18 @@ def _heads(at_ms: int) -> state.Heads:
     versions = (
         version(
             5, _MINUTES[4], "better", 3,
-            state.Changes(
-                opened=("layer3",), moved=(state.Moved(cut="layer2", before=0.9312, after=0.8874),), overload="added",
+            heads_state.Changes(
+                opened=("layer3",), overload="added",
+                moved=(heads_state.Moved(cut="layer2", before=0.9312, after=0.8874),),
                 summary="opens layer3; layer2 from 0.9312 to 0.8874; adds thresholds for overload",
             ),
         ),
-        version(4, _MINUTES[3], "first", 2, state.Changes(opened=EXITS[:2], summary="opens layer1, layer2")),
-        version(3, _MINUTES[2], "unsafe", 0, state.Changes(closed=EXITS[:2], summary="closes layer1, layer2")),
-        version(2, _MINUTES[1], "better", 2, state.Changes(opened=("layer1",), summary="opens layer1")),
-        version(1, _MINUTES[0], "first", 1, state.Changes(opened=("layer2",), summary="opens layer2")),
+        version(4, _MINUTES[3], "first", 2, heads_state.Changes(opened=EXITS[:2], summary="opens layer1, layer2")),
+        version(3, _MINUTES[2], "unsafe", 0, heads_state.Changes(closed=EXITS[:2], summary="closes layer1, layer2")),
+        version(2, _MINUTES[1], "better", 2, heads_state.Changes(opened=("layer1",), summary="opens layer1")),
+        version(1, _MINUTES[0], "first", 1, heads_state.Changes(opened=("layer2",), summary="opens layer2")),
     )  # fmt: skip
-    return state.Heads(
+    return heads_state.Heads(
         store="s3://heads/fashion-mnist-eb575f920e07",
         versions=versions,
         live=versions[0].version,
@@ -202,7 +197,7 @@ def _name(number: int, minute: int) -> str:
     return f"20260101T00{minute:02d}00-{number:04d}"
 
 
-def _lag(who: str, group: str, topic: str, lags: tuple[int, ...], at_ms: int, seconds: float | None) -> state.GroupLag:
+def _lag(who: str, group: str, topic: str, lags: tuple[int, ...], seconds: float | None) -> state.GroupLag:
     return state.GroupLag(
         who=who,  # type: ignore[arg-type]  # one of the literals, above
         group=group,
@@ -210,7 +205,6 @@ def _lag(who: str, group: str, topic: str, lags: tuple[int, ...], at_ms: int, se
         partitions=tuple(
             PartitionLag(partition=number, committed=4_251 - lag, end=4_251, lag=lag) for number, lag in enumerate(lags)
         ),
-        at_ms=at_ms,
         seconds=seconds,
     )
 

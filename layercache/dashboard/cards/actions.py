@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 from nicegui import run, ui
 
-from layercache.dashboard import state
+from layercache.dashboard.backend import Backend
 from layercache.dashboard.cards.parts import box, text
 from layercache.early_exit.store.head_store import StoreError
 
@@ -31,7 +31,7 @@ class Order(msgspec.Struct, frozen=True):
 class Actions:
     """Buttons, the question, and the doing of it. One for each open page."""
 
-    def __init__(self, source: state.Backend) -> None:
+    def __init__(self, source: Backend) -> None:
         self._source = source
         self._dialog = ui.dialog()
 
@@ -72,7 +72,7 @@ class Actions:
         self._dialog.close()
 
 
-def _perform(source: state.Backend, order: Order, reason: str) -> str:
+def _perform(source: Backend, order: Order, reason: str) -> str:
     if order.kind == "roll back":
         return source.roll_back(order.version, reason)
     if order.kind == "pin":

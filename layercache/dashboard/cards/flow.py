@@ -61,8 +61,8 @@ def staircase(flow: state.Flow) -> Staircase:
     """The flow as a picture; without frames an empty one.
 
     >>> stairs = staircase(state.Flow(frames=4, segments=(
-    ...     state.Segment(cut="half", flops_share=0.5, entered=4, left=3, open=True),
-    ...     state.Segment(cut="full", flops_share=0.5, entered=4, left=1, open=True))))
+    ...     state.Segment(cut="half", flops_share=0.5, left=3, open=True),
+    ...     state.Segment(cut="full", flops_share=0.5, left=1, open=True))))
     >>> [(step.cut, step.share, step.length, step.top) for step in stairs.steps], stairs.saved
     ([('half', 0.75, 0.5, 0.0), ('full', 0.25, 1.0, 0.75)], 0.375)
     """

@@ -4,6 +4,7 @@ from layercache.dashboard import state
 from layercache.dashboard.cards import parts
 from layercache.dashboard.cards.actions import Actions, Order
 from layercache.dashboard.cards.parts import LocalTime, Part, box, text
+from layercache.dashboard.heads_state import Heads, Version
 from layercache.dashboard.words import percent
 
 _SHOWN = 12
@@ -31,7 +32,7 @@ class Versions:
         self._buttons.show(snapshot.heads)
         self._part.show(snapshot.heads)
 
-    def _draw_buttons(self, heads: state.Heads) -> None:
+    def _draw_buttons(self, heads: Heads) -> None:
         if self._actions is None or not (heads.versions or heads.pinned):
             return
         before = _before_latest(heads)
@@ -42,7 +43,7 @@ class Versions:
         if not heads.closed:
             self._actions.button(Order("close", "Close all exits", None))
 
-    def _draw(self, heads: state.Heads) -> None:
+    def _draw(self, heads: Heads) -> None:
         if not heads.versions:
             parts.empty("No version yet. The trainer publishes one when it can certify it:", "layercache trainer")
             return
@@ -60,7 +61,7 @@ class Versions:
         more = f" {hidden} older ones are in the store." if hidden > 0 else ""
         text(f"{heads.attempts} attempts to certify so far.{more}", "p", "lc-hint")
 
-    def _draw_version(self, version: state.Version, heads: state.Heads) -> None:
+    def _draw_version(self, version: Version, heads: Heads) -> None:
         with box("tr", "lc-live" if version.live else ""):
             with box("td", data_label="Version"):
                 text(version.version, "code")
@@ -86,7 +87,7 @@ class Versions:
                         self._actions.button(Order("pin", "Pin", version.version), small=True)
 
 
-def _before_latest(heads: state.Heads) -> str | None:
+def _before_latest(heads: Heads) -> str | None:
     """Where a rollback without a version goes (:meth:`layercache.early_exit.store.head_store.HeadStore.rollback`);
     None for nowhere."""
     names = [version.version for version in heads.versions]

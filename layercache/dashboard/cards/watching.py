@@ -3,6 +3,7 @@
 from layercache.dashboard import state
 from layercache.dashboard.cards import parts
 from layercache.dashboard.cards.parts import LocalTime, Part, box, text
+from layercache.dashboard.heads_state import Alarm
 from layercache.dashboard.words import count, milliseconds, percent, plural
 from layercache.stream.kafka.offsets import PartitionLag
 
@@ -62,7 +63,7 @@ class Workers:
         self._part.show((snapshot.workers, snapshot.metrics))
 
 
-def _draw_alarms(alarms: tuple[state.Alarm, ...]) -> None:
+def _draw_alarms(alarms: tuple[Alarm, ...]) -> None:
     if not alarms:
         parts.empty("None: the audits give no reason to think that the stream has drifted.")
         return

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layercache.dashboard import state
+from layercache.dashboard import heads_state, state
 from layercache.dashboard.cards import figures, flow, promise, series
 from layercache.dashboard.verdict import judge
 from layercache.stream.kafka.offsets import PartitionLag
@@ -18,13 +18,11 @@ from tests.support.dashboard_state import sample
 def _flows(draw: st.DrawFn) -> state.Flow:
     left = draw(st.lists(st.integers(0, 1_000), min_size=1, max_size=8))
     costs = draw(st.lists(st.floats(0.01, 0.5), min_size=len(left), max_size=len(left)))
-    entered = sum(left)
     segments = []
     for index, (gone, cost) in enumerate(zip(left, costs, strict=True)):
         cut = state.END if index == len(left) - 1 else f"layer{index}"
         is_open = cut == state.END or draw(st.booleans())
-        segments.append(state.Segment(cut=cut, flops_share=cost, entered=entered, left=gone, open=is_open))
-        entered -= gone
+        segments.append(state.Segment(cut=cut, flops_share=cost, left=gone, open=is_open))
     return state.Flow(segments=tuple(segments), frames=sum(left))
 
 
@@ -80,8 +78,8 @@ def _behind(records: int) -> state.GroupLag:
         ({"disagreement": _seen(audits=400, disagreements=20)}, "bad", "Exits differ"),
         (_QUIET | {"frames": ()}, "quiet", "No frames yet"),
         (_QUIET | {"now": state.Now()}, "quiet", "No frames in the last minute"),
-        (_QUIET | {"heads": state.Heads(closed=True, pin_reason="a test")}, "quiet", "All exits are kept"),
-        (_QUIET | {"heads": state.Heads()}, "quiet", "Learning"),
+        (_QUIET | {"heads": heads_state.Heads(closed=True, pin_reason="a test")}, "quiet", "All exits are kept"),
+        (_QUIET | {"heads": heads_state.Heads()}, "quiet", "Learning"),
         (_QUIET | {"lags": (_behind(9_000),)}, "warn", "Workers are behind"),
     ],
 )  # fmt: skip

@@ -13,7 +13,7 @@ from msgspec.structs import replace as _replace
 from nicegui import Client, ui
 from playwright.sync_api import Browser, Page, expect
 
-from layercache.dashboard import app, page, state
+from layercache.dashboard import app, heads_state, page, state
 from layercache.dashboard.board import Board
 from layercache.dashboard.heads import HeadsView, ModelChoice
 from layercache.early_exit.store.head_store import HeadStore
@@ -171,7 +171,7 @@ def test_a_problem_stands_on_top_until_it_is_gone(shown: Page, stage: Stage) -> 
 
 
 def test_before_the_first_frame_the_page_says_what_to_do(stage: Stage, chromium: Browser, address: str) -> None:
-    stage.shown = state.Snapshot(at_ms=1_000, started_ms=0)
+    stage.shown = state.Snapshot(at_ms=1_000)
     with watched(chromium, address) as opened:
         expect(opened.get_by_role("region", name="Latest frames")).to_contain_text("layercache publish photos/")
         expect(opened.get_by_role("region", name="Versions of heads")).to_contain_text("layercache trainer")
@@ -268,7 +268,7 @@ def test_a_phone_needs_no_sideways_scrolling(stage: Stage, chromium: Browser, ad
         stage.shown,
         model_name=_LONG,
         frames=(long, *stage.shown.frames),
-        classes=(state.ClassDisagreement(label=None, name=_LONG, audits=9, disagreements=1, upper_bound=0.3),),
+        classes=(state.ClassDisagreement(name=_LONG, audits=9, disagreements=1, upper_bound=0.3),),
         problems=(state.Problem(where="store", message=_LONG, since_ms=1_000),),
         notes=(_LONG,),
     )
@@ -283,7 +283,7 @@ def test_text_of_users_is_never_html(stage: Stage, chromium: Browser, address: s
     snapshot = stage.shown
     frame = _replace(snapshot.frames[0], id=_EVIL, key=_EVIL, class_name=_EVIL, exit=_EVIL, offset=1)
     unseen = _replace(frame, picture=None, no_picture=_EVIL, offset=2)
-    changed = tuple(_replace(one, changes=state.Changes(summary=_EVIL)) for one in snapshot.heads.versions)
+    changed = tuple(_replace(one, changes=heads_state.Changes(summary=_EVIL)) for one in snapshot.heads.versions)
     heads = _replace(snapshot.heads, sentence=_EVIL, pinned=True, pin_reason=_EVIL, store=_EVIL, versions=changed)
     letter = _replace(snapshot.dead_letters.latest[0], id=_EVIL, key=_EVIL, reason=_EVIL, message=_EVIL)
     first, *others = snapshot.flow.segments
@@ -295,8 +295,8 @@ def test_text_of_users_is_never_html(stage: Stage, chromium: Browser, address: s
         frames=(frame, unseen, *snapshot.frames),
         heads=heads,
         flow=_replace(snapshot.flow, segments=(_replace(first, cut=_EVIL), *others)),
-        classes=(state.ClassDisagreement(label=0, name=_EVIL, audits=9, disagreements=1, upper_bound=0.3),),
-        alarms=(state.Alarm(kind="unsafe", where=_EVIL, at_ms=1, active=True, message=_EVIL),),
+        classes=(state.ClassDisagreement(name=_EVIL, audits=9, disagreements=1, upper_bound=0.3),),
+        alarms=(heads_state.Alarm(kind="unsafe", where=_EVIL, at_ms=1, active=True, message=_EVIL),),
         dead_letters=state.DeadLetters(latest=(letter,), by_reason={_EVIL: 1}),
         workers=(_replace(snapshot.workers[0], target=_EVIL, version=_EVIL),),
         problems=(state.Problem(where="store", message=_EVIL, since_ms=1),),

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from layercache.dashboard import versions
-from layercache.dashboard.state import Moved
+from layercache.dashboard.heads_state import Moved
 from layercache.early_exit.store.head_store import Live
 from layercache.schemas.manifest import Manifest, Pin
 from tests.layercache.dashboard.test_answers import with_exits
