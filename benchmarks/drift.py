@@ -183,7 +183,7 @@ class DelayRow(msgspec.Struct, frozen=True, kw_only=True):
     missed: int
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
     """What ``drift.json`` holds."""
 
     false_alarms: tuple[FalseAlarms, ...]
@@ -210,7 +210,7 @@ def delay_row(name: str, budget: float, level: float, shift: Shift, count: int, 
     )  # fmt: skip
 
 
-def report(count: int, contrast: int, seed: int) -> Report:
+def report(count: int, contrast: int, seed: int) -> DriftReport:
     """The recorded run: ``count`` streams a row, ``contrast`` for the other detectors, which are slower to run."""
     settings = [(budget, level) for budget in (0.005, 0.01, 0.05) for level in (0.2, 0.05, 0.01)]
     alarms = tuple(false_alarms(*one, 20_000, count, seed) for one in settings)
@@ -220,10 +220,10 @@ def report(count: int, contrast: int, seed: int) -> Report:
     rows += [delay_row(OURS, 0.01, 0.01, shift, count // 10, seed) for shift in shifts]
     others = [shift for shift in shifts if shift.past <= 50_000]
     rows += [delay_row(name, 0.01, 0.05, one, contrast, seed) for name in list(DETECTORS)[1:] for one in others]
-    return Report(false_alarms=alarms, delays=tuple(rows))
+    return DriftReport(false_alarms=alarms, delays=tuple(rows))
 
 
-def markdown(found: Report) -> str:
+def markdown(found: DriftReport) -> str:
     """The report as people read it."""
     lines = [
         "# The drift test",

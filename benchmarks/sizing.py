@@ -67,7 +67,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     block_s: float = 10.0
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class SitePlan(msgspec.Struct, frozen=True, kw_only=True):
     """What that takes."""
 
     frames_per_s: float
@@ -90,7 +90,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Until the first certificate's audits are in, learning not counted."""
 
 
-def plan(site: Site, costs: Costs) -> Plan:
+def plan(site: Site, costs: Costs) -> SitePlan:
     """The formulas of docs/sizing.md.
 
     >>> costs = Costs(
@@ -110,7 +110,7 @@ def plan(site: Site, costs: Costs) -> Plan:
     taught_bytes = 3 * 224 * 224 * site.taught
     # Of one camera's block of time one frame at most is tested, however many there are.
     independent = site.cameras * min(site.per_s, 1 / site.block_s)
-    return Plan(
+    return SitePlan(
         frames_per_s=frames,
         cpu_ms_per_frame=hot + decode,
         worker_per_s=worker_per_s,

@@ -60,19 +60,19 @@ def headers(reason: Reason, message: str, topic: str, partition: int, offset: in
 
 
 def headers_without_value(value: bytes) -> list[tuple[str, bytes]]:
-    """The headers to append besides, where the frame's value is left out: by them the original can be told."""
+    """The headers to append if the frame's value is left out: they identify the original."""
     return [(SIZE, str(len(value)).encode()), (SHA256, hashlib.sha256(value).hexdigest().encode())]
 
 
 class DeadLetterHeaders(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: f"layercache-{name}"):
-    """What a dead letter's headers say, beside the frame's own: all of them text."""
+    """The headers that a worker adds to the frame's own in a dead letter: all of them text."""
 
     reason: Reason
     """Why the frame could not be answered."""
     message: str
-    """The same for a human, with the numbers."""
+    """The reason for people, with the numbers."""
     topic: str
-    """Where the frame was."""
+    """The topic of the frame."""
     partition: _Number
     """Decimal digits."""
     offset: _Number
@@ -80,13 +80,13 @@ class DeadLetterHeaders(msgspec.Struct, frozen=True, kw_only=True, rename=lambda
     size: _Number | None = None
     """Bytes of the frame's value, where it was left out because the dead letter would not have fitted the topic."""
     sha256: _Sha256 | None = None
-    """Of the frame's value, hexadecimal; there together with the size."""
+    """SHA-256 of the frame's value, hexadecimal; present whenever the size is."""
 
     @classmethod
     def read(cls, headers: Sequence[tuple[str, bytes | None]] | None) -> Self:
         """From a Kafka record's headers; of a repeated header the last one counts.
 
-        Raises ``msgspec.ValidationError`` where one is missing or says nothing that a worker writes.
+        Raises ``msgspec.ValidationError`` if one is missing or has a value that no worker writes.
         """
         text = {name: value.decode(errors="replace") for name, value in headers or () if value is not None}
         return msgspec.convert(text, cls)

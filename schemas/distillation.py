@@ -1,4 +1,4 @@
-"""A record of the ``distillation`` topic: what one micro-batch's full-path frames teach, as safetensors.
+"""A record of the ``distillation`` topic: the full-path frames of one micro-batch, as safetensors.
 
 =============  ========  ==================  =====================================================================
 tensor         dtype     shape               meaning
@@ -7,13 +7,13 @@ inputs         uint8     [N, C, H, W]        resized and cropped, before normali
 logits         float32   [N, classes]        the full model's
 audit          uint8     [N]                 1 where the frame was drawn as an audit, 0 for a miss
 live_exit      int32     [N]                 audits: index of the exit that would have answered; -1: none would
-live_label     int32     [N]                 audits: what would have been answered, the full model's label if by none
+live_label     int32     [N]                 audits: the exits' answer; the full model's label if no exit would answer
 partition      int32     [N]                 of the frame
 offset         int64     [N]                 of the frame
 timestamp_ms   int64     [N]                 of the frame's record
 key_hash       int64     [N]                 hash of the frame's key; 0 where it had none
 overload_label int32     [N]                 audits: ``live_label`` under the thresholds for overload; only where the
-                                             heads have such. Both are told whichever a worker answers by.
+                                             heads have such. A worker sends both, whichever it answers by.
 =============  ========  ==================  =====================================================================
 
 Metadata (safetensors holds text only): ``header``, the JSON of :class:`DistillationHeader`.
@@ -33,11 +33,11 @@ Array = npt.NDArray[np.generic]
 
 
 class DistillationError(ValueError):
-    """A record that is no distillation record; the message says what was wrong."""
+    """A record that is not a valid distillation record; the message says why."""
 
 
 class DistillationHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """What holds for a whole record."""
+    """The values that hold for a whole record."""
 
     format: int = 1
     model: str
@@ -45,12 +45,12 @@ class DistillationHeader(msgspec.Struct, frozen=True, kw_only=True):
     topic: str
     """The topic that the frames came from."""
     topic_id: str = ""
-    """Its id (KIP-516), which changes where it is deleted and made anew; empty where the worker does not know it."""
+    """The topic's id (KIP-516), which changes when it is deleted and created again; empty if unknown to the worker."""
     worker: str
     heads_version: str | None
     audit_rate: float
     miss_share: float = 1.0
-    """Share of the misses that are sent: below 1 while the trainer or a broker cannot keep up. Audits all are."""
+    """Share of the misses that are sent: below 1 while the trainer or a broker cannot keep up. All audits are sent."""
     frame_ids: tuple[str, ...]
     exits: tuple[str, ...] = ()
     """The cuts of the live exits, in the order that ``live_exit`` counts."""
@@ -59,7 +59,7 @@ class DistillationHeader(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def origin(self) -> str:
-        """What partitions and offsets are counted in: another one for each topic, also of the same name.
+        """The topic that positions refer to, unique also among topics of the same name.
 
         >>> header = DistillationHeader(
         ...     model="m", topic="frames", worker="w", heads_version=None, audit_rate=1.0, frame_ids=()
@@ -101,12 +101,12 @@ class DistillationBatch:
         return save(arrays, {"header": msgspec.json.encode(self.header).decode()})
 
     def _arrays(self) -> dict[str, Array]:
-        """Those that there are, by name."""
+        """The arrays that are present, by name."""
         arrays = ((name, getattr(self, name)) for name in _LAYOUT)
         return {name: array for name, array in arrays if array is not None}
 
     def encode_within(self, max_bytes: int) -> Iterator[bytes]:
-        """As records of at most ``max_bytes`` each, halved as often as that needs; a single frame is never split.
+        """Encodes records of at most ``max_bytes`` each, halving as often as needed; a single frame is never split.
 
         A single frame over the limit is left out: one picture that no record holds must not stop the stream.
         """
@@ -132,7 +132,7 @@ _LAYOUT: dict[str, tuple[type[np.generic], int]] = {
     "key_hash": (np.int64, 1),
     "overload_label": (np.int32, 1),
 }
-#: What a record may lack.
+#: Tensors that a record may lack.
 _OPTIONAL = {"overload_label"}
 _CODES: dict[str, type[np.generic]] = {"U8": np.uint8, "F32": np.float32, "I32": np.int32, "I64": np.int64}
 
@@ -142,8 +142,8 @@ assert set(_LAYOUT) == {field.name for field in fields(DistillationBatch)} - {"h
 def decode(record: bytes) -> DistillationBatch:
     """Reads a record.
 
-    Raises :class:`DistillationError` where it is truncated, lacks a tensor, its shapes do not fit each other, an audit
-    points to an exit or a class that there is not, or a logit is not finite.
+    Raises :class:`DistillationError` if it is truncated or lacks a tensor, if its shapes do not fit each other, if an
+    audit names an exit or a class that does not exist, or if a logit is not finite.
     """
     try:
         tensors = dict(deserialize(record))

@@ -22,13 +22,13 @@ RawHeaders = Sequence[tuple[str, bytes | None]]
 
 
 class FrameHeaders(msgspec.Struct, frozen=True, kw_only=True, rename={"content_type": CONTENT_TYPE}):
-    """What a frame's headers say, each absent where the publisher did not set it.
+    """A frame's headers, each absent if the publisher did not set it.
 
     A header that is not valid UTF-8 counts as absent: headers describe a frame, they never make it unreadable.
     """
 
     content_type: str | None = None
-    """Which of the kinds of picture the value is; without it the first bytes tell."""
+    """The value's kind of picture; without it the first bytes decide."""
     ce_id: str | None = None
     """The frame's name, for the reader of its prediction; without it ``topic-partition-offset``."""
     ce_source: str | None = None
@@ -43,7 +43,7 @@ class FrameHeaders(msgspec.Struct, frozen=True, kw_only=True, rename={"content_t
 
     @classmethod
     def read(cls, headers: RawHeaders | None) -> "FrameHeaders":
-        """From a Kafka record's headers; of a repeated header the last one counts."""
+        """Reads a Kafka record's headers; of a repeated header the last one counts."""
         known: dict[str, str] = {}
         for name, value in headers or ():
             field = _FIELDS.get(name)
@@ -72,7 +72,7 @@ _FIELDS = {
 
 
 def last_text(headers: RawHeaders, name: str) -> str | None:
-    """What :meth:`FrameHeaders.read` would find under one name, without reading the others.
+    """The value that :meth:`FrameHeaders.read` would find under one name; reads no other header.
 
     >>> last_text([("ce_id", b"7"), ("ce_id", b"8"), ("ce_id", b"\\xff")], "ce_id")
     '8'

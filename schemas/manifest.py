@@ -1,4 +1,4 @@
-"""The manifest of a version of cache heads: ``<model>/<version>/manifest.json`` beside ``heads.safetensors``."""
+"""The manifest of a version of cache heads: ``<model>/<version>/manifest.json``, next to ``heads.safetensors``."""
 
 from typing import Literal
 
@@ -23,13 +23,13 @@ class HeadSpec(msgspec.Struct, frozen=True, kw_only=True):
     width: int = 0
     """Branch: channels of its convolutions."""
     depth: int = 0
-    """Branch: how many strided convolutions."""
+    """Branch: the number of strided convolutions."""
     path: tuple[tuple[str, str], ...] = ()
-    """Skim: the pieces of the model that it runs copies of, from cut to cut; an empty name is the model's end."""
+    """Skim: the pieces of the model that it copies, from cut to cut; an empty name is the model's end."""
     stride: int = 1
     """Skim: the map at the cut is averaged over stride x stride."""
     restore: str = ""
-    """Skim: the cut at which its map is brought back to the model's size there, where later layers need that size."""
+    """Skim: the cut at which it enlarges its map to the model's size there, because later layers need that size."""
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,14 +43,14 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     flops_share: float
     """FLOPs spent on a frame that leaves here, all heads passed included, as a share of the plain model's."""
     time_share: float
-    """The same of measured time."""
+    """The same for measured time."""
 
 
 class ClassResult(msgspec.Struct, frozen=True, kw_only=True):
-    """How the certification audits of one class came out."""
+    """The result of one class's certification audits."""
 
     label: int
-    """The full model's."""
+    """The full model's label."""
     name: str
     frames: int
     disagreements: int
@@ -64,29 +64,29 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     max_disagreement: float
     confidence: float
     attempt: int
-    """Which attempt on this model this was, from 1."""
+    """The number of this attempt on this model, from 1."""
     error: float
-    """What this test was allowed of 1 - confidence: (1 - confidence) / (k (k + 1)) for attempt k, or the part of it
-    that fell to this budget where the attempt was for two."""
+    """This test's share of 1 - confidence: (1 - confidence) / (k (k + 1)) for attempt k, or, if the attempt was for two
+    budgets, this budget's part of that."""
     frames: int
     """Certification audits in the test."""
     disagreements: int
-    """How many of them the exits would have answered otherwise than the full model."""
+    """On how many of them the exits disagree with the full model."""
     p_value: float
     upper_bound: float
     """Clopper-Pearson upper bound on the risk at this attempt's error."""
     max_class_disagreement: float | None = None
-    """The cap that was tested on every class as well (intersection-union test; Berger 1982); null for none."""
+    """The cap on every class that was also tested (intersection-union test; Berger 1982); null for none."""
     classes_tested: int = 0
-    """With a cap: how many classes were tested each on its own. All others, too rare for that or never seen on the
-    stream, were tested together, as if they were one class."""
+    """With a cap: how many classes had a test of their own. All others, too rare for that or never seen on the stream,
+    were tested together, as if they were one class."""
     class_upper_bound: float | None = None
     """With a cap: the largest Clopper-Pearson bound of any of these tests at this attempt's error."""
     worst_classes: tuple[ClassResult, ...] = ()
     """Classes of the full model with the most disagreements in the test, the worst first; at most 20."""
 
     def covers(self, max_disagreement: float, confidence: float, max_class_disagreement: float | None) -> bool:
-        """Whether what was certified is at least this much.
+        """Whether this certificate is at least as strict as these limits.
 
         >>> tested = Certificate(max_disagreement=0.01, confidence=0.95, attempt=1, error=0.05, frames=500,
         ...     disagreements=0, p_value=0.0066, upper_bound=0.006)
@@ -102,7 +102,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
-    """What the version should do on the stream that it was certified on, audits not counted; shares."""
+    """Expected shares on the stream that the version was certified on, audits not counted."""
 
     hit_rate: float
     flops_saved: float
@@ -115,7 +115,7 @@ class Overload(msgspec.Struct, frozen=True, kw_only=True):
     thresholds: tuple[float, ...]
     """In the order of ``exits``."""
     certificate: Certificate
-    """For the larger budget: of the same attempt, on the same audits, with a part of the attempt's error of its own."""
+    """For the larger budget: the same attempt, on the same audits, with its own part of the attempt's error."""
     expected: Expected
 
 
@@ -141,7 +141,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     certificate: Certificate | None
     expected: Expected | None
     overload: Overload | None = None
-    """What a worker that has fallen behind may do instead; null where nothing of the kind was certified."""
+    """For a worker that has fallen behind: its thresholds instead; null if none were certified."""
     heads_sha256: str = ""
     """SHA-256 of ``heads.safetensors``, hexadecimal; the store fills it in."""
 
@@ -183,9 +183,9 @@ class _Format(msgspec.Struct):
 
 
 def decode(data: bytes) -> Manifest:
-    """A manifest's JSON; fields that it does not know are left out.
+    """Reads a manifest's JSON; unknown fields are ignored.
 
-    Raises :class:`LaterFormat`, or ``msgspec.MsgspecError`` where it is no manifest.
+    Raises :class:`LaterFormat`, or ``msgspec.MsgspecError`` for anything but a manifest.
 
     >>> decode(b'{"format": 2, "cuts": []}')
     Traceback (most recent call last):

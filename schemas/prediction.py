@@ -28,7 +28,7 @@ class Times(msgspec.Struct, frozen=True, gc=False):
     decode_ms: float
     """Spent on decoding this frame."""
     inference_ms: float
-    """Spent by the engine on the frame's whole micro-batch."""
+    """Spent by the engine on the frame's micro-batch as a whole."""
 
 
 class Prediction(msgspec.Struct, frozen=True, gc=False):
@@ -50,16 +50,16 @@ class Prediction(msgspec.Struct, frozen=True, gc=False):
     audited: bool
     """True where the frame was drawn as an audit: it ran the full path and its answer is the full model's."""
     heads_version: str | None
-    """The version of the cache heads in force, None where no heads were."""
+    """The version of the cache heads in use, null without heads."""
     model: str
     """The model's fingerprint."""
     times: Times
     budget: Literal["normal", "overload"] = "normal"
-    """Which budget the exits were open for: ``overload`` while the worker was further behind than it may be."""
+    """The budget that the exits kept: ``overload`` while the worker was further behind than its target."""
     max_disagreement: float | None = None
-    """That budget: how often exits may answer otherwise than the full model would; None where none were open."""
+    """That budget: the share of frames on which exits may disagree with the full model; null while all are closed."""
     worker: str | None = None
-    """The worker that answered: its ``worker.worker_id``, else a name that it made; None where an older one did."""
+    """The worker that answered: its ``worker.worker_id``, or a name that it made up; null from older workers."""
 
 
 encoder = msgspec.json.Encoder()

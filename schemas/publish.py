@@ -69,7 +69,7 @@ def _struct_schema(struct: type[msgspec.Struct], headers: bool) -> dict[str, Any
         if not issubclass(owner, msgspec.Struct):
             continue
         for name, text in _field_docs(owner).items():
-            part["properties"][name]["description"] = text  # draft 2020-12 reads keywords beside a $ref, too
+            part["properties"][name]["description"] = text  # draft 2020-12 allows keywords next to a $ref
         if headers:
             part["properties"] = {name: _without_null(value) for name, value in part["properties"].items()}
     return schema
@@ -84,7 +84,7 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _field_docs(struct: type[msgspec.Struct]) -> dict[str, str]:
-    """The strings that stand below a struct's fields, by the field's name on the wire."""
+    """The strings below a struct's fields, by the field's name on the wire."""
     wire = {field.name: field.encode_name for field in msgspec.structs.fields(struct)}
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(struct))).body
     assert isinstance(tree, ast.ClassDef)

@@ -13,19 +13,19 @@ OpenShare = Annotated[float, Field(gt=0, lt=1)]
 Options = dict[str, str | int | float | bool]
 
 
-#: A settings file of this size is none.
+#: The largest settings file that is read.
 MAX_CONFIG_BYTES = 1_000_000
-#: Certificates and tokens are smaller.
+#: The largest secret that is read: certificates and tokens are smaller.
 _MAX_SECRET_BYTES = 100_000
 
 
 class _Section(BaseModel):
-    # Passwords stand among the options: whoever prints an error must not print what was given.
+    # Options may hold passwords: a printed error must not show the values that were given.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class _WithOptionFiles(_Section):
-    """A section some of whose ``options`` are read from files, each once, when the settings are."""
+    """A section some of whose ``options`` are read from files, each once, when the settings are loaded."""
 
     @model_validator(mode="before")
     @classmethod
@@ -34,7 +34,7 @@ class _WithOptionFiles(_Section):
             return given
         files, options = given.get("option_files"), given.get("options") or {}
         if not isinstance(files, dict) or not isinstance(options, dict):
-            return given  # what is wrong with them is said where they are checked
+            return given  # the fields' own checks say what is wrong with them
         read = {name: read_secret(Path(path)) for name, path in files.items() if isinstance(path, (str, Path))}
         return given | {"options": {**options, **read}} if read else given
 
@@ -117,7 +117,7 @@ class Model(_Section):
     metadata: Path | None = Field(
         None,
         description="TOML with size, mean, std and classes. By default what torchvision's or timm's weights say, or "
-        "the file beside the model's that has its name and ends in .toml.",
+        "the TOML file of the same name next to the model's file.",
     )
     device: str = Field("cpu", description="Where to run it: cpu, cuda, cuda:1, mps.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Of weights and maps.")

@@ -51,7 +51,7 @@ class Learn(Protocol):
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """What shall be run: all of the learning half for every seed; with ``parts`` also less, for the first seed."""
 
     backbones: tuple[str, ...]
@@ -87,7 +87,7 @@ class Plan:
 class Bench:
     """A backbone's runs: its frames are read and seen by the full model once, and only if a run is still to be done."""
 
-    def __init__(self, backbone: str, plan: Plan) -> None:
+    def __init__(self, backbone: str, plan: RunPlan) -> None:
         self.backbone = backbone
         self.plan = plan
 
@@ -159,7 +159,7 @@ class Bench:
         return timed | {PLAIN: tuple(found[PLAIN])}
 
 
-def run(plan: Plan) -> list[Record]:
+def run(plan: RunPlan) -> list[Record]:
     """Every record of the plan, in the order of the table; what is already there is not done again."""
     records = []
     for backbone in plan.backbones:
@@ -210,7 +210,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_freed_memory()  # as worker and trainer do
-    plan = Plan(
+    plan = RunPlan(
         backbones=tuple(options.backbone or BACKBONES),
         methods=tuple(options.method or METHODS),
         seeds=tuple(map(int, (options.seeds or ("1" if options.quick else "1,2,3,4,5")).split(","))),

@@ -130,11 +130,11 @@ def observe(task: Task, recipes: tuple[Recipe, ...], batch: int = 64) -> Observe
 def train(head: DenseHead, recipe: Recipe, channels: int, features: Tensor, logits: Tensor, seed: int) -> float:
     """Teaches a head on ``features`` ``[N, D]``; returns the validation KL of the epoch that it keeps."""
     generator = torch.Generator().manual_seed(seed)
-    held = max(1, round(_VALIDATION * len(features)))
-    held_target, target = logits[:held].log_softmax(1), logits[held:].log_softmax(1)
-    mean, scale = _standardise(features[held:], channels)
+    validating = max(1, round(_VALIDATION * len(features)))
+    validation_target, target = logits[:validating].log_softmax(1), logits[validating:].log_softmax(1)
+    mean, scale = _standardise(features[validating:], channels)
     inputs = (features.float() - mean) * scale
-    held_inputs, inputs = inputs[:held], inputs[held:]
+    validation_inputs, inputs = inputs[:validating], inputs[validating:]
     optimizer = torch.optim.SGD(
         head.parameters(), recipe.learning_rate, momentum=_MOMENTUM, weight_decay=recipe.weight_decay
     )
@@ -148,9 +148,9 @@ def train(head: DenseHead, recipe: Recipe, channels: int, features: Tensor, logi
             optimizer.step()
             schedule.step()
         with torch.no_grad():
-            held_loss = float(_divergence(head.classify(held_inputs), held_target))
-        if held_loss < best:
-            best, kept = held_loss, {name: value.clone() for name, value in head.state_dict().items()}
+            validation_loss = float(_divergence(head.classify(validation_inputs), validation_target))
+        if validation_loss < best:
+            best, kept = validation_loss, {name: value.clone() for name, value in head.state_dict().items()}
     head.load_state_dict(kept)
     _fold(head.first, mean, scale)
     return best

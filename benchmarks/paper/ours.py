@@ -2,7 +2,7 @@
 
 The learning half is used up as a user's stream is: most of it teaches heads, a little fits temperatures, and the rest,
 which nothing was learnt or fitted on, certifies: one attempt with the whole error of 5 %. Where heads sit and how large
-they are (:data:`PLANS`) was searched on seed 0.
+they are (:data:`RECIPES`) was searched on seed 0.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,9 +22,9 @@ from layercache.cache_training.certifying import versions
 from layercache.cache_training.certifying.certificate import allowed, certify
 from layercache.cache_training.certifying.certifier import AIM
 from layercache.cache_training.certifying.choosing import DOUBTS, ExitChoice, ScoredCandidate, calibrate, choose
-from layercache.cache_training.learning.candidates import fit_skim
 from layercache.cache_training.learning.kept_frames import FrameBuffer, Frames
 from layercache.cache_training.learning.learner import Learner
+from layercache.cache_training.learning.proposals import fit_skim
 from layercache.early_exit.engine import Engine
 from layercache.early_exit.heads.loading import load_heads
 from layercache.early_exit.policy import cascade
@@ -41,7 +41,7 @@ _REPORT_S = 30.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class SkimRecipe:
     """What was found best on seed 0: ``skims`` by cut, as stride, ``keep`` and ``keep_here`` of a skim's path."""
 
     skims: Mapping[str, tuple[int, int, int]]
@@ -53,11 +53,11 @@ class Plan:
         return {cut: (fit_skim(traced.cut(cut), traced, *how),) for cut, how in self.skims.items()}
 
 
-PLANS = {
-    "resnet18": Plan({"relu": (2, 0, 1), "layer1": (2, 0, 0), "layer2": (2, 0, 0), "layer3": (2, 0, 0)}, 900),
-    "resnet56": Plan({"relu": (2, 3, 3), "layer1.5": (2, 4, 0), "layer2.3": (2, 4, 0)}, 1000),
-    "resnet20": Plan({"relu": (2, 1, 1), "layer1": (2, 1, 0), "layer2": (2, 1, 0)}, 1500),
-    "mobilefacenet": Plan({"dw_conv1": (2, 0, 0), "blocks.1": (2, 0, 0), "blocks.6": (2, 0, 0)}, 700),
+RECIPES = {
+    "resnet18": SkimRecipe({"relu": (2, 0, 1), "layer1": (2, 0, 0), "layer2": (2, 0, 0), "layer3": (2, 0, 0)}, 900),
+    "resnet56": SkimRecipe({"relu": (2, 3, 3), "layer1.5": (2, 4, 0), "layer2.3": (2, 4, 0)}, 1000),
+    "resnet20": SkimRecipe({"relu": (2, 1, 1), "layer1": (2, 1, 0), "layer2": (2, 1, 0)}, 1500),
+    "mobilefacenet": SkimRecipe({"dw_conv1": (2, 0, 0), "blocks.1": (2, 0, 0), "blocks.6": (2, 0, 0)}, 700),
 }
 
 
@@ -68,8 +68,8 @@ def learn(task: Task, seed: int, budget: Budget) -> Outcome:
     learning, tuning, certification = np.split(
         rows, (np.array((_LEARNING, _LEARNING + _TUNING)) * len(rows)).astype(int)
     )
-    plan = PLANS[task.backbone]
-    learner = _taught(task, plan, seed, _answered(task, full, learning), plan.steps // (2 if budget.quick else 1))
+    recipe = RECIPES[task.backbone]
+    learner = _taught(task, recipe, seed, _answered(task, full, learning), recipe.steps // (2 if budget.quick else 1))
     scored = _scored(learner, _answered(task, full, tuning))
     everything = ExitChoice(scored, 0.0, 0.0)
     paper_day = datetime(2022, 9, 18, tzinfo=UTC)
@@ -106,8 +106,8 @@ def _family(scored: Sequence[ScoredCandidate], choice: ExitChoice | None) -> lis
     ]
 
 
-def _taught(task: Task, plan: Plan, seed: int, frames: Frames, steps: int) -> Learner:
-    heads = plan.heads(task)
+def _taught(task: Task, recipe: SkimRecipe, seed: int, frames: Frames, steps: int) -> Learner:
+    heads = recipe.heads(task)
     learner = Learner(task.traced, list(heads), _RING_MB, seed, heads, steps)
     buffer, nothing = FrameBuffer(len(frames), "oldest", seed), FrameBuffer(1, "oldest")
     buffer.add(frames)

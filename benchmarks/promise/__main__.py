@@ -102,7 +102,7 @@ MEMORISING = Scenario(
 
 
 @dataclass(frozen=True)
-class Run:
+class ScenarioRun:
     """What is simulated how often."""
 
     scenario: Scenario
@@ -113,29 +113,33 @@ class Run:
 
 
 RUNS = (
-    Run(WORST, 600),
-    Run(USUAL_BUDGET, 250),
-    Run(SMALL_BUDGET, 200),
-    Run(SMALL_WINDOW, 400),
-    Run(CLIFF, 250),
-    Run(ERRATIC, 50),
-    Run(HOPELESS, 50),
-    Run(IMPROVING, 50),
-    Run(LYING, 50),
-    Run(ONE_CLASS, 100),
-    Run(TWO_BUDGETS, 200),
+    ScenarioRun(WORST, 600),
+    ScenarioRun(USUAL_BUDGET, 250),
+    ScenarioRun(SMALL_BUDGET, 200),
+    ScenarioRun(SMALL_WINDOW, 400),
+    ScenarioRun(CLIFF, 250),
+    ScenarioRun(ERRATIC, 50),
+    ScenarioRun(HOPELESS, 50),
+    ScenarioRun(IMPROVING, 50),
+    ScenarioRun(LYING, 50),
+    ScenarioRun(ONE_CLASS, 100),
+    ScenarioRun(TWO_BUDGETS, 200),
 )
-CAMERA_RUNS = (Run(COPIES, 150), Run(MEMORISING, 50), *(Run(cameras(s), 100, promised=False) for s in _LONG_SCENES_S))
+CAMERA_RUNS = (
+    ScenarioRun(COPIES, 150),
+    ScenarioRun(MEMORISING, 50),
+    *(ScenarioRun(cameras(s), 100, promised=False) for s in _LONG_SCENES_S),
+)
 MUTANT_RUNS = (
-    Run(WORST, 60, "empirical mean"),
-    Run(CLIFF, 60, "empirical mean"),
-    Run(WORST, 60, "error not shared"),
-    Run(CLIFF, 60, "error not shared"),
-    Run(COPIES, 100, "copies counted singly"),
-    Run(MEMORISING, 60, "dealt by frame"),
-    Run(ONE_CLASS, 60, "classes not tested"),
-    Run(TWO_BUDGETS, 60, "overload by the mean"),
-    Run(TWO_BUDGETS, 60, "overload's error not shared"),
+    ScenarioRun(WORST, 60, "empirical mean"),
+    ScenarioRun(CLIFF, 60, "empirical mean"),
+    ScenarioRun(WORST, 60, "error not shared"),
+    ScenarioRun(CLIFF, 60, "error not shared"),
+    ScenarioRun(COPIES, 100, "copies counted singly"),
+    ScenarioRun(MEMORISING, 60, "dealt by frame"),
+    ScenarioRun(ONE_CLASS, 60, "classes not tested"),
+    ScenarioRun(TWO_BUDGETS, 60, "overload by the mean"),
+    ScenarioRun(TWO_BUDGETS, 60, "overload's error not shared"),
 )
 
 

@@ -157,8 +157,8 @@ def risks(heads: SimulatedHeads, open_exits: Sequence[int], thresholds: Sequence
 
 
 @dataclass
-class Flat:
-    """The worst case: the same risk at every setting, also the safest, while bolder settings save more."""
+class _NeverLearning:
+    """Heads of one exit, at risk ``risk``, that never improve."""
 
     risk: float
     honest: bool = False
@@ -166,6 +166,11 @@ class Flat:
 
     def learn(self, frames: int, random: np.random.Generator, learnt: Sequence[Frames]) -> None:
         """Nothing ever helps."""
+
+
+@dataclass
+class Flat(_NeverLearning):
+    """The worst case: the same risk at every setting, also the safest, while bolder settings save more."""
 
     def doubts(self, latents: Latents) -> Floats:
         """Half of the frames leave at once; of the others more the bolder the setting."""
@@ -206,15 +211,8 @@ class Memorising(Flat):
 
 
 @dataclass
-class Cliff:
+class Cliff(_NeverLearning):
     """Settings that save a little are safe; those that save much have a risk of ``risk``, just over the budget, say."""
-
-    risk: float
-    honest: bool = False
-    exits: int = 1
-
-    def learn(self, frames: int, random: np.random.Generator, learnt: Sequence[Frames]) -> None:
-        """Nothing ever helps."""
 
     def doubts(self, latents: Latents) -> Floats:
         """A third leaves at the safest setting, another third from a bolder one on."""

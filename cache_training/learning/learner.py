@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from layercache.cache_training.learning.batch_times import BatchTimes
-from layercache.cache_training.learning.candidates import TIMING_BATCH, Candidate, Costs, propose_heads
+from layercache.cache_training.learning.candidates import TIMING_BATCH, Candidate, Costs
 from layercache.cache_training.learning.kept_frames import FrameBuffer, Frames, concatenate
+from layercache.cache_training.learning.proposals import propose_heads
 from layercache.cache_training.learning.ring import FeatureRing
 from layercache.cache_training.learning.views import make_views
 from layercache.early_exit.cutting.costs import TimeTable, chain_ms, measure_ms, measure_times

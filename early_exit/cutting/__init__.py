@@ -1,5 +1,5 @@
 """Where a model can be cut, and what the pieces cost.
 
-:mod:`cuts` is what others use: it finds where :mod:`liveness` sees a single tensor alive, in a memory layout that
-:mod:`layouts` knows, of a size that :mod:`shapes` gives; :mod:`costs` measures the pieces.
+:mod:`cuts` is what other rooms use. It cuts where :mod:`liveness` finds that a single tensor connects both halves,
+whose axes :mod:`layouts` knows; :mod:`shapes` runs modules without values; :mod:`costs` measures the pieces.
 """

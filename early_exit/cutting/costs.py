@@ -1,4 +1,4 @@
-"""What a module costs: operations, counted, and time, measured."""
+"""What a module costs: counted FLOPs and measured time."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +18,9 @@ from layercache.early_exit.cutting.shapes import on_shapes
 
 @dataclass(frozen=True)
 class CutCost:
-    """What was spent before a cut, as shares of the whole model's.
+    """The cost of the model up to a cut, as shares of the whole model's.
 
-    ``shape`` is that of the value there, without the batch; ``proposed``: the trainer tries heads here.
+    ``shape`` is the value's shape at the cut, without the batch; ``proposed``: the trainer tries heads here.
     """
 
     name: str
@@ -32,7 +32,7 @@ class CutCost:
 
 @dataclass(frozen=True)
 class CostTable:
-    """What ``layercache cuts`` shows: FLOPs and milliseconds of a frame, and every cut in the model's order."""
+    """The table of ``layercache cuts``: FLOPs and milliseconds of a frame, and every cut in the model's order."""
 
     model: str
     fingerprint: str
@@ -90,9 +90,9 @@ def count_flops(module: nn.Module, example: Tensor) -> int:
 
 
 def fair_clock(device: torch.device) -> Callable[[], float]:
-    """Seconds of this thread's processor time where it does all the work, else wall time.
+    """Seconds of this thread's processor time if this thread does all the work, else wall time.
 
-    A worker and a trainer share a machine: wall time would count whatever else runs there as the model's.
+    A worker and a trainer share a machine: wall time would charge the model for everything else that runs there.
 
     >>> clock = fair_clock(torch.device("cpu"))
     >>> began = clock()
@@ -104,7 +104,7 @@ def fair_clock(device: torch.device) -> Callable[[], float]:
 
 
 def measure_ms(module: nn.Module, example: Tensor, repeats: int = 20) -> float:
-    """Milliseconds of one call: the fastest of ``repeats``, since whatever else runs here only ever makes it slower.
+    """Milliseconds of one call: the fastest of ``repeats``, since other processes can only make a call slower.
 
     >>> measure_ms(nn.Linear(256, 256), torch.zeros(64, 256), repeats=3) > 0
     True
@@ -115,7 +115,7 @@ def measure_ms(module: nn.Module, example: Tensor, repeats: int = 20) -> float:
 def chain_ms(modules: Sequence[nn.Module], example: Tensor, repeats: int = 20) -> list[float]:
     """Milliseconds of each of several modules that feed one another: the fastest of ``repeats``, after a warm-up.
 
-    By :func:`fair_clock`; ``example`` is what the first module takes.
+    Measured by :func:`fair_clock`; ``example`` is the first module's input.
 
     >>> times = chain_ms([nn.Linear(256, 256), nn.Linear(256, 10)], torch.zeros(64, 256), repeats=3)
     >>> len(times), min(times) > 0
@@ -139,10 +139,11 @@ def chain_ms(modules: Sequence[nn.Module], example: Tensor, repeats: int = 20) -
 class TimeTable:
     """Milliseconds of a model's pieces by the number of frames in a micro-batch.
 
-    ``measured`` is piece to number of frames (at least 1) to milliseconds for all of them, as :func:`measure_times` and
-    :meth:`Engine.segment_ms` give it. In between time is linear, at no frames it is 0, beyond the largest batch
-    proportional. More frames never take less time: where measurements say so, the closest times that do not are taken
-    (isotonic regression; Barlow, Brunk 1972). Raises ``ValueError`` for a piece without times, or senseless ones.
+    ``measured`` maps each piece to numbers of frames (at least 1), and these to milliseconds for all of them, as
+    :func:`measure_times` and :meth:`Engine.segment_ms` return it. Between measured sizes time is linear, for no frames
+    it is 0, beyond the largest batch it is proportional. More frames never take less time: if measurements say
+    otherwise, the closest times that never fall replace them (isotonic regression; Barlow, Brunk 1972). Raises
+    ``ValueError`` for a piece without times, or with impossible ones.
 
     >>> table = TimeTable({"to the end": {1: 10.0, 8: 24.0, 4: 16.0}})
     >>> table.ms("to the end", [0, 0.5, 1, 6, 16]).tolist()
@@ -150,7 +151,7 @@ class TimeTable:
     """
 
     def __init__(self, measured: Mapping[str, Mapping[int, float]]) -> None:
-        from scipy.optimize import isotonic_regression  # which workers start without
+        from scipy.optimize import isotonic_regression  # imported here, so that workers start without it
 
         self._points: dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}
         for piece, times in measured.items():
@@ -162,7 +163,7 @@ class TimeTable:
 
     @property
     def pieces(self) -> tuple[str, ...]:
-        """In the order that they were given."""
+        """The pieces, in the order of ``measured``."""
         return tuple(self._points)
 
     def ms(self, piece: str, frames: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -177,8 +178,8 @@ class TimeTable:
 def expected_ms(table: TimeTable, reached: Mapping[str, float], batch: int) -> float:
     """Expected milliseconds of a micro-batch of ``batch`` frames that shrinks on its way through the pieces.
 
-    ``reached`` is, for every piece that is run, the share of frames that get there. Frames leave independently of each
-    other, so the number that gets to a piece is binomial; a piece that no frame reaches is not run.
+    ``reached`` maps every piece to the share of frames that get there. Frames leave independently of each other, so the
+    number that gets to a piece is binomial; a piece that no frame reaches is not run.
 
     >>> table = TimeTable({"to a": {1: 2.0, 8: 8.0}, "head a": {1: 0.5, 8: 1.0}, "to the end": {1: 4.0, 8: 18.0}})
     >>> expected_ms(table, {"to a": 1.0, "head a": 1.0, "to the end": 0.0}, batch=8)
@@ -196,7 +197,7 @@ def expected_ms(table: TimeTable, reached: Mapping[str, float], batch: int) -> f
 
 
 class _RunHeadOnPassing(nn.Module):
-    """Runs a head on what passes."""
+    """Runs a head on its input and returns the input, so that a chain of modules can be timed with heads."""
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
@@ -217,8 +218,8 @@ def measure_times(
 ) -> dict[str, dict[int, float]]:
     """Measures what :class:`TimeTable` takes: the fastest of ``repeats``. Calls ``after_batch`` after each batch size.
 
-    ``segments`` follow one another by name; after the one that leads to cut ``c``, named ``to c``, comes the head of
-    that cut where ``heads`` has one, named ``head c``. ``example`` makes the normalised frames of a batch.
+    ``segments`` are in the model's order, by name. After the segment that leads to cut ``c``, named ``to c``, runs that
+    cut's head, named ``head c``, if ``heads`` has one. ``example`` makes a batch of normalised frames.
 
     >>> first, last = traced.segments(["layer2"])
     >>> pieces = {"to layer2": first, "to the end": last}

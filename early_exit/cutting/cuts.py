@@ -1,4 +1,4 @@
-"""Cutting a model into segments whose chain is the model."""
+"""Cuts a model into segments whose chain is the model."""
 
 import difflib
 import re
@@ -17,26 +17,27 @@ from layercache.early_exit.model.loading import Classifier
 from layercache.early_exit.model.tracing import Graph
 from layercache.schemas.prediction import FULL
 
-#: Proposed cuts lie between these shares of the model's FLOPs; of at least so many one lies before them, since a skim
-#: of nearly the whole model wants next to nothing before it.
+#: Proposed cuts lie between the first two, shares of the model's FLOPs. With at least ``_WITH_EARLY`` proposed cuts one
+#: lies before ``_FIRST``: a skim of nearly the whole model pays off only if almost nothing runs before it.
 _FIRST, _LAST, _WITH_EARLY = 0.1, 0.8, 4
 #: Proposed cuts lie at least this far apart, in shares of the model's FLOPs.
 _APART = 0.06
-#: How many shares of FLOPs off its target a cut may lie rather than one level deeper inside a block, or inside a leaf.
+#: A cut one level deeper inside a block, or inside a leaf, is taken only if it is closer to its target by this share
+#: of FLOPs.
 _PER_LEVEL, _INSIDE = 0.02, 0.1
-#: A module with more of the model's FLOPs than this holds blocks and is none.
+#: A module with more of the model's FLOPs than this is no block itself: it holds blocks.
 _LARGEST_BLOCK = 0.3
 
 
 class CutError(ValueError):
-    """The model cannot be cut so; the message says what was wrong and what could be done."""
+    """The model cannot be cut there; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Cut:
     """A place where the model can be cut. ``name`` fits file names and metric labels: ``layer2.0``.
 
-    ``shape`` is that of the value there, without the batch, and ``layout`` says what its axes are: ``vector`` (D,),
+    ``shape`` is the value's shape there, without the batch, and ``layout`` names its axes: ``vector`` (D,),
     ``tokens`` (T, D), ``chw`` (C, H, W) or ``hwc`` (H, W, C). ``flops_share`` is the share of the model's FLOPs spent
     before it.
     """
@@ -74,7 +75,7 @@ class TracedModel:
 
     @property
     def blocks(self) -> tuple[Cut, ...]:
-        """The cuts after whole blocks: modules that consist of others, and layers of a sequence outside of such."""
+        """The cuts after whole blocks: modules made of modules, and layers of a sequence outside such modules."""
         paths = {cut: self._graph.outputs.get(place.value) for cut, place in self._places_by_cut().items()}
         whole = {path for path in paths.values() if path is not None and self._is_whole(path)}
         spans = {path: self._span(path) for path in whole}
@@ -86,7 +87,7 @@ class TracedModel:
         )
 
     def _places_by_cut(self) -> dict[Cut, Place]:
-        """The places where nothing is written over later."""
+        """The places whose value no later node overwrites."""
         return {cut: self._places[cut.name] for cut in self.cuts if not self._places[cut.name].overwritten}
 
     def _is_whole(self, path: str) -> bool:
@@ -122,8 +123,8 @@ class TracedModel:
     def segments(self, names: Sequence[str]) -> list[nn.Module]:
         """The model cut at ``names``, which must be in the model's order: one module more than there are names.
 
-        Each takes what the one before returned, the first the normalised frames; the last returns the logits. They
-        share the classifier's weights, and none changes what it was given. In eager mode their chain gives the model's
+        The first takes the normalised frames, each other one the output of the one before; the last returns the logits.
+        They share the classifier's weights, and none changes its input. In eager mode their chain returns the model's
         own logits, bit for bit. Raises :class:`CutError`.
 
         >>> first, last = traced.segments(["layer2"])
@@ -154,16 +155,16 @@ class TracedModel:
             target = _LAST * (index + 1) / spread
             free = [c for c in candidates if all(abs(c.flops_share - o.flops_share) >= _APART for o in chosen)]
             if free:
-                # of several at the same cost the last: what follows a block for free (pooling) makes the map smaller
+                # of several cuts at the same cost the last: pooling after a block is free and makes the map smaller
                 chosen.append(min(reversed(free), key=lambda c: abs(c.flops_share - target) + candidates[c]))
         return tuple(sorted(chosen, key=self.cuts.index))
 
 
 def trace(classifier: Classifier, max_proposed: int = 4) -> TracedModel:
-    """Finds where ``classifier`` can be cut: after each operation (of ``torch.fx``) that leaves one value alive.
+    """Finds where ``classifier`` can be cut: after each ``torch.fx`` operation from which one value alone leads on.
 
-    At most ``max_proposed`` of the cuts are proposed for heads. Raises :class:`CutError` where tracing fails, with the
-    module and what to do, or where the traced graph answers otherwise than the model.
+    At most ``max_proposed`` of the cuts are proposed for heads. Raises :class:`CutError` if tracing fails, with the
+    module and what to do, or if the traced graph gives other answers than the model.
 
     >>> cuts = trace(traced.classifier, max_proposed=2)
     >>> len(cuts.cuts), [cut.name for cut in cuts.proposed]
@@ -204,7 +205,7 @@ def _names(graph: Graph, values: list[fx.Node]) -> list[str]:
 
 
 def _depth(graph: Graph, node: fx.Node) -> float:
-    """How far a cut's value is from being a whole block's, as a share of FLOPs that it may cost to have one."""
+    """How far a cut is from the end of a whole block, as the share of FLOPs that such an end may lie off its target."""
     path = graph.outputs.get(node)
     if path is None:
         return _INSIDE + _PER_LEVEL * graph.paths[node].count(".")

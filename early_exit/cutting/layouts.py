@@ -1,7 +1,7 @@
 """What the values of a traced model are: vectors, tokens, or maps, and which of their axes holds the channels.
 
-Sizes alone cannot tell 7 × 7 × 7 one way round from the other. So axes are followed through the graph: a convolution, a
-norm, a pooling or a linear layer knows which axis is its channels', and what moves axes about says where they went.
+Sizes alone cannot tell where the channels of 7 × 7 × 7 are. So axes are followed through the graph: a convolution, a
+norm, a pooling or a linear layer fixes the axis of its channels, and operations that move axes say where they go.
 """
 
 from collections import deque
@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from layercache.early_exit.model.tracing import Graph
 
-#: A value's axes without the batch's: one vector, tokens × channels, or a map with its channels first or last.
+#: A value's axes without the batch: one vector, tokens × channels, or a map with its channels first or last.
 Layout = Literal["vector", "tokens", "chw", "hwc"]
 
 _NORM_FIRST: tuple[type[nn.Module], ...] = (
@@ -28,25 +28,25 @@ _POOLS = tuple(
     for dimensions in (1, 2)
 )
 _FIRST: tuple[type[nn.Module], ...] = (nn.modules.conv._ConvNd, *_NORM_FIRST, *_POOLS)
-#: Functions whose values have their channels on axis 1, and on the last one, before and after.
+#: Functions whose inputs and outputs have their channels on axis 1, and on the last axis.
 _FIRST_NAMES = {"conv1d", "conv2d", "batch_norm", "group_norm", "instance_norm", "interpolate", "pixel_shuffle"}
 _FIRST_NAMES |= {f"{kind}_pool{d}d" for kind in ("max", "avg", "adaptive_max", "adaptive_avg") for d in (1, 2)}
 _LAST_NAMES = {"layer_norm", "rms_norm"}
-#: Their result has the axes of what went in in no way that is worth following.
+#: Functions through which axes are not followed.
 _MIXING = {"matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention", "expand", "unfold", "unbind", "stack"}
 _RESHAPING = {"reshape", "view", "flatten", "unflatten"}
 
 
-#: For each value, the others that one operation leads to, and which of their axes its own axes are there.
+#: For each value: the values one operation away, and which of their axes each of its own axes becomes.
 _Moves = dict[fx.Node, list[tuple[fx.Node, Mapping[int, int]]]]
 
 
 def layouts(graph: Graph, values: Mapping[fx.Node, Any], static: frozenset[fx.Node]) -> dict[fx.Node, Layout | None]:
-    """The layout of every value that is computed from the frames; None for what no head can read.
+    """The layout of every value that is computed from the frames; None for values that no head can read.
 
-    Those are values of more than three axes, windows of a map, and tokens whose channels come first. ``values`` are
-    the tensors (of any batch) that the nodes gave. Where nothing in the graph tells, a value is taken as it is usual:
-    channels first in maps, last in tokens.
+    No head reads values of more than three axes, windows of a map, or tokens whose channels come first. ``values`` are
+    the nodes' tensors (of any batch size). If nothing in the graph says where the channels are, they are taken to be
+    where they usually are: first in maps, last in tokens.
     """
     shapes = {node: shape for node, value in values.items() if node not in static and (shape := _shape(value))}
     moves = _all_moves(graph, shapes)
@@ -71,14 +71,14 @@ def _layout(shape: tuple[int, ...], channels: int | None, rows: int | None, fram
     if rank == 4 and channels in (1, None):
         return "chw"
     if rank == 4 and channels == 3:
-        # what was made of tokens again has lost its rows; windows × pixels do not have the frames' aspect
+        # a map made of tokens has lost track of its rows; windows × pixels do not have the frames' aspect
         is_map = rows == 1 or (rows is None and shape[1] * frame[3] == shape[2] * frame[2])
         return "hwc" if is_map else None
     return None
 
 
 def _follow(anchors: Mapping[fx.Node, int], moves: _Moves) -> dict[fx.Node, int]:
-    """Where one axis lies in every value that it can be followed to, the nearest of the ``anchors`` deciding."""
+    """Where one axis lies in every value that it can be followed to; the nearest of the ``anchors`` decides."""
     known = dict(anchors)
     waiting = deque(known)
     while waiting:
@@ -94,14 +94,14 @@ def _follow(anchors: Mapping[fx.Node, int], moves: _Moves) -> dict[fx.Node, int]
 def _anchors(
     graph: Graph, node: fx.Node, shapes: Mapping[fx.Node, tuple[int, ...]]
 ) -> Iterator[tuple[fx.Node, bool, int]]:
-    """Values around ``node`` whose channels it knows: value, whether that is sure, and the axis."""
+    """Inputs and output of ``node`` whose channels it fixes: the value, whether that is certain, and the axis."""
     kind = _kind(graph, node)
     if kind is None:
         return
     for value in (node, *node.all_input_nodes):
         rank = len(shapes.get(value, ()))
         if rank >= 3:
-            # a linear layer may also run over the tokens, where they have been moved to the last axis
+            # not certain: a linear layer may also run over the tokens, after they were moved to the last axis
             yield value, kind != "linear", 1 if kind == "first" else rank - 1
 
 
@@ -125,7 +125,7 @@ def _kind(graph: Graph, node: fx.Node) -> Literal["first", "last", "linear"] | N
 
 
 def _all_moves(graph: Graph, shapes: Mapping[fx.Node, tuple[int, ...]]) -> _Moves:
-    """Along every operation, forwards and backwards."""
+    """The moves along every operation, forwards and backwards."""
     moves: _Moves = {node: [] for node in shapes}
     for node in shapes:
         for source in node.all_input_nodes:
@@ -137,7 +137,7 @@ def _all_moves(graph: Graph, shapes: Mapping[fx.Node, tuple[int, ...]]) -> _Move
 
 
 def _axes(graph: Graph, node: fx.Node, before: tuple[int, ...], after: tuple[int, ...]) -> dict[int, int]:
-    """Which axis of ``node``'s value each axis of its input became, as far as that is certain."""
+    """Which axis of ``node``'s output each axis of its input became, as far as that is certain."""
     name = _name(node)
     if name in _MIXING:
         return {}
@@ -152,7 +152,7 @@ def _axes(graph: Graph, node: fx.Node, before: tuple[int, ...], after: tuple[int
 
 
 def _order(graph: Graph, node: fx.Node, rank: int) -> list[int] | None:
-    """The order that a permutation puts axes into; None for what is none."""
+    """The order of axes after a permutation; None for any other operation."""
     numbers = [part for part in _flat(node.args[1:], *node.kwargs.values()) if isinstance(part, int)]
     name = _name(node)
     if node.op == "call_module":
@@ -171,7 +171,7 @@ def _order(graph: Graph, node: fx.Node, rank: int) -> list[int] | None:
 
 
 def _reshaped(before: tuple[int, ...], after: tuple[int, ...]) -> dict[int, int]:
-    """An axis outlives a reshape where one of its size has as many elements after it as before."""
+    """An axis survives a reshape if an axis of the same size has as many elements behind it as it had before."""
     places = {(size, prod(after[axis + 1 :])): axis for axis, size in enumerate(after) if size > 1}
     found = {axis: places.get((size, prod(before[axis + 1 :]))) for axis, size in enumerate(before)}
     return {axis: place for axis, place in found.items() if place is not None}

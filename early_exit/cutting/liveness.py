@@ -11,12 +11,12 @@ from layercache.early_exit.cutting.layouts import Layout, layouts
 from layercache.early_exit.cutting.shapes import on_shapes
 from layercache.early_exit.model.tracing import Graph
 
-#: Two runs with these many frames tell what depends on the batch's size from what is always the same.
+#: Batch sizes of two runs: what differs between them depends on the batch's size, the rest does not.
 _BATCHES = (2, 3)
 
 
 class _Sentinel:
-    """A value of its own that equals nothing else."""
+    """A value that equals nothing but itself."""
 
 
 #: Stands for the number of frames in a batch.
@@ -28,8 +28,8 @@ _UNKNOWN = _Sentinel()
 class Place:
     """A place where the model can be cut: after node number ``position``, where only ``value`` is still needed.
 
-    ``layout`` says what the axes of ``shape`` are; where no head could read them there is no place.
-    ``scalars`` are sizes that later nodes use too, as what they are: numbers, or ``BATCH`` for the batch's size.
+    ``layout`` names the axes of ``shape``; a value that no head could read makes no place. ``scalars`` are sizes that
+    later nodes use too: numbers, or ``BATCH`` for the batch's size.
     ``overwritten``: a later node writes into the value's memory.
     """
 
@@ -44,7 +44,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Profile:
-    """All places in order, FLOPs of a whole frame, and the nodes that depend on weights alone."""
+    """All places in order, the FLOPs of a whole frame, and the nodes that depend on weights alone."""
 
     places: tuple[Place, ...]
     flops: int
@@ -59,7 +59,7 @@ class _ShapeRun:
 
 
 class _Interpreter(fx.Interpreter):
-    """Runs a graph on shapes alone; keeps every value, the FLOPs so far, and how often each tensor was written to."""
+    """Runs a graph on shapes alone; keeps every value, the FLOPs so far, and how often each tensor was written."""
 
     def __init__(self, module: fx.GraphModule, counter: FlopCounterMode) -> None:
         super().__init__(module, garbage_collect_values=False)
@@ -71,14 +71,14 @@ class _Interpreter(fx.Interpreter):
         self.seen.values[n] = value
         self.seen.flops[n] = int(self.counter.get_total_flops())
         if isinstance(value, Tensor):
-            self.seen.versions[n] = value._version  # views share it with what they are views of
+            self.seen.versions[n] = value._version  # a view shares it with its base
         return value
 
 
 def profile(graph: Graph, example: Tensor) -> Profile:
     """The places of ``graph`` for frames like ``example`` (``[N, C, H, W]``).
 
-    Raises what an operation raises whose result has no shape that can be told beforehand.
+    Raises whatever an operation raises if the shape of its result is not known beforehand.
 
     >>> from torch import nn
     >>> from layercache.early_exit.model.tracing import trace
@@ -124,7 +124,7 @@ def _run(graph: Graph, example: Tensor, batch: int) -> _ShapeRun:
 
 
 def _static(graph: Graph) -> frozenset[fx.Node]:
-    """Nodes that need no frame to be computed: weights, and what is made of weights alone."""
+    """Nodes that need no frame: weights, and values computed from weights alone."""
     static: set[fx.Node] = set()
     for node in graph.nodes:
         if node.op not in ("placeholder", "output") and all(source in static for source in node.all_input_nodes):
@@ -133,7 +133,7 @@ def _static(graph: Graph) -> frozenset[fx.Node]:
 
 
 def _alive(graph: Graph, static: frozenset[fx.Node]) -> list[list[fx.Node]]:
-    """For every node, the values that are needed after it, itself included, in the order of their making."""
+    """For every node, the values that later nodes need, its own included, in the order in which they are computed."""
     number = {node: index for index, node in enumerate(graph.nodes)}
     alive: dict[fx.Node, int] = {}
     after = []
@@ -156,7 +156,7 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _per_frame(small: Any, large: Any) -> tuple[int, ...] | None:
-    """The shape without the batch, where both are floating point and differ in the batch alone."""
+    """The shape without the batch, if both are floating point and differ only in the batch; else None."""
     if not isinstance(small, Tensor) or not small.is_floating_point() or small.ndim < 2:
         return None
     if (small.shape[0], large.shape[0]) != _BATCHES or small.shape[1:] != large.shape[1:]:

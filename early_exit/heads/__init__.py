@@ -1,3 +1,5 @@
-"""Cache heads: :mod:`families` are the kinds there are, :mod:`skims` finds the paths that one kind is made of, and
-:mod:`loading` builds a version of them from its files.
+"""Cache heads.
+
+:mod:`families` holds the three kinds of heads, :mod:`skims` finds the paths through the model that skim heads copy, and
+:mod:`loading` builds a version of heads from its files.
 """

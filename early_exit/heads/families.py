@@ -1,8 +1,8 @@
-"""Cache heads: small networks on the value at a cut that guess what the whole model would answer.
+"""Cache heads: small networks on the value at a cut that predict the whole model's answer.
 
 Three families. *Pooled* heads average the map to a small grid, standardise it and classify it: they learn in seconds.
-*Branch* heads convolve the map itself before pooling: they learn more slowly and know more. *Skim* heads are copies of
-the model's own later layers, most of them left out, on a smaller map: they start from what the model was taught.
+*Branch* heads convolve the map itself before pooling: they learn more slowly and answer more frames. *Skim* heads copy
+a few of the model's own later layers and run them on a smaller map: they start from the model's weights.
 """
 
 import copy
@@ -18,16 +18,16 @@ from layercache.early_exit.cutting.cuts import CutError, TracedModel
 from layercache.early_exit.heads.skims import END
 from layercache.schemas.manifest import HeadSpec
 
-#: A skim's path has no more pieces than this.
+#: The most pieces of a skim's path.
 _LONGEST_PATH = 100
 
 
 class HeadsError(ValueError):
-    """Heads that must not be served: another model's, or damaged. The message says which and why."""
+    """Heads that must not be served: they are another model's, or damaged. The message says which and why."""
 
 
 class _FlattenValue(nn.Module):
-    """Any value at a cut as a vector: maps averaged to a grid; of tokens the mean and the first, the class token."""
+    """The value at a cut as a vector: a map averaged to a grid; the tokens' mean and first token (the class token)."""
 
     def __init__(self, spec: HeadSpec) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class _FlattenValue(nn.Module):
         return x
 
     def _pooled(self, x: Tensor) -> Tensor:
-        """The map averaged to the grid, by the quickest operation that gives just that."""
+        """The map averaged to the grid, by the quickest operation that computes exactly that."""
         height, width = x.shape[2] // self.shape[0], x.shape[3] // self.shape[1]
         if self.shape == (1, 1):
             return x.mean((2, 3))
@@ -63,7 +63,7 @@ class _FlattenValue(nn.Module):
 
 
 def _map_shape(spec: HeadSpec) -> tuple[int, int, int]:
-    """Channels, height, width of the map that the head is for."""
+    """Channels, height and width of the head's map."""
     if len(spec.features) != 3:
         raise HeadsError(f"a {spec.family} needs a map, not a value of shape {spec.features}")
     first, second, third = spec.features
@@ -73,8 +73,8 @@ def _map_shape(spec: HeadSpec) -> tuple[int, int, int]:
 class PooledHead(nn.Module):
     """Pool, standardise, classify; ``spec.hidden`` > 0 puts one hidden layer in between.
 
-    Takes maps, tokens or vectors, ``[N, *spec.features]``; gives logits ``[N, spec.classes]``. Standardising is batch
-    normalisation (Ioffe, Szegedy 2015) without a scale or shift of its own.
+    Takes maps, tokens or vectors, ``[N, *spec.features]``; returns logits ``[N, spec.classes]``. Standardising is batch
+    normalisation (Ioffe, Szegedy 2015) without a learnt scale or shift.
     """
 
     def __init__(self, spec: HeadSpec) -> None:
@@ -97,7 +97,7 @@ class PooledHead(nn.Module):
 class BranchHead(nn.Module):
     """``spec.depth`` convolutions of stride 2 on the map, ``spec.width`` channels, then twice that; pooled; linear.
 
-    Takes maps, ``[N, *spec.features]``; gives logits ``[N, spec.classes]``. Branches with convolutions of their own are
+    Takes maps, ``[N, *spec.features]``; returns logits ``[N, spec.classes]``. Branches with their own convolutions are
     as in Teerapittayanon, McDanel, Kung 2016, "BranchyNet".
     """
 
@@ -124,8 +124,8 @@ class BranchHead(nn.Module):
 class SkimHead(nn.Module):
     """Copies of the pieces of the model on ``spec.path``, one after another, on a map averaged by ``spec.stride``.
 
-    Takes the value at a cut, ``[N, *spec.features]``; gives logits ``[N, spec.classes]``. The copies are the model's
-    own weights until they are trained. See :mod:`layercache.early_exit.heads.skims`. Raises :class:`HeadsError` for a
+    Takes the value at a cut, ``[N, *spec.features]``; returns logits ``[N, spec.classes]``. Until they are trained, the
+    copies have the model's own weights. See :mod:`layercache.early_exit.heads.skims`. Raises :class:`HeadsError` for a
     path that is not in the model.
     """
 
@@ -150,7 +150,7 @@ class SkimHead(nn.Module):
         return self.values(x)[-1]
 
     def values(self, x: Tensor) -> list[Tensor]:
-        """What comes out of every part, the logits last; each is to be the model's value where the next part starts."""
+        """Every part's output, the logits last; each should equal the model's value where the next part starts."""
         if self.stride > 1:
             x = x.permute(0, 3, 1, 2) if self.channels_last else x
             x = F.avg_pool2d(x, self.stride)
@@ -167,7 +167,7 @@ class SkimHead(nn.Module):
 
 
 def _copied(traced: TracedModel, start: str, stop: str) -> nn.Module:
-    """A piece of the model with float32 weights of its own."""
+    """A copy of a piece of the model, with its own float32 weights."""
     segments = traced.segments([start] if stop == END else [start, stop])
     piece: nn.Module = copy.deepcopy(segments[1]).cpu().float().requires_grad_(True)
     return piece
@@ -180,8 +180,8 @@ def _map_size(shape: tuple[int, ...], channels_last: bool) -> tuple[int, int]:
 def build_head(spec: HeadSpec, traced: TracedModel | None = None) -> nn.Module:
     """A head to be trained: features ``[N, *spec.features]`` to logits ``[N, spec.classes]``, float32.
 
-    A skim is made of ``traced``, the others start with random weights. Raises :class:`HeadsError` for a spec that makes
-    no head for that model.
+    A skim copies layers of ``traced``; other heads start with random weights. Raises :class:`HeadsError` for a spec
+    that does not fit the model.
 
     >>> build_head(HeadSpec(family="pooled", features=(64, 8, 8), classes=10))(torch.zeros(2, 64, 8, 8)).shape
     torch.Size([2, 10])
@@ -196,7 +196,7 @@ def build_head(spec: HeadSpec, traced: TracedModel | None = None) -> nn.Module:
 def fuse(head: nn.Module) -> nn.Module:
     """The same head for serving, each batch norm folded into its convolution; ``head`` must be in eval mode.
 
-    ``head`` itself is changed, and must not be trained any more.
+    This changes ``head`` itself, which must not be trained afterwards.
 
     >>> spec = HeadSpec(family="branch", features=(8, 7, 7), classes=4, width=6, depth=1)
     >>> head, maps = build_head(spec).eval(), torch.rand(2, 8, 7, 7)
@@ -216,6 +216,6 @@ def fuse(head: nn.Module) -> nn.Module:
             assert isinstance(part, fx.GraphModule)
             called = [str(node.target) for node in part.graph.nodes if node.op == "call_module"]
             convolutions = [name for name in called if isinstance(part.get_submodule(name), nn.Conv2d)]
-            if len(convolutions) == len(set(convolutions)):  # one called twice may have a norm after one call only
+            if len(convolutions) == len(set(convolutions)):  # of two calls only one may have a norm
                 head.parts[index] = fuse_graph(part, inplace=True, no_trace=True)
     return head

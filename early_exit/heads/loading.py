@@ -1,4 +1,4 @@
-"""A version of heads as it is served: built from a manifest and its tensors, and refused where it does not fit."""
+"""Builds a version of heads for serving from a manifest and its tensors, and refuses one that does not fit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,20 +11,20 @@ from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.heads.families import HeadsError, build_head, fuse
 from layercache.schemas.manifest import Exit, Manifest
 
-#: A head has no more hidden values or channels, or a branch more convolutions.
+#: The most hidden values or channels of a head, and the most convolutions of a branch.
 _WIDEST, _DEEPEST = 65_536, 32
 
 
 @dataclass(frozen=True)
 class CacheHeads:
-    """A version of heads, ready to be served: one module in eval mode for each of the manifest's exits."""
+    """A version of heads, ready to serve: one module in eval mode for each of the manifest's exits."""
 
     manifest: Manifest
     modules: tuple[nn.Module, ...]
 
 
 def _check_answers(head: nn.Module, exit_: Exit, version: str) -> None:
-    """Runs a head once: a skim's path is a file's word, and layers that do not fit must not meet a frame."""
+    """Runs a head once: a skim's path comes from a file, and layers that do not fit must not meet a frame."""
     try:
         with torch.inference_mode():
             shape = tuple(head(torch.zeros(2, *exit_.head.features)).shape)
@@ -46,23 +46,23 @@ def tensor_names(cut: str, head: nn.Module) -> dict[str, Tensor]:
 
 
 def _loaded(exit_: Exit, tensors: Mapping[str, Tensor], traced: TracedModel, version: str) -> nn.Module:
-    """The exit's head with its tensors, which must be those that it has, in shape and dtype, and finite.
+    """The exit's head with its tensors; each must be there, finite, and of the right shape and dtype.
 
-    Sizes come out of a file: they are compared before any memory is taken for a head of that size.
+    Sizes come from a file: they are compared before memory is taken for a head of that size.
     """
     where = f"heads {version}: the head at {exit_.cut!r}"
     spec = exit_.head
     if not (0 <= spec.hidden <= _WIDEST and 0 <= spec.width <= _WIDEST and 0 <= spec.depth <= _DEEPEST):
         raise HeadsError(f"{where} says it is of {spec.hidden} hidden values, {spec.width} wide, {spec.depth} deep")
     try:
-        if spec.family == "skim":  # copies of pieces of the model, no larger than that
+        if spec.family == "skim":  # it copies pieces of the model, and is no larger than these
             head = build_head(spec, traced)
             expected = head.state_dict()
         else:
             with torch.device("meta"):
                 expected = build_head(spec).state_dict()
             head = nn.Module()
-    except (RuntimeError, OverflowError, ZeroDivisionError, TypeError) as error:  # sizes of which torch makes nothing
+    except (RuntimeError, OverflowError, ZeroDivisionError, TypeError) as error:  # sizes that torch refuses
         raise HeadsError(f"{where} cannot be built: {error}") from error
     own = {name: tensors.get(f"{exit_.cut}.{name}") for name in expected}
     for name, like in expected.items():
@@ -81,7 +81,7 @@ def _loaded(exit_: Exit, tensors: Mapping[str, Tensor], traced: TracedModel, ver
 def load_heads(manifest: Manifest, tensors: Mapping[str, Tensor], traced: TracedModel) -> CacheHeads:
     """Builds the heads of a version for the traced model.
 
-    Raises :class:`HeadsError` where they belong to another model, name an unknown cut, or a tensor is missing, has
+    Raises :class:`HeadsError` if they belong to another model or name an unknown cut, or if a tensor is missing, has
     another shape or dtype, is not finite, or belongs to no exit.
 
     >>> from layercache.schemas.manifest import Exit, HeadSpec
@@ -126,6 +126,6 @@ def load_heads(manifest: Manifest, tensors: Mapping[str, Tensor], traced: Traced
         _check_answers(head, exit_, manifest.version)
         modules.append(head)
     unused = sorted(tensors.keys() - used)
-    if unused and manifest.exits:  # a version kept closed has heads, and no exits to build them for
+    if unused and manifest.exits:  # a version with closed exits may have heads, but no exits to build them for
         raise HeadsError(f"heads {manifest.version}: tensor {unused[0]!r} belongs to no exit")
     return CacheHeads(manifest, tuple(modules))

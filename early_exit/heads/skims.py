@@ -1,10 +1,10 @@
-"""Skimming: what is left of a model after a cut, on a smaller map and without the blocks that it can do without.
+"""Skimming: runs the rest of a model after a cut on a smaller map, without the blocks that it can do without.
 
-A small network learnt from a few thousand frames knows little; the model's own later layers know what the model was
-taught with all its data. A *skim* runs copies of them from a cut to the end, at half the resolution, and leaves out
-blocks whose value has the shape of their input (in residual networks such a block only refines it: Huang, Sun, Liu,
-Sedra, Weinberger 2016, "Deep Networks with Stochastic Depth"). That costs a tenth of what is left, and a short
-distillation brings the copies back to the model's answers.
+A few thousand frames teach a small network little; the model's own later layers were taught with all of the model's
+data. A *skim* runs copies of them from a cut to the end, at half the resolution. It leaves out blocks whose output has
+the shape of their input: in residual networks such a block only refines its input (Huang, Sun, Liu, Sedra, Weinberger
+2016, "Deep Networks with Stochastic Depth"). A skim costs a tenth of the rest of the model, and a short distillation
+brings the copies back to the model's answers.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from layercache.early_exit.cutting.cuts import Cut, TracedModel
 
-#: An interval of the model cheaper than this share of its FLOPs (an activation, a pooling) is never left out.
+#: A skim keeps every interval of the model that is cheaper than this share of its FLOPs (an activation, a pooling).
 _WORTH_SKIPPING = 0.005
 
 #: Stands for the end of the model in a path.
@@ -32,9 +32,9 @@ class _Interval:
 def skim_path(traced: TracedModel, cut: str, keep: int = 0, keep_here: int = 0) -> Path:
     """The pieces of the model that a skim from ``cut`` runs: pairs of cuts, ``END`` for the model's end.
 
-    Every run of blocks that keep their value's shape is left out but for its first ``keep``; a run that begins at the
-    cut itself but for its last ``keep_here`` (what follows at once is what a later cut would have). The last vector has
-    a piece of its own after it, so that a skim can be taught the model's value there. Raises
+    Of every run of blocks that keep their value's shape the skim keeps the first ``keep``; of a run that begins at the
+    cut itself the last ``keep_here`` (the blocks before them are those that a later cut would have run). The path is
+    split at the model's last vector, so that a skim can be taught the model's value there. Raises
     :class:`layercache.early_exit.cutting.cuts.CutError` for an unknown cut.
 
     >>> skim_path(traced, "layer2")
@@ -58,7 +58,7 @@ def skim_path(traced: TracedModel, cut: str, keep: int = 0, keep_here: int = 0) 
 
 
 def _before_the_last_vector(traced: TracedModel, path: list[tuple[str, str]]) -> Path:
-    """The path with its last piece in two, at the last vector of the model where that lies inside."""
+    """The path, its last piece split at the model's last vector if that lies inside the piece."""
     names = [one.name for one in traced.cuts]
     start, stop = path[-1]
     inside = [one.name for one in traced.cuts[names.index(start) + 1 :] if one.layout == "vector"]
@@ -68,7 +68,7 @@ def _before_the_last_vector(traced: TracedModel, path: list[tuple[str, str]]) ->
 
 
 def path_flops_share(traced: TracedModel, path: Path) -> float:
-    """What the pieces cost at full resolution, as a share of the model's FLOPs. ``KeyError`` for an unknown cut.
+    """The pieces' cost at full resolution, as a share of the model's FLOPs. Raises ``KeyError`` for an unknown cut.
 
     >>> round(path_flops_share(traced, skim_path(traced, "layer2")), 2)
     0.23
@@ -78,7 +78,7 @@ def path_flops_share(traced: TracedModel, path: Path) -> float:
 
 
 def path_weights(traced: TracedModel, path: Path) -> int:
-    """How many weights the copies on a path have.
+    """The number of weights in the copies on a path.
 
     >>> path_weights(traced, (("layer4", END),))
     2570
@@ -100,7 +100,7 @@ def _intervals(traced: TracedModel, cut: Cut) -> Iterator[_Interval]:
 
 
 def _runs(intervals: list[_Interval]) -> Iterator[list[_Interval]]:
-    """Neighbours that are all skippable, or all not."""
+    """Groups of neighbours that are all skippable, or all not."""
     run: list[_Interval] = []
     for interval in intervals:
         if run and run[-1].skippable != interval.skippable:

@@ -1,6 +1,7 @@
 """The pretrained classifier, as it was given.
 
-:mod:`loading` builds it, with :mod:`weights` from a file, what :mod:`metadata` says beside it, or all of that from
-:mod:`timm_models`. :mod:`preprocessing` fits a picture to it, :mod:`tracing` makes a graph of it, and
-:mod:`fingerprint` names it by architecture, weights and preprocessing.
+:mod:`loading` has it built by :mod:`torchvision_models`, :mod:`timm_models` or, from a user's own file, by
+:mod:`python_files`; :mod:`weights` loads its weights and :mod:`metadata` reads its preprocessing and classes.
+:mod:`preprocessing` fits a picture to it, :mod:`tracing` makes a graph of it, and :mod:`fingerprint` identifies it by
+architecture, weights and preprocessing.
 """

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from layercache.early_exit.model.preprocessing import Preprocessing
 from layercache.early_exit.model.tracing import Graph, TraceFailure, trace
 
-#: Modules imported from a model's own file have names that start so; the rest of the name differs from place to place.
+#: Names of modules imported from a model's own file start with this; the rest of the name depends on the file's path.
 IMPORTED = "layercache_model_"
 
 
@@ -85,7 +85,7 @@ def _qualified(function: Callable[..., Any] | str) -> str:
 
 
 def _plain(argument: Any, number: dict[fx.Node, int]) -> Any:
-    """An operation's argument as JSON can hold it; devices are left out, sets are sorted."""
+    """An operation's argument as JSON; devices are left out, sets are sorted."""
     if isinstance(argument, fx.Node):
         return {"node": number[argument]}
     if isinstance(argument, torch.device):

@@ -1,47 +1,33 @@
-"""The pretrained model: built, given its weights, put where it shall run, and told apart from every other."""
+"""Loads the pretrained model: builds it, loads its weights, moves it to its device and fingerprints it."""
 
 import copy
-import difflib
-import hashlib
-import importlib.util
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import torch
-import torchvision.models
 from torch import Tensor, nn
 
-from layercache.early_exit.model import metadata, timm_models
-from layercache.early_exit.model.fingerprint import IMPORTED, fingerprint
-from layercache.early_exit.model.metadata import Metadata, MetadataError
+from layercache.early_exit.model import metadata, python_files, timm_models, torchvision_models
+from layercache.early_exit.model.fingerprint import fingerprint
+from layercache.early_exit.model.metadata import MetadataError
 from layercache.early_exit.model.preprocessing import Preprocessing
-from layercache.early_exit.model.weights import ModelError, load_weights, weights_file
+from layercache.early_exit.model.weights import ModelError, load_weights
 from layercache.schemas import settings as settings_schema
 
 __all__ = ["Classifier", "ModelError", "PickLogits", "load", "load_weights", "of_module"]
 
 log = logging.getLogger(__name__)
 
-TORCHVISION = "torchvision:"
-
-#: What a builder must be told so that weights from a file meet the model that they were made for.
-_FILE_OPTIONS: dict[str, dict[str, Any]] = {
-    "googlenet": {"transform_input": True},
-    "inception_v3": {"transform_input": True},
-}
-
 
 @dataclass(frozen=True)
 class Classifier:
     """A classifier ready to run: ``module`` takes what ``preprocessing`` makes and returns logits ``[N, classes]``.
 
-    It is in eval mode on ``device`` in ``dtype``, and none of its parameters wants a gradient. ``fingerprint`` (hex)
-    names architecture, float32 weights and preprocessing, whatever device and dtype; class names are not part of it.
+    It is in eval mode on ``device`` in ``dtype``, and none of its parameters requires a gradient. ``fingerprint`` (hex)
+    identifies architecture, float32 weights and preprocessing, on any device in any dtype; class names do not count.
     """
 
     module: nn.Module
@@ -53,7 +39,7 @@ class Classifier:
     dtype: torch.dtype
 
     def example(self, frames: int = 1) -> Tensor:
-        """Random frames as the module wants them, always the same ones: ``[frames, channels, height, width]``.
+        """Random frames as the module takes them, always the same: ``[frames, channels, height, width]``.
 
         >>> traced.classifier.example(2).shape
         torch.Size([2, 1, 28, 28])
@@ -64,7 +50,7 @@ class Classifier:
 
 
 class PickLogits(nn.Module):
-    """A model that returns several things, reduced to its logits: what it has under ``key``, or as that attribute.
+    """Reduces a model that returns several values to its logits: the value under ``key``, or the attribute ``key``.
 
     >>> class Two(nn.Module):
     ...     def forward(self, frames: Tensor) -> dict[str, Tensor]:
@@ -100,12 +86,12 @@ def load(settings: settings_schema.Model) -> Classifier:
     """
     device, dtype = _device(settings.device), _dtype(settings.dtype)
     try:
-        if settings.spec.startswith(TORCHVISION):
-            module, known = _from_torchvision(settings)
+        if settings.spec.startswith(torchvision_models.TORCHVISION):
+            module, known = torchvision_models.build(settings)
         elif settings.spec.startswith(timm_models.TIMM):
             module, known = timm_models.build(settings)
         else:
-            module, known = _from_file(settings)
+            module, known = python_files.build(settings)
     except MetadataError as error:
         raise ModelError(str(error)) from error
     if known.preprocessing is None:
@@ -125,11 +111,11 @@ def of_module(
     device: str = "cpu",
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
 ) -> Classifier:
-    """A classifier by a module that is in memory already, in the order of whose logits ``classes`` are named.
+    """A classifier made of a module that is in memory; ``classes`` are in the order of its logits.
 
-    The module is copied: neither is it changed, nor does what becomes of it later change the classifier. ``name`` is
-    for people, and part of where its heads are stored. Raises :class:`ModelError` where the module does not run on
-    such pictures, or returns other than logits for them.
+    The module is copied: it is not changed, and later changes to it do not change the classifier. ``name`` is for
+    people, and part of the path of its heads in the store. Raises :class:`ModelError` if the module does not run on
+    such pictures, or does not return logits.
 
     >>> grey = Preprocessing(size=(8, 8), mean=(0.5,), std=(0.5,))
     >>> classifier = of_module(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), grey, ["cat", "dog"], name="pets")
@@ -149,7 +135,7 @@ def _ready(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Classifier:
-    """The module, put where it shall run, tried out and told apart from others; ``spec`` is for what goes wrong."""
+    """Tries the module out, fingerprints it and moves it to its device; error messages name ``spec``."""
     module = module.to("cpu").float().eval().requires_grad_(False)
     module, count = _dry_run(module, preprocessing, spec)
     names = classes or tuple(f"class {index}" for index in range(count))
@@ -161,7 +147,7 @@ def _ready(
     identity = fingerprint(module, preprocessing)
     try:
         module = module.to(device, dtype)
-    except RuntimeError as error:  # out of memory, above all
+    except RuntimeError as error:  # out of memory in most cases
         raise ModelError(f"cannot put {spec} on {device}: {error}") from error
     return Classifier(module, preprocessing, names, name, identity, device, dtype)
 
@@ -171,99 +157,13 @@ def _where_metadata_goes(settings: settings_schema.Model) -> str:
         return f" {settings.metadata}"
     return (
         ""
-        if settings.spec.startswith((TORCHVISION, timm_models.TIMM))
+        if settings.spec.startswith((torchvision_models.TORCHVISION, timm_models.TIMM))
         else f" {Path(settings.spec.rpartition(':')[0]).with_suffix('.toml')}"
     )
 
 
-def _from_torchvision(settings: settings_schema.Model) -> tuple[nn.Module, Metadata]:
-    name = settings.spec.removeprefix(TORCHVISION)
-    builders = torchvision.models.list_models(module=torchvision.models)
-    if name not in builders:
-        near = difflib.get_close_matches(name, builders, n=3, cutoff=0.4)
-        raise ModelError(
-            f"torchvision has no classifier {name!r}" + (f"; did you mean {', '.join(near)}?" if near else "")
-        )
-    entries = torchvision.models.get_model_weights(name)
-    entry = getattr(entries, settings.weights, None) if settings.weights else None
-    known = metadata.of_torchvision(entry or getattr(entries, "DEFAULT"))  # noqa: B009 - an alias mypy cannot see
-    given = Metadata()
-    if settings.metadata is not None:
-        given = metadata.read(settings.metadata, known.preprocessing)
-    file = None if entry else weights_file(settings, given, tuple(entries.__members__))
-    options = _FILE_OPTIONS.get(name, {}) if file else {}
-    if name in _FILE_OPTIONS and not entry:
-        options = options | {"init_weights": False}  # its own takes a minute
-    if given.classes and not entry:
-        options = options | {"num_classes": len(given.classes)}
-    if given.preprocessing and not entry:
-        options = options | _input_size_options(name, given.preprocessing.size)
-    try:
-        module = torchvision.models.get_model(name, weights=entry, **options)
-    except Exception as error:  # a download may fail in many ways
-        raise ModelError(f"cannot build {settings.spec} with weights {settings.weights}: {error}") from error
-    if file:
-        load_weights(module, file)
-    elif not entry:
-        log.warning("%s has no weights: it answers at random, and differently in every process", settings.spec)
-    merged = Metadata(given.preprocessing or known.preprocessing, given.classes or known.classes, name=given.name)
-    return module, merged
-
-
-def _input_size_options(name: str, size: tuple[int, int]) -> dict[str, Any]:
-    """What builders of a fixed input size must be told about it."""
-    if name.startswith("vit_"):
-        return {"image_size": size[0]}
-    return {"input_size": size} if name.startswith("maxvit_") else {}
-
-
-def _from_file(settings: settings_schema.Model) -> tuple[nn.Module, Metadata]:
-    file, colon, function = settings.spec.rpartition(":")
-    if not colon or not function.isidentifier():
-        raise ModelError(
-            f"{settings.spec!r} is no model: write torchvision:NAME, timm:NAME or path/to/file.py:FUNCTION, "
-            "FUNCTION being any function that returns an nn.Module"
-        )
-    path = Path(file)
-    beside = path.with_suffix(".toml")
-    toml = settings.metadata or (beside if beside.is_file() else None)
-    known = metadata.read(toml) if toml else Metadata()
-    build = getattr(_import(path), function, None)
-    if not callable(build):
-        raise ModelError(f"{path} has no function {function!r}")
-    try:
-        module = build()
-    except Exception as error:  # the user's own code
-        raise ModelError(f"{settings.spec} failed: {type(error).__name__}: {error}") from error
-    if not isinstance(module, nn.Module):
-        raise ModelError(f"{settings.spec} returned a {type(module).__name__}, not an nn.Module")
-    weights = weights_file(settings, known, ())
-    if weights:
-        load_weights(module, weights)
-    name = known.name or path.stem
-    return module, Metadata(known.preprocessing, known.classes, name=name)
-
-
-def _import(path: Path) -> ModuleType:
-    """The Python file at ``path`` under a name of its own, so that two models' files never shadow each other."""
-    if not path.is_file():
-        raise ModelError(f"no Python file at {path}")
-    name = IMPORTED + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ModelError(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickles look themselves up there
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # the user's own code
-        del sys.modules[name]
-        raise ModelError(f"cannot import {path}: {type(error).__name__}: {error}") from error
-    return module
-
-
 def _dry_run(module: nn.Module, preprocessing: Preprocessing, spec: str) -> tuple[nn.Module, int]:
-    """The module, reduced to its logits where it returns more, and their number."""
+    """The module, reduced to its logits if it returns more, and the number of logits."""
     frames = preprocessing.normalise(torch.zeros(2, preprocessing.channels, *preprocessing.size, dtype=torch.uint8))
     try:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A model's preprocessing and class names: a small TOML file, and what torchvision and timm know of their models."""
+"""A model's preprocessing and class names, from a small TOML file, or from torchvision and timm for their models."""
 
 import tomllib
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ Values = float | Annotated[list[float], Field(min_length=1, max_length=3)]
 
 
 class MetadataError(ValueError):
-    """A metadata file that says nothing usable; the message names the file and the key."""
+    """A metadata file that cannot be used; the message names the file and the key."""
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What is known about a model besides its weights; None for what is not."""
+    """What is known about a model besides its architecture; None for what is not known."""
 
     preprocessing: Preprocessing | None = None
     classes: tuple[str, ...] | None = None
@@ -47,7 +47,7 @@ class _File(BaseModel):
 
 
 def read(path: Path, default: Preprocessing | None = None) -> Metadata:
-    """The TOML file at ``path``; preprocessing that it does not mention is ``default``'s.
+    """Reads the TOML file at ``path``; preprocessing keys that it lacks are taken from ``default``.
 
     Raises :class:`MetadataError`.
 
@@ -88,7 +88,7 @@ def _preprocessing(file: _File, path: Path, default: Preprocessing | None) -> Pr
             given[name] = tuple(given[name]) if isinstance(given[name], list) else (given[name],)
     base: dict[str, Any] = {} if default is None else vars(default).copy()
     if "size" in given:
-        base.pop("resize", None)  # belonged to the other size
+        base.pop("resize", None)  # it belonged to the default's size
     missing = {"size", "mean", "std"} - (base | given).keys()
     if missing:
         raise MetadataError(f"metadata file {path} lacks {', '.join(sorted(missing))}; a complete one:\n{EXAMPLE}")

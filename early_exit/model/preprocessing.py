@@ -15,7 +15,7 @@ GREY, RGB = 1, 3
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a model's pictures went through in training. ``size`` is (height, width).
+    """How a model's pictures were prepared in training. ``size`` is (height, width).
 
     ``resize`` is the length that the shorter side gets before the centre crop to ``size``; None resizes straight to
     ``size``. ``mean`` and ``std`` refer to values in [0, 1]: one of each for a grey model, three for RGB.
@@ -55,8 +55,9 @@ class Preprocessing:
     def fit(self, image: Tensor) -> Tensor:
         """A picture, uint8 ``[C, H, W]`` of any size, as uint8 ``[channels, height, width]``.
 
-        A picture that already has that shape comes back as it is. Grey is repeated for an RGB model, RGB weighted for
-        a grey one (ITU-R 601), transparency dropped. Raises ``ValueError`` for anything but uint8 of 1 to 4 channels.
+        A picture that already has that shape is returned as it is. For an RGB model grey is repeated, for a
+        grey one RGB is weighted (ITU-R 601); transparency is dropped. Raises ``ValueError`` for anything but
+        uint8 of 1 to 4 channels.
         """
         if image.dtype is not torch.uint8 or image.ndim != 3 or not 1 <= image.shape[0] <= 4 or 0 in image.shape:
             raise ValueError(f"a picture must be uint8 [1 to 4, H, W], not {image.dtype} {tuple(image.shape)}")
@@ -68,7 +69,7 @@ class Preprocessing:
             fitted: Tensor = F.resize(image, list(self.size), mode, antialias=True)
         else:
             fitted = F.center_crop(F.resize(image, [self.resize], mode, antialias=True), list(self.size))
-            # The crop is a view: without a copy a strip of a picture would keep all of it in memory for as long.
+            # The crop is a view: without a copy it would keep the whole resized picture in memory.
             fitted = fitted.clone(memory_format=torch.contiguous_format)
         return fitted
 
@@ -81,9 +82,9 @@ class Preprocessing:
         return coloured
 
     def normalise(self, frames: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Frames, uint8 ``[N, channels, height, width]``, as the model wants them: ``(frames / 255 - mean) / std``.
+        """Frames, uint8 ``[N, channels, height, width]``, as the model takes them: ``(frames / 255 - mean) / std``.
 
-        Computed in float32 where the frames are, then cast to ``dtype``.
+        Computed in float32 on the frames' device, then cast to ``dtype``.
         """
         scale, shift = _factors(self.mean, self.std, frames.device)
         return torch.addcmul(shift, frames.to(torch.float32), scale).to(dtype)
@@ -92,6 +93,6 @@ class Preprocessing:
 @lru_cache(maxsize=16)
 def _factors(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """Normalising as one multiplication and one addition, float32 ``[1, C, 1, 1]`` each."""
-    with torch.inference_mode(False):  # cached: must also serve callers outside of inference mode
+    with torch.inference_mode(False):  # the result is cached, and callers outside of inference mode use it too
         means, stds = (torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1) for values in (mean, std))
         return (1 / (255 * stds)).to(device, torch.float32), (-means / stds).to(device, torch.float32)

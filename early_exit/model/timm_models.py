@@ -1,4 +1,4 @@
-"""Models of ``timm``, where it is installed: https://huggingface.co/docs/timm."""
+"""Builds models of ``timm``, if it is installed: https://huggingface.co/docs/timm."""
 
 import difflib
 import logging
@@ -71,7 +71,7 @@ def _tags(timm: ModuleType, architecture: str) -> list[str]:
 
 
 def _options(timm: ModuleType, name: str, given: Metadata, pretrained: bool) -> dict[str, Any]:
-    """What the builder must be told so that the model fits the metadata file."""
+    """Options of timm's builder that make the model fit the metadata file."""
     options: dict[str, Any] = {}
     if given.classes and not pretrained:
         options["num_classes"] = len(given.classes)

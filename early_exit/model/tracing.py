@@ -1,4 +1,4 @@
-"""From a module to its graph of operations, each with a readable and lasting name."""
+"""Traces a module into its graph of operations, each with a readable and stable name."""
 
 import inspect
 import math
@@ -12,7 +12,7 @@ from typing import Any
 import torchvision.ops
 from torch import fx, nn
 
-#: Models that need more opaque blocks than this are not worth cutting.
+#: The most blocks that are taken as one operation; a model that needs more is not worth cutting.
 _MAX_OPAQUE = 200
 
 
@@ -22,8 +22,8 @@ class TraceFailure(ValueError):
 
 @dataclass(frozen=True)
 class Graph:
-    """A traced module. ``paths`` gives for every node the module that it ran in; ``outputs`` the outermost module
-    whose whole output it is, where it is one; ``composite`` holds the paths of modules that consist of others."""
+    """A traced module. ``paths`` names the module that each node ran in. ``outputs`` names, for a node that is a
+    module's whole output, the outermost such module. ``composite`` holds the paths of modules made of modules."""
 
     module: fx.GraphModule
     paths: dict[fx.Node, str]
@@ -42,10 +42,10 @@ class Graph:
 
 
 class _Tracer(fx.Tracer):
-    """Notes where each node comes from; modules in ``opaque`` are not looked into."""
+    """Notes the module that each node comes from; modules in ``opaque`` are taken as one operation."""
 
     def __init__(self, opaque: frozenset[str]) -> None:
-        timm = sys.modules.get("timm.layers")  # names those of its own blocks and functions that fx cannot look into
+        timm = sys.modules.get("timm.layers")  # it lists its own blocks and functions that fx cannot trace
         self.leaves: tuple[type[nn.Module], ...] = tuple(timm.get_notrace_modules()) if timm else ()
         functions = tuple(timm.get_notrace_functions()) if timm else ()
         super().__init__(autowrap_modules=(math, torchvision.ops), autowrap_functions=functions)
@@ -63,13 +63,13 @@ class _Tracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         path = self.path_of_module(m)
-        self.stack.append(path)  # not popped by an exception: its top is where tracing failed
+        self.stack.append(path)  # an exception leaves it there: the top names where tracing failed
         result = super().call_module(m, forward, args, kwargs)
         self.stack.pop()
         if not self.is_leaf_module(m, path):
             self.composite.add(path)
         if isinstance(result, fx.Proxy) and result.node is self._last:
-            self.outputs[result.node] = path  # an enclosing module returns later and overwrites its child
+            self.outputs[result.node] = path  # an enclosing module returns later and replaces its child's path
         return result
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
@@ -80,10 +80,10 @@ class _Tracer(fx.Tracer):
 
 
 def trace(module: nn.Module) -> Graph:
-    """The graph of ``module``, which takes one tensor; arguments with a default keep it.
+    """The graph of ``module``, which takes one tensor; other arguments keep their defaults.
 
-    A block that cannot be traced (control flow that depends on values, say) is taken as one operation. Raises
-    :class:`TraceFailure` where that leaves nothing to trace.
+    A block that cannot be traced (its control flow depends on values, say) is taken as one operation. Raises
+    :class:`TraceFailure` if the outermost module is such a block.
 
     >>> graph = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()))
     >>> [str(node) for node in graph.nodes]
@@ -117,7 +117,7 @@ def _defaults(module: nn.Module) -> dict[str, Any]:
 def _drop_defaults(graph: fx.Graph) -> None:
     """Removes what fx leaves of arguments that were set to their defaults."""
     first, *others = [node for node in graph.nodes if node.op == "placeholder"]
-    checks = set(others)  # fx compares such an argument with its default, and uses the default itself
+    checks = set(others)  # fx only compares such an argument with its default, and computes with the default
     for node in graph.nodes:
         if node is not first and checks.intersection(node.all_input_nodes):
             if node.op == "output":
@@ -129,9 +129,9 @@ def _drop_defaults(graph: fx.Graph) -> None:
 
 
 def _ask_early(graph: fx.Graph) -> None:
-    """Moves every question for a shape to where its tensor is made.
+    """Moves every read of a shape up to where its tensor is made.
 
-    fx notes ``x.shape`` where the answer is first used, which would keep the tensor itself alive until then.
+    fx reads ``x.shape`` where the shape is first used, which would keep the tensor itself alive until then.
     """
     for node in list(graph.nodes):
         asks = node.target is getattr and node.args[1] in ("shape", "ndim", "dtype", "device")

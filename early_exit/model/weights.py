@@ -1,4 +1,4 @@
-"""Weights from files."""
+"""Loads weights from files."""
 
 import tomllib
 from collections.abc import Mapping
@@ -12,19 +12,19 @@ from torch import Tensor, nn
 from layercache.early_exit.model.metadata import Metadata
 from layercache.schemas import settings as settings_schema
 
-#: What only training uses; a file need not have it.
+#: Prefixes of parameters that only training uses; a file may lack them.
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 _COUNTERS = "num_batches_tracked"
 
 
 class ModelError(ValueError):
-    """The model cannot be had as asked for; the message says what was wrong and what to do."""
+    """The model cannot be built as the settings say; the message says what is wrong and what to do."""
 
 
 def weights_file(settings: settings_schema.Model, known: Metadata, entries: tuple[str, ...]) -> Path | None:
-    """The file that the settings name, else the metadata; ``entries`` are what it may be called instead of a file.
+    """The weights file that the settings name, else the metadata's; ``entries`` are other names that settings may hold.
 
-    None where neither names one. Raises :class:`ModelError` for a file that is not there.
+    None where neither names a file. Raises :class:`ModelError` for a file that is not there.
     """
     if settings.weights is None:
         if known.weights is not None and not known.weights.is_file():
@@ -40,8 +40,8 @@ def weights_file(settings: settings_schema.Model, known: Metadata, entries: tupl
 def load_weights(module: nn.Module, path: Path) -> None:
     """Loads a .safetensors or .pt state dict into ``module``, cast to the parameters' dtypes.
 
-    A checkpoint that keeps the state dict under ``state_dict`` or ``model`` is understood, and the ``module.`` that
-    data-parallel training puts before every name. What only training uses (auxiliary classifiers, the counters of
+    The state dict may lie under ``state_dict`` or ``model`` in a checkpoint, and every name may start with ``module.``,
+    as data-parallel training writes it. Parameters that only training uses (auxiliary classifiers, the counters of
     batch norms) may be missing. Raises :class:`ModelError`.
 
     >>> from examples.fashion_mnist import build
@@ -88,7 +88,7 @@ def _first(names: list[str], count: int = 3) -> str:
 
 
 def has_weights(model: settings_schema.Model) -> bool:
-    """A model from a file may bring its own weights; torchvision's and timm's are random unless some are named.
+    """Whether the model has trained weights: a file's model may, torchvision's and timm's only if weights are named.
 
     >>> from layercache.schemas.settings import Model
     >>> has_weights(Model(spec="torchvision:resnet18")), has_weights(Model(spec="mine.py:build"))

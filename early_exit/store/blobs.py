@@ -17,22 +17,22 @@ from fsspec.implementations.local import LocalFileSystem
 log = logging.getLogger(__name__)
 
 
-#: What is created exclusively says when, and no more.
+#: The most bytes of a file that is created exclusively: it holds only a time.
 _CREATED_BYTES = 1_000
 
 
 class StoreError(RuntimeError):
-    """Shared storage cannot do what was asked; the message names the place, what was wrong and what to do."""
+    """Shared storage failed; the message names the place, what was wrong and what to do."""
 
 
 class TooLarge(StoreError):
-    """A file that holds more than it may."""
+    """A file is larger than its limit."""
 
 
 class Blobs:
     """Files under a folder of any ``fsspec`` URL, named by paths relative to it.
 
-    Raises :class:`StoreError` for whatever goes wrong; only :meth:`read` tells by None that there is no such file.
+    Every method raises :class:`StoreError` if it fails; :meth:`read` returns None for a file that is not there.
 
     >>> blobs = Blobs("memory://example", "model")
     >>> blobs.put("LATEST", b"v1")
@@ -58,9 +58,9 @@ class Blobs:
         self._local = isinstance(self._fs, LocalFileSystem)
 
     def read(self, path: str, max_bytes: int) -> bytes | None:
-        """The file's bytes; None where it is not there. Of a file larger than ``max_bytes`` no more than that is read.
+        """The file's bytes; None where it is not there. Never reads more than ``max_bytes`` and one byte.
 
-        Raises :class:`TooLarge` for such a file.
+        Raises :class:`TooLarge` for a file larger than ``max_bytes``.
         """
         with self._as_store_error("read", path):
             try:
@@ -72,7 +72,7 @@ class Blobs:
             return data
 
     def put(self, path: str, data: bytes) -> None:
-        """Writes or replaces a file: whoever reads sees the old bytes or the new ones, also after a crash."""
+        """Writes or replaces a file: a reader sees the old bytes or the new ones, also after a crash."""
         with self._as_store_error("write", path):
             if self._local:
                 _replace(Path(self._at(path)), data)
@@ -80,7 +80,7 @@ class Blobs:
                 self._fs.pipe_file(self._at(path), data)
 
     def create(self, path: str, data: bytes) -> bool:
-        """Writes a file unless there is one; False where there is. Of several who try, one succeeds.
+        """Writes a file unless there is one; False if there is. Of several processes that try, one succeeds.
 
         That holds on a disk, on S3 and Google Cloud Storage, and on S3 look-alikes that honour ``If-None-Match``.
         """
@@ -92,14 +92,14 @@ class Blobs:
                     self._fs.pipe_file(self._at(path), data, mode="create")
             except FileExistsError:
                 return False
-            except Exception:  # object stores refuse in their own ways; who finds the file there was refused
+            except Exception:  # every object store refuses in its own way: if the file is there, this one refused
                 if self.read(path, _CREATED_BYTES) is None:
                     raise
                 return False
             return True
 
     def list(self, path: str = "") -> list[str]:
-        """Names of the files and folders in a folder, sorted; none where it is not there."""
+        """Names of the files and folders in a folder, sorted; empty if there is no such folder."""
         with self._as_store_error("list", path):
             self._fs.invalidate_cache()
             try:
@@ -109,7 +109,7 @@ class Blobs:
             return sorted({str(name).rstrip("/").rpartition("/")[2] for name in found} - {""})
 
     def remove(self, path: str) -> None:
-        """Removes a file or an empty folder; nothing happens where there is none."""
+        """Removes a file or an empty folder, if it is there."""
         with self._as_store_error("remove", path):
             with suppress(FileNotFoundError):
                 if self._local and Path(self._at(path)).is_dir():
@@ -119,7 +119,7 @@ class Blobs:
             self._fs.invalidate_cache()
 
     def modified(self, path: str) -> datetime | None:
-        """When a file was written last; None where it is not there or the store does not tell."""
+        """When a file was last written; None if it is not there or the store does not say."""
         with self._as_store_error("look at", path):
             try:
                 time: datetime = self._fs.modified(self._at(path))
@@ -141,7 +141,7 @@ class Blobs:
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be shown: without user, password and parameters, where secrets may stand.
+    """The URL without user, password and parameters, which may hold secrets.
 
     >>> without_password("ftp://me:secret@host/heads?token=secret")
     'ftp://host/heads'
@@ -171,7 +171,7 @@ def _create(path: Path, data: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename outlive a power cut."""
+    """Makes a rename survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,7 +1,7 @@
-"""The store of heads: versions that are seen whole or not at all, and what an operator says about them.
+"""The store of heads: versions that readers see whole or not at all, and an operator's pin.
 
 ``<folder>/<version>/heads.safetensors``, ``manifest.json`` and ``manifest.sig``, ``<folder>/attempts/<n>``,
-``<folder>/LATEST``, written last and in one piece, and ``<folder>/PIN``.
+``<folder>/LATEST``, which is written last and at once, and ``<folder>/PIN``.
 """
 
 import logging
@@ -37,16 +37,16 @@ log = logging.getLogger(__name__)
 
 LATEST, PIN, ATTEMPTS = "LATEST", "PIN", "attempts"
 
-#: What these may hold at most; see :mod:`layercache.early_exit.store.version_files` for the others.
+#: The largest of these files; see :mod:`layercache.early_exit.store.version_files` for the others.
 _MAX_LATEST_BYTES, _MAX_PIN_BYTES = 1_000, 100_000
 
-#: What a crash left behind is deleted once it is older than any publish can take.
+#: Remains of a crash are deleted at this age: no publish takes so long.
 _ABANDONED = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
 class Live:
-    """What workers should use now: ``version``, None where there is none or an operator closed all exits."""
+    """The version that workers should use now; None if there is none or an operator closed all exits."""
 
     version: str | None
     closed: bool
@@ -54,7 +54,7 @@ class Live:
 
 
 def in_force(pin: Pin | None, latest: str | None) -> Live:
-    """What :meth:`HeadStore.live` says where an operator holds ``pin``, and ``latest`` is the latest version.
+    """The answer of :meth:`HeadStore.live` for an operator's ``pin`` (None without one) and the ``latest`` version.
 
     >>> in_force(None, "v7"), in_force(Pin(version=None), "v7")
     (Live(version='v7', closed=False, pinned=False), Live(version=None, closed=True, pinned=True))
@@ -65,7 +65,7 @@ def in_force(pin: Pin | None, latest: str | None) -> Live:
 
 
 def model_folder(name: str, fingerprint: str) -> str:
-    """The folder of a model's heads: readable, and its own whatever the model is called.
+    """The folder of a model's heads: readable, and unique also among models of the same name.
 
     >>> model_folder("torchvision:resnet18", "3f9a" * 16)
     'torchvision-resnet18-3f9a3f9a3f9a'
@@ -79,9 +79,9 @@ def _now() -> datetime:
 
 
 def open_store(settings: Store | str, name: str, fingerprint: str) -> "HeadStore":
-    """The store of the heads of the model of that name and fingerprint, where the settings, or a URL alone, say.
+    """The store of one model's heads, at the place in the settings or at a URL.
 
-    Raises :class:`StoreError` for a URL that no file system is known for, and for signing keys that are none.
+    Raises :class:`StoreError` for a URL of an unknown file system, and for unusable signing keys.
 
     >>> store = open_store("memory://heads", "fashion-mnist", "3f9a" * 16)
     >>> store.url, store.live()
@@ -101,7 +101,7 @@ def open_folder(settings: Store, folder: str) -> "HeadStore":
 
 
 def model_folders(settings: Store, fingerprint: str = "") -> list[str]:
-    """The folders of models that have heads, of those alone whose fingerprint is, or begins with, this one.
+    """The folders of models that have heads; with ``fingerprint`` only of models whose fingerprint begins with it.
 
     For readers that know a model from its predictions and need not load it. Raises :class:`StoreError`.
 
@@ -115,9 +115,9 @@ def model_folders(settings: Store, fingerprint: str = "") -> list[str]:
 class HeadStore:
     """Versions of one model's heads under ``url``, any ``fsspec`` URL, in ``folder`` (see :func:`model_folder`).
 
-    Every method raises :class:`StoreError` where the store cannot be reached, read or written, and where it has no
-    such version. ``keep_last`` versions are kept, 2 at least. With a ``signer`` versions are signed as they are
-    published, and those without a right signature raise :class:`SignatureError` before anything in them is looked at.
+    Every method raises :class:`StoreError` if the store cannot be reached, read or written, or has no such version. The
+    store keeps ``keep_last`` versions, at least 2. With a ``signer`` it signs versions as it publishes them, and raises
+    :class:`SignatureError` for versions without a valid signature, before it looks at their content.
 
     Most programs get theirs from :func:`open_store`, or as the ``store`` of a :class:`layercache.EarlyExitModel`. What
     a trainer publishes is live at once; an operator's :meth:`pin`, :meth:`close` and :meth:`rollback` reach every
@@ -152,18 +152,18 @@ class HeadStore:
 
     @property
     def url(self) -> str:
-        """Where the model's versions lie."""
+        """The URL of the model's versions."""
         return self._blobs.url
 
     def check_writable(self) -> None:
-        """Writes and removes a probe: a trainer should learn at its start that it cannot publish."""
+        """Writes and removes a probe, so that a trainer learns at its start if it cannot publish."""
         self._blobs.put(".probe", b"")
         self._blobs.remove(".probe")
 
     def publish(self, manifest: Manifest, tensors: Mapping[str, Tensor]) -> Manifest:
         """Stores a version and makes it the latest; returns the manifest as stored, with the heads' hash.
 
-        A publish that was interrupted can be repeated; a version of other content under the same name is an error.
+        An interrupted publish can be repeated; another version of the same name is an error.
         """
         check_name(manifest.version)
         manifest = self._files.write(manifest, tensors)
@@ -175,7 +175,7 @@ class HeadStore:
         return manifest
 
     def live(self) -> Live:
-        """What workers should use now. A pin goes before the latest version."""
+        """What workers should use now. A pin takes precedence over the latest version."""
         pin = self.pin_state()
         return in_force(pin, self.latest() if pin is None else None)
 
@@ -232,11 +232,11 @@ class HeadStore:
         self._put_pin(Pin(version=None, reason=reason, created=self._now().isoformat(timespec="seconds")))
 
     def unpin(self) -> None:
-        """Lets workers follow the latest version again."""
+        """Removes the pin: workers follow the latest version again."""
         self._blobs.remove(PIN)
 
     def pin_state(self) -> Pin | None:
-        """What an operator holds; None for nothing."""
+        """The operator's pin; None without one."""
         data = self._blobs.read(PIN, _MAX_PIN_BYTES)
         if data is None:
             return None
@@ -248,7 +248,7 @@ class HeadStore:
     def rollback(self, version: str | None = None) -> str:
         """Makes an older version the latest, by default the live one's predecessor; returns its name.
 
-        The next publish moves on from there; :meth:`pin` outlives it.
+        The next publish replaces it as the latest; a :meth:`pin` stays.
         """
         if version is None:
             version = self._before_latest()
@@ -257,7 +257,7 @@ class HeadStore:
         return version
 
     def claim_attempt(self) -> int:
-        """Takes the next number of an attempt to certify, from 1; no other caller ever gets the same.
+        """Claims the next attempt to certify and returns its number, from 1; no other caller gets the same.
 
         >>> store = HeadStore("memory://example", "attempts-are-counted")
         >>> store.claim_attempt(), store.claim_attempt(), store.attempts()
@@ -269,14 +269,14 @@ class HeadStore:
         return number
 
     def attempts(self) -> int:
-        """How many attempts were claimed."""
+        """How many attempts have been claimed."""
         return max((int(name) for name in self._blobs.list(ATTEMPTS) if name.isdecimal()), default=0)
 
     def _put_pin(self, pin: Pin) -> None:
         self._blobs.put(PIN, schema.encoder.encode(pin))
 
     def _folders(self) -> list[str]:
-        """Names that may be versions."""
+        """Names of folders that may be versions."""
         return [name for name in self._blobs.list() if name not in (LATEST, PIN, ATTEMPTS) and name[0] != "."]
 
     def _before_latest(self) -> str:
@@ -294,7 +294,7 @@ class HeadStore:
         return older[0]
 
     def _clean(self) -> None:
-        """Deletes versions beyond ``keep_last`` that no worker may yet be told to use, and what crashes left."""
+        """Deletes versions beyond ``keep_last`` that no worker will be told to use, and remains of crashes."""
         pin, latest, versions = self.pin_state(), self.latest(), self.versions()
         keep: set[str | None] = {manifest.version for manifest in versions[: self._keep_last]}
         keep |= {latest} | {manifest.predecessor for manifest in versions if manifest.version == latest}

@@ -1,7 +1,7 @@
-"""Signatures over manifests: heads are used where a key says that whoever published them may.
+"""Signatures over manifests: workers use only heads that a holder of the key has published.
 
-A manifest holds its heads' SHA-256, so that a signature over the manifest's bytes is one over both files. Symmetric
-(HMAC-SHA256, RFC 2104): workers and trainer hold the same key, and nobody who can merely write to the store has it.
+A manifest holds its heads' SHA-256, so a signature over the manifest's bytes covers both files. The signature is
+symmetric (HMAC-SHA256, RFC 2104): workers and trainer share a key, which write access to the store does not reveal.
 """
 
 import hashlib
@@ -12,20 +12,20 @@ from collections.abc import Sequence
 from layercache.early_exit.store.blobs import StoreError
 from layercache.schemas.settings import Store, read_secret
 
-#: As many characters as an HMAC-SHA256 key should have bytes at least (RFC 2104, section 3).
+#: The fewest characters of a key: as many as an HMAC-SHA256 key should have bytes (RFC 2104, section 3).
 SHORTEST_KEY = 32
 
-#: What is signed begins with this, so that no other use of the same key makes a signature of ours.
+#: The signed bytes begin with this, so that another use of the same key never makes a signature that is valid here.
 _PURPOSE = b"layercache manifest 1\n"
 _SIGNATURE = re.compile(r"[0-9a-f]{64}")
 
 
 class SignatureError(StoreError):
-    """Heads that are not signed by any key that is accepted here: they must not be used."""
+    """Heads that no accepted key has signed: they must not be used."""
 
 
 class Signer:
-    """Signs with the first key and accepts signatures of all ``keys``, so that a key can be changed while all work.
+    """Signs with the first key and accepts signatures of all ``keys``, so that a key can be changed while workers run.
 
     >>> old, new = b"o" * 32, b"n" * 32
     >>> signature = Signer([old]).sign(b"manifest")
@@ -34,7 +34,7 @@ class Signer:
     """
 
     def __init__(self, keys: Sequence[bytes]) -> None:
-        """Raises ``ValueError`` where there is no key or one is shorter than 32 bytes."""
+        """Raises ``ValueError`` without a key, or for a key shorter than 32 bytes."""
         if not keys or min(map(len, keys)) < SHORTEST_KEY:
             raise ValueError(f"signing keys have {SHORTEST_KEY} characters at least; `openssl rand -hex 32` makes one")
         self._keys = tuple(keys)
@@ -44,7 +44,7 @@ class Signer:
         return _mac(self._keys[0], manifest).encode()
 
     def accepts(self, manifest: bytes, signature: bytes) -> bool:
-        """Whether one of the keys made the signature; every key is tried, and in constant time."""
+        """Whether one of the keys made the signature; tries every key, in constant time."""
         text = signature.decode("ascii", "replace").strip()
         if not _SIGNATURE.fullmatch(text):
             return False
@@ -52,7 +52,7 @@ class Signer:
 
 
 def signer(settings: Store) -> Signer | None:
-    """By the keys in the settings; None where there are none. Raises :class:`StoreError` for keys that are none.
+    """The signer with the settings' keys; None without keys. Raises :class:`StoreError` for unusable keys.
 
     >>> signer(Store()) is None
     True

@@ -1,4 +1,4 @@
-"""The files of one version of heads: how they are written and signed, and how they are checked before they are used."""
+"""The files of one version of heads: writes and signs them, and checks them before they are used."""
 
 import re
 from collections.abc import Mapping
@@ -17,17 +17,17 @@ from layercache.schemas.manifest import Manifest
 
 HEADS, MANIFEST, SIGNATURE = "heads.safetensors", "manifest.json", "manifest.sig"
 
-#: What files may hold at most. Whoever may write to the store must not be able to fill a worker's memory.
+#: The largest files that are read: write access to the store must not be enough to fill a worker's memory.
 MAX_HEADS_BYTES, MAX_MANIFEST_BYTES, MAX_SIGNATURE_BYTES = 1 << 30, 1 << 20, 1_000
-#: Names, shapes and places of the tensors; safetensors itself allows a hundred megabytes.
+#: The largest header (names, shapes and places of the tensors); safetensors itself allows a hundred megabytes.
 MAX_HEADER_BYTES = 4 << 20
 
 
 class VersionFiles:
     """``<version>/heads.safetensors``, ``manifest.json`` and, with a ``signer``, ``manifest.sig``.
 
-    With a signer every reading method raises :class:`SignatureError` for a version without a right signature, before
-    anything in it is looked at. All raise :class:`StoreError`.
+    With a signer every reading method raises :class:`SignatureError` for a version without a valid signature, before it
+    looks at the version's content. All methods raise :class:`StoreError`.
     """
 
     def __init__(self, blobs: Blobs, signer: Signer | None) -> None:
@@ -37,7 +37,7 @@ class VersionFiles:
     def write(self, manifest: Manifest, tensors: Mapping[str, Tensor]) -> Manifest:
         """Stores a version and returns its manifest with the heads' hash; the manifest is written last.
 
-        What is there already may be written again, but not changed.
+        The same version may be written again, but not changed.
         """
         heads = safetensors.torch.save({name: _plain(tensor) for name, tensor in tensors.items()})
         manifest = msgspec.structs.replace(manifest, heads_sha256=sha256(heads).hexdigest())
@@ -55,9 +55,9 @@ class VersionFiles:
         return manifest
 
     def sign(self, version: str) -> None:
-        """Signs a version that is there; whether it is the trainer's is for the caller to know.
+        """Signs a stored version; the caller must know that the trainer published it.
 
-        For versions from before there was a key, and for those that shall outlive a key.
+        For versions that are older than the first key, and for those that are kept when a key is changed.
         """
         if self._signer is None:
             raise StoreError("no key to sign with: set store.signing_key_file, or LAYERCACHE_STORE__SIGNING_KEY")
@@ -72,7 +72,7 @@ class VersionFiles:
         return self._decode(version, data)
 
     def load(self, version: str) -> tuple[Manifest, dict[str, Tensor]]:
-        """A version's manifest and tensors, checked against the manifest's hash."""
+        """A version's manifest and tensors; the tensors match the manifest's hash."""
         manifest = self.manifest(version)
         data = self._read_heads(manifest)
         path = f"{self._blobs.url}/{version}/{HEADS}"
@@ -88,7 +88,7 @@ class VersionFiles:
         return MANIFEST in self._blobs.list(version)
 
     def delete(self, version: str) -> None:
-        """The manifest goes first: from then on the version does not exist."""
+        """Deletes a version, its manifest first: from then on the version does not exist."""
         files = self._blobs.list(version)
         for file in sorted(files, key=lambda file: file != MANIFEST):
             self._blobs.remove(f"{version}/{file}")
@@ -118,7 +118,7 @@ class VersionFiles:
         return data
 
     def _read_heads(self, manifest: Manifest) -> bytes:
-        """The bytes of a version's heads, which the manifest's hash, and so its signature, vouches for."""
+        """The bytes of a version's heads, which match the manifest's hash and are so covered by its signature."""
         path = f"{manifest.version}/{HEADS}"
         data = self._blobs.read(path, MAX_HEADS_BYTES)
         if data is None:
@@ -147,7 +147,7 @@ class VersionFiles:
 
 
 def check_name(version: str) -> str:
-    """The name of a version, which is one of a folder. Raises :class:`StoreError` for others.
+    """Returns a version's name if it can name a folder. Raises :class:`StoreError` if not.
 
     >>> check_name("v00012")
     'v00012'
@@ -158,5 +158,5 @@ def check_name(version: str) -> str:
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    """What safetensors can store: on the CPU, and sharing no memory."""
+    """The tensor as safetensors can store it: on the CPU, and sharing no memory."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

@@ -55,7 +55,7 @@ def test_a_record_is_read_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = paper.Plan(("resnet18",), ("paper",), (1, 2), parts=True, quick=False, data=None, work=tmp_path)
+    plan = paper.RunPlan(("resnet18",), ("paper",), (1, 2), parts=True, quick=False, data=None, work=tmp_path)
     write(plan.path("resnet18", "paper", 1), record(1, 0.2))
     ran: list[tuple[int, int | None]] = []
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from layercache.cache_training.learning import candidates
-from layercache.cache_training.learning.candidates import Candidate, Costs, head_flops, propose_heads
+from layercache.cache_training.learning import proposals
+from layercache.cache_training.learning.candidates import Candidate, Costs
 from layercache.cache_training.learning.learner import Learner, Teacher
+from layercache.cache_training.learning.proposals import head_flops, propose_heads
 from layercache.cache_training.learning.views import make_views
 from layercache.early_exit.cutting import cuts
 from layercache.early_exit.cutting.cuts import TracedModel
@@ -62,7 +63,7 @@ def test_a_cut_is_offered_a_pooled_head_and_a_skim_within_its_share(traced: Trac
 
 
 def test_a_skim_of_too_many_weights_is_not_offered(traced: TracedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(candidates, "_SKIM_WEIGHTS", 100)
+    monkeypatch.setattr(proposals, "_SKIM_WEIGHTS", 100)
     assert "skim" not in {spec.family for spec in propose_heads(traced.cut("2"), traced)}
 
 
