@@ -8,8 +8,10 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 PYTEST_ARGS ?=
-# Tests of one file stay in one process; 0 runs everything in this one, for a debugger.
+# 0 runs everything in this process, for a debugger.
 TEST_PROCESSES ?= 2
+# Tests of one file stay in one process, and files come in the order that conftest.py gives: the longest first.
+PYTEST_SPREAD := --dist loadfile --no-loadscope-reorder
 DEMO_ARGS ?=
 SCREENSHOTS_ARGS ?=
 BENCH_ARGS ?=
@@ -52,13 +54,13 @@ demo: $(VENV)/.demo
 	$(BIN)/layercache demo $(DEMO_ARGS)
 
 unit: $(VENV)/.dev
-	$(BIN)/python -m pytest -m unit -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m unit -n $(TEST_PROCESSES) $(PYTEST_SPREAD) $(PYTEST_ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow and not faults" -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow and not faults" -n $(TEST_PROCESSES) $(PYTEST_SPREAD) $(PYTEST_ARGS)
 
 slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "slow and not faults" -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "slow and not faults" -n $(TEST_PROCESSES) $(PYTEST_SPREAD) $(PYTEST_ARGS)
 	@# One after the other: these count on the time that things take. 5 is pytest's "no tests", where PYTEST_ARGS names others.
 	$(BIN)/python -m pytest -m faults $(PYTEST_ARGS) || [ $$? = 5 ]
 

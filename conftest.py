@@ -29,6 +29,7 @@ _NO_UNITS = tuple(
         "tests/layercache/report/test_rehearsal.py",
     )
 )  # fmt: skip
+_LONGEST = tuple(_ROOT / "tests/integration" / name for name in ("test_demo.py", "test_drift.py"))
 _NO_UNITS_FIXTURES = frozenset({"broker", "embedded_broker", "apache_kafka", "browser", "stack"})
 _NO_UNITS_MARKS = frozenset({"process", "docker", "slow", "faults"})
 #: Python's names for starting a process (https://docs.python.org/3/library/audit_events.html).
@@ -74,6 +75,8 @@ def _is_unit(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks unit tests, and puts the longest files first: a process that came to them last would be waited for."""
+    items.sort(key=lambda item: item.path not in _LONGEST)
     for item in items:
         if _is_unit(item):
             item.add_marker(pytest.mark.unit)
