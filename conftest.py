@@ -18,7 +18,7 @@ _ROOT = Path(__file__).parent
 
 #: Of what runs beside other processes, of documents, of what measures; and of simulations, large models and whole
 #: programs, whose tests take seconds.
-_NO_UNITS = tuple(
+_NO_UNITS = frozenset(
     _ROOT / path
     for path in (
         "docs", "tests/docs", "tests/benchmarks", "tests/faults", "tests/fuzz", "tests/integration", "tests/mutants",
@@ -67,10 +67,15 @@ def _is_unit(item: pytest.Item) -> bool:
     if isinstance(item, pytest.DoctestItem) and any("EmbeddedBroker" in one.source for one in item.dtest.examples):
         return False
     return not (
-        any(item.path.is_relative_to(path) for path in _NO_UNITS)
+        not _NO_UNITS.isdisjoint((item.path, *item.path.parents))
         or _NO_UNITS_FIXTURES.intersection(getattr(item, "fixturenames", ()))
         or any(item.get_closest_marker(name) for name in _NO_UNITS_MARKS)
     )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Does not even import what holds no unit tests where these alone are wanted."""
+    return True if config.option.markexpr == "unit" and collection_path in _NO_UNITS else None
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
