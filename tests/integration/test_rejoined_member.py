@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from layercache.schemas.settings import Kafka, Settings, Worker
 from layercache.stream.kafka.clients import worker_config
-from layercache.stream.worker.delivery.group_metadata import generation_of
+from layercache.stream.worker.delivery.group_membership import generation_of
 from layercache.stream.worker.delivery.transactions import Aborted, Delivery, delivery
 from layercache.stream.worker.metrics import Metrics
 from testbed.kafka_proxy import Request, is_api

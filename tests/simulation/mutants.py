@@ -15,7 +15,7 @@ from confluent_kafka import OFFSET_END, Consumer, TopicPartition
 
 from layercache.stream.worker.consuming.consumer import FrameConsumer
 from layercache.stream.worker.consuming.positions import PartitionReport, Positions, Start, State
-from layercache.stream.worker.delivery.delivery import Delivery
+from layercache.stream.worker.delivery.group_membership import GroupMembership
 from layercache.stream.worker.delivery.outlet import WatchedProducer
 from layercache.stream.worker.delivery.request_watch import RequestWatch
 from layercache.stream.worker.delivery.states import Event
@@ -140,12 +140,12 @@ def no_member_is_named() -> AbstractContextManager[Any]:
 
 def joining_again_goes_unnoticed() -> AbstractContextManager[Any]:
     """Frames that were read as a member that was thrown out meanwhile are committed as the member of now."""
-    return patch.object(Delivery, "_is_still_its_member", lambda self, member: True)
+    return patch.object(GroupMembership, "may_commit", lambda self, partitions: True)
 
 
 def skipped_generations_go_unnoticed() -> AbstractContextManager[Any]:
     """A member whose late JoinGroup had its partitions given away in a generation that it never saw commits them."""
-    return patch.object(Delivery, "_generation_now", lambda self: None)
+    return patch.object(GroupMembership, "_generation_now", lambda self: None)
 
 
 def static_members_join_anew_at_once() -> AbstractContextManager[Any]:
@@ -174,7 +174,7 @@ def lost_partitions_are_committed() -> AbstractContextManager[Any]:
 
     return _both(
         patch.object(Worker, "lost", keep),
-        patch.object(Delivery, "_is_still_its_member", lambda self, member: True),
+        patch.object(GroupMembership, "may_commit", lambda self, partitions: True),
     )
 
 

@@ -2,5 +2,5 @@
 
 :mod:`transactions` is the kind that :mod:`delivery` describes, :mod:`states` decides what comes after what,
 :mod:`errors` says what a failure means, :mod:`outlet` is one producer with what it has told, :mod:`request_watch` knows
-the requests that it got no answer to, and :mod:`group_metadata` the generation in which it commits.
+the requests that it got no answer to, and :mod:`group_membership` as which member of the group it may commit.
 """

@@ -16,7 +16,7 @@ from layercache.stream.kafka.clients import CLIENTS, ClientFactory, Config, Kafk
 from layercache.stream.kafka.throttle import Throttle
 from layercache.stream.kafka.waiting import SYSTEM_CLOCK, Clock, Deadline, Stuck
 from layercache.stream.worker.delivery.errors import Failure, Undelivered, judge, text_of
-from layercache.stream.worker.delivery.group_metadata import generation_of
+from layercache.stream.worker.delivery.group_membership import GroupMembership
 from layercache.stream.worker.delivery.outlet import WatchedProducer
 from layercache.stream.worker.delivery.states import DeliveryStates, Effect, Event, State
 from layercache.stream.worker.metrics import Metrics
@@ -70,7 +70,6 @@ class Delivery(ABC):
         self._metrics = metrics
         self._clock = clock
         self._clients = clients
-        self._consumer = consumer
         self._interval_s = settings.worker.commit_interval_ms / 1000
         self._max_frames = settings.worker.commit_max_frames
         self._patience_s = settings.worker.transaction_timeout_ms / 1000 + GRACE_S
@@ -84,12 +83,9 @@ class Delivery(ABC):
         self._waited_s = 0.0
         self._too_large: dict[str, int] = {}
         self._aborts = 0
-        #: partition -> the member of the group that it was assigned to
-        self._members: dict[int, str] = {}
-        #: of the group, as this member has last been told; None where it does not count
-        self._generation: int | None = None
         users = settings.kafka.options | settings.kafka.consumer_options
-        self._counts_generations = not is_kip848({"group.protocol": settings.worker.group_protocol} | users)
+        counts_generations = not is_kip848({"group.protocol": settings.worker.group_protocol} | users)
+        self._membership = GroupMembership(consumer, counts_generations)
         self._throttle = Throttle(clock=clock.now)
         #: producers never to be used again; :meth:`_make` ends them
         self._left: list[WatchedProducer] = []
@@ -180,35 +176,25 @@ class Delivery(ABC):
         return waited
 
     def assigned(self, partitions: Iterable[int] = ()) -> None:
-        """These partitions, perhaps none, were assigned to the group's member that the consumer is now.
-
-        Call this whenever a rebalance has been served: only then does the generation say anything about partitions.
-        """
-        self._belong_to_present_member(partitions)
-        self._generation = self._generation_now()
+        """A rebalance was served; see :meth:`GroupMembership.assigned`."""
+        self._membership.assigned(partitions)
 
     def has_missed_a_generation(self) -> bool:
-        """True where the group has had a generation since the last rebalance that was served here, and is in the next.
-
-        Then a late JoinGroup of this member, from before it was given its partitions, took its place in the generation
-        between: the group held them to be free, and other members may have answered their frames. KIP-848 skips
-        generations, and takes no partition away before its owner has given it up.
+        """True where others may have had this member's partitions; see
+        :meth:`GroupMembership.has_missed_a_generation`.
         """
-        now = self._generation_now()
-        return now is not None and self._generation is not None and now > self._generation + 1
+        return self._membership.has_missed_a_generation()
 
-    def rejoins(self, consumer: Consumer) -> None:
-        """That client is the group's member from now on. Nothing may be open."""
-        self._consumer = consumer
-        self._members.clear()
-        self._generation = None
+    def rejoins(self, client: Consumer) -> None:
+        """``client`` is the group's member from now on. Nothing may be open."""
+        self._membership.rejoins(client)
 
     def ensure_producer(self) -> None:
         """Makes sure that there is a producer that works; :class:`Aborted` where there cannot be one yet.
 
         Call this when nothing is in flight any more: the worker reads all frames from now on as the present member.
         """
-        self._belong_to_present_member(tuple(self._members))
+        self._membership.read_again()
         self._need(self._deadline())
 
     def close(self) -> None:
@@ -317,21 +303,8 @@ class Delivery(ABC):
         reason, why = unclean
         return Event.UNCLEAN, Failure(why, reason)
 
-    def _is_still_its_member(self, member: str) -> bool:
-        """False where some frame was read as a member that the group has thrown out meanwhile.
-
-        A member that the group has thrown out may join again under another id without being told that its partitions
-        were lost (librdkafka, classic protocol). Others may have had them, and answered their frames.
-        """
-        if any(self._members.get(partition, member) != member for _, partition in self._offsets):
-            return False
-        return not self.has_missed_a_generation()
-
-    def _belong_to_present_member(self, partitions: Iterable[int]) -> None:
-        self._members.update(dict.fromkeys(partitions, self._consumer.memberid() or ""))
-
-    def _generation_now(self) -> int | None:
-        return generation_of(self._consumer.consumer_group_metadata()) if self._counts_generations else None
+    def _may_commit(self) -> bool:
+        return self._membership.may_commit(partition for _, partition in self._offsets)
 
     def _deadline(self) -> Deadline:
         """One for all that a call does: the broker's patience with a transaction, or the group's with its member."""

@@ -80,9 +80,9 @@ class ExactlyOnce(Delivery):
         The metadata of a client that is no member name none, and with such metadata brokers take a transaction's
         offsets from any client, even while another worker has the partitions.
         """
-        member = self._consumer.memberid()
-        group: bytes = self._consumer.consumer_group_metadata()
-        if not member or member.encode() not in group or not self._is_still_its_member(member):
+        member = self._membership.member
+        group: bytes = self._membership.client.consumer_group_metadata()
+        if not member or member.encode() not in group or not self._may_commit():
             return Event.FAILED, _THROWN_OUT
         send, offsets = self._outlet.producer.send_offsets_to_transaction, self._offsets_to_commit()
         self._persist(lambda s: send(offsets, group, s), "sending offsets", self._time_to_end())
@@ -136,7 +136,7 @@ class AtLeastOnce(Delivery):
 
     def _hand_in(self) -> Outcome:
         """Flushes."""
-        if not self._is_still_its_member(self._consumer.memberid() or ""):
+        if not self._may_commit():
             return Event.FAILED, _THROWN_OUT
         producer, reports = self._outlet.producer, self._outlet.reports
         left, stuck = len(producer), self._time_to_end()
@@ -155,7 +155,7 @@ class AtLeastOnce(Delivery):
     def _commit(self) -> Outcome:
         offsets = self._offsets_to_commit()
         self._persist(
-            lambda _: self._consumer.commit(offsets=offsets, asynchronous=False),
+            lambda _: self._membership.client.commit(offsets=offsets, asynchronous=False),
             "committing offsets",
             self._time_to_end(),
         )
