@@ -55,7 +55,7 @@ class Stream:
         """Answers the frame, and waits until the broker knows of a transaction with the answer in it."""
         before = self.proxy.count(is_api(ADD_PARTITIONS_TO_TXN))
         self.answer(offset)
-        assert self.works._outlet.producer.flush(20) == 0
+        assert self.works._watched.producer.flush(20) == 0
         assert self.proxy.count(is_api(ADD_PARTITIONS_TO_TXN)) > before
 
     def epochs(self) -> list[int]:
@@ -175,7 +175,7 @@ def test_this_librdkafka_still_needs_it_and_says_so_in_the_words_we_know(apache_
     with stream(apache_kafka) as one:
         one.answer(0)
         assert one.works.commit()
-        watch = one.works._outlet.watch
+        watch = one.works._watched.watch
         assert watch is not None
         assert watch.hears()
         assert watch.unanswered() == ()

@@ -33,18 +33,18 @@ def test_a_transaction_outlives_them_with_its_producer(apache_kafka: Broker) -> 
     try:
         wait_until(lambda: not consumer.consume(1, 0.05) and bool(consumer.assignment()), "partitions")
         works = delivery(settings, "one", consumer, lambda: False, Metrics(max_batch=32))
-        first = works._outlet
+        first = works._watched
         for offset, (outage_s, connecting_s) in enumerate([(0.0, 0.0), (OUTAGE_S, 0.0), (OUTAGE_S, 1.0)]):
             works.produce(topics.predictions, b"%d" % offset, b"key")
             works.answered(topics.frames, 0, offset)
-            assert works._outlet.producer.flush(20) == 0
+            assert works._watched.producer.flush(20) == 0
             if outage_s:
                 apache_kafka.proxy.refuse()
                 time.sleep(outage_s)
                 apache_kafka.proxy.mend()
                 time.sleep(connecting_s)
             assert works.commit()
-            assert works._outlet is first
+            assert works._watched is first
         works.close()
     finally:
         consumer.close()

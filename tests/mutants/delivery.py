@@ -6,7 +6,9 @@ from tests.mutants.mutant import Mutant
 
 _CODE, _TESTS = "stream/worker", "tests/stream/worker"
 _DELIVERY, _TRANSACTIONS = f"{_CODE}/delivery/delivery.py", f"{_CODE}/delivery/transactions.py"
-_STATES, _ERRORS, _OUTLET = (f"{_CODE}/delivery/{name}.py" for name in ("states", "errors", "outlet"))
+_STATES, _ERRORS, _WATCHED_PRODUCER = (
+    f"{_CODE}/delivery/{name}.py" for name in ("states", "errors", "watched_producer")
+)
 _CONSUMER, _POSITIONS, _COMMITTED = (f"{_CODE}/consuming/{name}.py" for name in ("consumer", "positions", "committed"))
 _LOOP, _LOOP_STATE, _CAUTION = (f"{_CODE}/{name}.py" for name in ("loop", "loop_state", "caution"))
 _DELIVERY_TESTS = f"{_TESTS}/delivery/test_delivery.py {_TESTS}/delivery/test_transactions.py"
@@ -61,7 +63,7 @@ MUTANTS = (
     ),
     Mutant(
         "a producer goes on whose late requests would go unnoticed",
-        _OUTLET,
+        _WATCHED_PRODUCER,
         "if not self.watch.hears():",
         "if not self.watch:",
         _DELIVERY_TESTS,

@@ -16,10 +16,10 @@ from confluent_kafka import OFFSET_END, Consumer, TopicPartition
 from layercache.stream.worker.consuming.consumer import FrameConsumer
 from layercache.stream.worker.consuming.positions import PartitionReport, Positions, Start, State
 from layercache.stream.worker.delivery.group_membership import GroupMembership
-from layercache.stream.worker.delivery.outlet import WatchedProducer
 from layercache.stream.worker.delivery.request_watch import RequestWatch
 from layercache.stream.worker.delivery.states import Event
 from layercache.stream.worker.delivery.transactions import ExactlyOnce
+from layercache.stream.worker.delivery.watched_producer import WatchedProducer
 from layercache.stream.worker.loop import Worker
 from tests.simulation.membership import group_metadata
 from tests.simulation.offsets import Offsets
@@ -131,7 +131,7 @@ def no_member_is_named() -> AbstractContextManager[Any]:
     """Offsets are sent by who is no member any more: brokers take them from anybody who names none (KIP-447)."""
 
     def hand_in(self: ExactlyOnce) -> tuple[Event, None]:
-        send, offsets = self._outlet.producer.send_offsets_to_transaction, self._offsets_to_commit()
+        send, offsets = self._watched.producer.send_offsets_to_transaction, self._offsets_to_commit()
         self._persist(lambda s: send(offsets, group_metadata("", -1, None), s), "sending offsets", self._time_to_end())
         return Event.DONE, None
 

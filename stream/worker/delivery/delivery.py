@@ -17,8 +17,8 @@ from layercache.stream.kafka.throttle import Throttle
 from layercache.stream.kafka.waiting import SYSTEM_CLOCK, Clock, Deadline, Stuck
 from layercache.stream.worker.delivery.errors import Failure, Undelivered, judge, text_of
 from layercache.stream.worker.delivery.group_membership import GroupMembership
-from layercache.stream.worker.delivery.outlet import WatchedProducer
 from layercache.stream.worker.delivery.states import DeliveryStates, Effect, Event, State
+from layercache.stream.worker.delivery.watched_producer import WatchedProducer
 from layercache.stream.worker.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Delivery(ABC):
         self._throttle = Throttle(clock=clock.now)
         #: producers never to be used again; :meth:`_make` ends them
         self._left: list[WatchedProducer] = []
-        self._outlet: WatchedProducer
+        self._watched: WatchedProducer
         try:
             self._need(Deadline(_START_S, clock.now))
         except Aborted as error:
@@ -99,7 +99,7 @@ class Delivery(ABC):
         """Hands a record to the producer, waiting for room in its queue if need be."""
         self._begin()
         try:
-            self._outlet.producer.produce(topic, value, key, headers=list(headers))
+            self._watched.producer.produce(topic, value, key, headers=list(headers))
         except BufferError:
             self._wait_for_room(topic, value, key, headers)
         except KafkaException as error:
@@ -110,7 +110,7 @@ class Delivery(ABC):
     ) -> None:
         """Hands over a record for each value, key and headers; cheaper than as many calls of :meth:`produce`."""
         self._begin()
-        produce = self._outlet.producer.produce
+        produce = self._watched.producer.produce
         for value, key, raw in zip(values, keys, headers, strict=True):
             try:
                 produce(topic, value, key, headers=raw)  # type: ignore[arg-type]  # the stub asks for an invariant list
@@ -162,7 +162,7 @@ class Delivery(ABC):
         """Takes in the producer's reports and log lines before they pile up. Never waits."""
         if self._states.state in (State.READY, State.OPEN):
             try:
-                self._outlet.hear()
+                self._watched.hear()
             except KafkaException as error:
                 self._fail("committing", error)
 
@@ -251,7 +251,7 @@ class Delivery(ABC):
 
     def _judge(self, doing: str, error: KafkaException, topic: str = "") -> tuple[Event, Failure]:
         """What comes of an error; ``topic`` is whose record librdkafka did not take."""
-        undelivered = self._outlet.cause() or (Undelivered(topic, error.args[0], here=True) if topic else None)
+        undelivered = self._watched.cause() or (Undelivered(topic, error.args[0], here=True) if topic else None)
         event, failure = judge(doing, error.args[0], self._states.state, undelivered, self._settings)
         self._aborts += not failure.is_passing
         if self._aborts >= MAX_ABORTS and not failure.ends_worker:
@@ -275,7 +275,7 @@ class Delivery(ABC):
         if doomed:
             self._clock.start_call(doomed.clear)
         try:
-            self._outlet = WatchedProducer(self._clients.producer, self._config(), self._too_large)
+            self._watched = WatchedProducer(self._clients.producer, self._config(), self._too_large)
         except KafkaException as error:
             raise KafkaUnusable(f"kafka.options, kafka.producer_options, or -X: {text_of(error)}") from error
 
@@ -284,20 +284,20 @@ class Delivery(ABC):
             self._metrics.replaced_producers.labels(failure.reason).inc()
             if self._throttle.passes(failure.reason):
                 log.warning("the producer will be replaced: %s", failure.why)
-        self._left.append(self._outlet)
+        self._left.append(self._watched)
 
     def _leave(self, failure: Failure) -> None:
         self._check_sense(failure)
         self._metrics.replaced_producers.labels(failure.reason).inc()
         log.warning("the producer cannot go on (%s); starting another", failure.why)
-        self._left.append(self._outlet)
+        self._left.append(self._watched)
 
     def _check_sense(self, failure: Failure) -> None:  # noqa: B027  # nothing to check in general
         """Raises :class:`KafkaUnusable` where another producer in place of this one makes no sense."""
 
     def _ended(self) -> tuple[Event, Failure | None]:
         """What comes of an end that succeeded."""
-        unclean = self._outlet.unclean()
+        unclean = self._watched.unclean()
         if unclean is None:
             return Event.DONE, None
         reason, why = unclean
@@ -316,7 +316,7 @@ class Delivery(ABC):
 
     def _wait_for_room(self, topic: str, value: bytes | None, key: bytes | None, headers: Headers) -> None:
         deadline, began = self._deadline(), self._clock.now()
-        producer = self._outlet.producer
+        producer = self._watched.producer
         while deadline.left() and not self._give_up():
             try:
                 producer.poll(min(_ROOM_S, deadline.left()))

@@ -65,13 +65,13 @@ class ExactlyOnce(Delivery):
         )
 
     def _register(self) -> Outcome:
-        self._persist(self._outlet.producer.init_transactions, "registering for transactions", self._register_by)
-        self._outlet.hear()
-        self._stray_registrations += self._outlet.may_be_registered_again()
+        self._persist(self._watched.producer.init_transactions, "registering for transactions", self._register_by)
+        self._watched.hear()
+        self._stray_registrations += self._watched.may_be_registered_again()
         return _DONE
 
     def _open(self) -> Outcome:
-        self._outlet.producer.begin_transaction()
+        self._watched.producer.begin_transaction()
         return _DONE
 
     def _hand_in(self) -> Outcome:
@@ -84,12 +84,12 @@ class ExactlyOnce(Delivery):
         group: bytes = self._membership.client.consumer_group_metadata()
         if not member or member.encode() not in group or not self._may_commit():
             return Event.FAILED, _THROWN_OUT
-        send, offsets = self._outlet.producer.send_offsets_to_transaction, self._offsets_to_commit()
+        send, offsets = self._watched.producer.send_offsets_to_transaction, self._offsets_to_commit()
         self._persist(lambda s: send(offsets, group, s), "sending offsets", self._time_to_end())
         return _DONE
 
     def _commit(self) -> Outcome:
-        self._persist(self._outlet.producer.commit_transaction, "committing", self._time_to_end())
+        self._persist(self._watched.producer.commit_transaction, "committing", self._time_to_end())
         return self._ended()
 
     def _abort(self) -> Outcome:
@@ -100,8 +100,8 @@ class ExactlyOnce(Delivery):
         after all, the broker takes the next one for a repetition, and acknowledges it without writing it. Another
         producer has another epoch.
         """
-        deadline, abort = self._deadline(), self._outlet.producer.abort_transaction
-        if self._states.state is State.CLOSING or self._outlet.all_delivered():
+        deadline, abort = self._deadline(), self._watched.producer.abort_transaction
+        if self._states.state is State.CLOSING or self._watched.all_delivered():
             self._persist(abort, "aborting", deadline)
             return self._ended()
         # The successor's registration would abort, too. This call is made because a worker that no longer owns the
@@ -138,7 +138,7 @@ class AtLeastOnce(Delivery):
         """Flushes."""
         if not self._may_commit():
             return Event.FAILED, _THROWN_OUT
-        producer, reports = self._outlet.producer, self._outlet.reports
+        producer, reports = self._watched.producer, self._watched.reports
         left, stuck = len(producer), self._time_to_end()
         while (now_left := producer.flush(min(CALL_S, stuck.left()))) and not reports.failed:
             if now_left < left:  # slow is not stuck
@@ -163,17 +163,17 @@ class AtLeastOnce(Delivery):
 
     def _abort(self) -> Outcome:
         """What was produced stays: at least once."""
-        if self._outlet.reports.failed:
+        if self._watched.reports.failed:
             return Event.UNDELIVERED, Failure("not every record was delivered", "undelivered")
         return _DONE
 
     def _retire(self, failure: Failure | None) -> None:
         super()._retire(failure)
-        self._outlet.producer.purge(in_queue=True, in_flight=True, blocking=False)
+        self._watched.producer.purge(in_queue=True, in_flight=True, blocking=False)
 
     def _leave(self, failure: Failure) -> None:
         super()._leave(failure)
-        self._outlet.producer.purge(in_queue=True, in_flight=True, blocking=False)
+        self._watched.producer.purge(in_queue=True, in_flight=True, blocking=False)
 
 
 def delivery(

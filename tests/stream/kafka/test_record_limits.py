@@ -51,7 +51,7 @@ def test_a_delivery_tells_what_was_refused_once() -> None:
     delivery = delivery_to_nowhere()
     too_large, other = KafkaError(KafkaError.MSG_SIZE_TOO_LARGE), KafkaError(KafkaError._MSG_TIMED_OUT)
     for size, error in ((700, too_large), (900, too_large), (800, too_large), (5_000, other), (6_000, None)):
-        delivery._outlet.reports(error, Message("frames.dlq", 0, 1, None, b"v" * size))
+        delivery._watched.reports(error, Message("frames.dlq", 0, 1, None, b"v" * size))
     assert (delivery.too_large("predictions"), delivery.too_large("frames.dlq")) == (None, 900)
     assert delivery.too_large("frames.dlq") is None
 

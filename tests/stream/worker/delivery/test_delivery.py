@@ -79,7 +79,7 @@ class Fenced:
 def test_a_producer_that_became_useless_is_replaced_whatever_call_tells() -> None:
     delivery = delivery_to_nowhere()
     delivery.answered("frames", 0, 0)
-    delivery._outlet.producer = Fenced()  # type: ignore[assignment]
+    delivery._watched.producer = Fenced()  # type: ignore[assignment]
     with pytest.raises(Aborted, match="fenced by a newer instance"):
         delivery.commit()
     delivery.ensure_producer()

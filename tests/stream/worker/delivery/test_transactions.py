@@ -11,8 +11,8 @@ from confluent_kafka import Consumer, KafkaError
 from layercache.schemas.settings import Kafka
 from layercache.stream.kafka.client_log import LEVEL
 from layercache.stream.kafka.clients import KafkaUnusable
-from layercache.stream.worker.delivery.outlet import WatchedProducer
 from layercache.stream.worker.delivery.transactions import Aborted
+from layercache.stream.worker.delivery.watched_producer import WatchedProducer
 from tests.stream.worker.delivery.delivery_bench import FENCED, Bench, FakeCluster, Member
 
 
@@ -75,7 +75,7 @@ def test_an_old_producer_ends_on_a_side_thread() -> None:
     assert not bench.clock.on_the_side
     bench.answer(1)
     (end,) = bench.clock.on_the_side
-    assert [outlet.producer for outlet in end.__self__] == [bench.cluster.producers[0]]  # type: ignore[attr-defined]
+    assert [watched.producer for watched in end.__self__] == [bench.cluster.producers[0]]  # type: ignore[attr-defined]
     end()
     assert end.__self__ == []  # type: ignore[attr-defined]
 
@@ -90,7 +90,7 @@ def test_a_producer_that_is_given_up_is_counted_and_ends_on_a_side_thread() -> N
     assert not bench.clock.on_the_side
     bench.answer(0)
     (end,) = bench.clock.on_the_side
-    assert [outlet.producer for outlet in end.__self__] == [bench.cluster.producers[0]]  # type: ignore[attr-defined]
+    assert [watched.producer for watched in end.__self__] == [bench.cluster.producers[0]]  # type: ignore[attr-defined]
 
 
 def test_no_call_has_longer_than_the_group_goes_without_the_worker() -> None:
@@ -321,11 +321,11 @@ def test_people_hear_what_a_producer_says(caplog: pytest.LogCaptureFixture) -> N
 
 def test_no_circle_holds_a_producer() -> None:
     """Python's collector would end it, on whatever thread, and that waits for librdkafka's own."""
-    outlet = WatchedProducer(FakeCluster().producer, {"transactional.id": "one"}, {})
-    held = weakref.ref(outlet)
+    watched = WatchedProducer(FakeCluster().producer, {"transactional.id": "one"}, {})
+    held = weakref.ref(watched)
     gc.disable()
     try:
-        del outlet
+        del watched
         assert held() is None
     finally:
         gc.enable()
