@@ -1,4 +1,4 @@
-"""What the predictions add up to: pure, fed one by one in the order in which they arrive."""
+"""Adds up predictions, one by one in the order in which they arrive; without a clock or a broker."""
 
 import random
 from collections import Counter, deque
@@ -9,23 +9,23 @@ from layercache.dashboard.state import END, Flow, Segment
 from layercache.schemas.manifest import Manifest, flops_shares
 from layercache.schemas.prediction import FULL, Prediction
 
-#: The flow is that of so many latest answers.
+#: The flow shows this many of the latest answers.
 _FLOW_FRAMES = 2_000
-#: Classes whose names are remembered; models have some twenty thousand at most.
+#: The tally remembers the names of so many classes; models have some twenty thousand at most.
 _MAX_NAMES = 50_000
-#: Cuts that the flow shows at most: the trainer tries 8.
+#: The flow shows at most so many cuts: the trainer tries 8.
 _MAX_CUTS = 32
 
-#: What a frame cost that left at an exit: FLOPs and time, as shares of the plain model's.
+#: By exit, what a frame cost that left there: FLOPs and time, as shares of the plain model's.
 Costs = Mapping[str, tuple[float, float]]
 _PLAIN = (1.0, 1.0)
 
 
 def costs(manifest: Manifest | None) -> Costs:
-    """By the exit's name; ``full`` for a frame that passed them all.
+    """Costs by the exit's name; ``full`` is for a frame that passed every exit.
 
-    The heads that such a frame passed took time as well as FLOPs. The manifest tells only of the FLOPs: their share
-    is taken for that of time.
+    The heads that such a frame passed took time as well as FLOPs. The manifest has only their FLOPs, so this function
+    takes the share of FLOPs as the share of time.
 
     >>> {name: cost for name, cost in costs(heads.manifest).items()}
     {'layer2': (0.48, 0.5), 'full': (1.0, 1.0)}
@@ -38,10 +38,10 @@ class AnswerTally:
     """Counts one model's predictions: by time, by exit, and a sample of them to be shown as pictures."""
 
     def __init__(self, windows: Windows, shown: int, seed: int = 0) -> None:
-        """``shown``: how many :meth:`pick` may be asked for at most."""
+        """``shown``: the most that a caller may ask :meth:`pick` for."""
         self.windows = windows
         self.names: dict[int, str] = {}
-        """Label to class name, as predictions told."""
+        """Class names by label, as predictions have them."""
         self._costs: dict[str | None, Costs] = {None: costs(None)}
         self._are_exits_closed = False
         self._flow: deque[str] = deque(maxlen=_FLOW_FRAMES)
@@ -51,42 +51,42 @@ class AnswerTally:
         self._shown = shown
         self._random = random.Random(seed)
 
-    def know(self, manifests: Sequence[Manifest], are_exits_closed: bool = False) -> None:
-        """What frames cost under these versions; of earlier ones that are gone the costs are forgotten.
+    def set_versions(self, manifests: Sequence[Manifest], are_exits_closed: bool = False) -> None:
+        """Takes the costs of frames from these versions, and forgets those of versions that the store no longer has.
 
-        ``are_exits_closed``: an operator keeps them so now.
+        ``are_exits_closed``: an operator keeps all exits closed now.
         """
         self._costs = {None: costs(None)} | {manifest.version: costs(manifest) for manifest in manifests}
         self._are_exits_closed = are_exits_closed
 
     def add(self, prediction: Prediction, now_ms: int) -> None:
-        """Counts one."""
+        """Counts one prediction."""
         times = prediction.times
-        # Without a timestamp nobody knows; a publisher whose clock is ahead published at no time before the answer.
+        # A frame without a timestamp has no latency. A publisher whose clock is ahead would make it negative.
         latency_ms = max(0, times.predicted_ms - times.frame_ms) if times.frame_ms > 0 else None
-        for one in self.windows.at(times.predicted_ms, now_ms):
-            one.answered(prediction.exit != FULL, self._cost(prediction), latency_ms)
-        self._enter(prediction.exit)
+        for counts in self.windows.at(times.predicted_ms, now_ms):
+            counts.answered(prediction.exit != FULL, self._cost(prediction), latency_ms)
+        self._count_exit(prediction.exit)
         if len(self.names) < _MAX_NAMES:
             self.names[prediction.label] = prediction.class_name
-        self._offer(prediction)
+        self._sample(prediction)
 
-    def skipped(self, count: int, now_ms: int) -> None:
-        """Counts answers that were passed over unread."""
-        for one in self.windows.at(now_ms, now_ms):
-            one.skipped += count
+    def count_skipped(self, count: int, now_ms: int) -> None:
+        """Counts answers that the reader passed over unread."""
+        for counts in self.windows.at(now_ms, now_ms):
+            counts.skipped += count
 
     def pick(self, most: int) -> list[Prediction]:
-        """A fair sample of what was answered since the last call, oldest first (reservoir sampling; Vitter 1985)."""
+        """A fair sample of the answers since the last call, oldest first (reservoir sampling; Vitter 1985)."""
         picked, self._picked, self._offered = self._picked, [], 0
         if len(picked) > most:
             picked = self._random.sample(picked, most)
         return sorted(picked, key=lambda prediction: prediction.times.predicted_ms)
 
     def flow(self, manifests: Sequence[Manifest], live: str | None) -> Flow:
-        """The way of the latest answers through the model, cut where any of the versions has an exit.
+        """The latest answers' way through the model, cut where any of the versions has an exit.
 
-        Cuts are in the order of what was spent before them, in the newest version that has them.
+        Cuts are in the order of the FLOPs spent before them, by the newest version that has the cut.
         """
         shares: dict[str, float] = {}
         for manifest in manifests:  # newest first
@@ -96,7 +96,7 @@ class AnswerTally:
         is_open = {exit_.cut for exit_ in in_force.exits} if in_force else set()
         exits = Counter({name: count for name, count in self._exits.items() if count and name != FULL})
         cuts = sorted((cut for cut in shares if cut in is_open or exits[cut]), key=lambda cut: shares[cut])[:_MAX_CUTS]
-        # An exit of a version that the store has no more has no place in the model: its frames are left out.
+        # The place of an exit is unknown once the store no longer has its version: the flow leaves its frames out.
         frames = sum(exits[cut] for cut in cuts) + self._exits[FULL]
         segments, spent = [], 0.0
         for cut in cuts:
@@ -108,17 +108,17 @@ class AnswerTally:
         return Flow(segments=tuple(segments), frames=frames)
 
     def _cost(self, prediction: Prediction) -> tuple[float, float] | None:
-        """What the frame took; None where the store has its version no more.
+        """What the frame cost; None where the store no longer has its version.
 
-        While an operator keeps all exits closed, a worker runs no head, though its predictions name the version whose
-        exits these are. They name no budget either. Nor do those of a worker that its own audits made close the exits,
-        or that is in shadow mode: that one scores its exits still, which is told apart by what the store says.
+        While an operator keeps all exits closed, a worker runs no head, although its predictions still name the
+        version. Such predictions name no budget. A worker whose own audits closed its exits, or one in shadow mode,
+        names no budget either, but still scores its exits: the store's pin tells these cases apart.
         """
         if self._are_exits_closed and prediction.exit == FULL and prediction.max_disagreement is None:
             return _PLAIN
         return self._costs.get(prediction.heads_version, {}).get(prediction.exit)
 
-    def _enter(self, exit_: str) -> None:
+    def _count_exit(self, exit_: str) -> None:
         if len(self._flow) == _FLOW_FRAMES:
             oldest = self._flow[0]
             self._exits[oldest] -= 1
@@ -127,7 +127,7 @@ class AnswerTally:
         self._flow.append(exit_)
         self._exits[exit_] += 1
 
-    def _offer(self, prediction: Prediction) -> None:
+    def _sample(self, prediction: Prediction) -> None:
         self._offered += 1
         if len(self._picked) < self._shown:
             self._picked.append(prediction)

@@ -1,4 +1,4 @@
-"""Serves the dashboard's page until it is told to stop."""
+"""Serves the dashboard's page until SIGINT or SIGTERM."""
 
 import ipaddress
 import logging
@@ -22,21 +22,22 @@ from layercache.stopping import stop_on_signals
 
 log = logging.getLogger(__name__)
 
-#: A page that has lost its connection gets so long to come back before its memory is freed.
+#: A page that has lost its connection may come back for so long; then the server frees its memory.
 _RECONNECT_S = 10.0
-#: At the end, open pages get so long to hear of it.
+#: When the server ends, it waits so long for open pages to close.
 _GOODBYE_S = 2
 _LOCAL = ("localhost",)
 
 
 class AddressTaken(OSError):
-    """Nobody can listen there; the message says why."""
+    """The server cannot listen at this address; the message says why."""
 
 
 class KnownHosts(TrustedHostMiddleware):
-    """Answers under an address, and under names that are known; no other site's page gets in by a name of its own.
+    """Answers requests that name an address or an allowed host, and refuses all others.
 
-    Whoever points a name of theirs at this machine (DNS rebinding) is refused, buttons and all, wherever it listens.
+    This stops DNS rebinding: another site that points its own name at this machine reaches neither page nor buttons,
+    whatever address the server listens at.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,7 +48,7 @@ class KnownHosts(TrustedHostMiddleware):
 
 
 class Server(uvicorn.Server):
-    """Serves on a socket that is open already, says when it is ready, and ends when ``stop`` is set."""
+    """Serves on an open socket, calls ``ready`` once it answers, and ends when ``stop`` is set."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None], stop: threading.Event) -> None:
         super().__init__(config)
@@ -55,19 +56,19 @@ class Server(uvicorn.Server):
         self._stop = stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn does it; then whoever waits hears of it."""
+        """Starts as uvicorn does, then calls ``ready``."""
         with warnings.catch_warnings():
-            # NiceGUI looks at every object of the process to find this one, and some of torch's warn when looked at.
+            # NiceGUI inspects every object of the process to find this server, and some of torch's objects warn then.
             warnings.simplefilter("ignore", FutureWarning)
             await super().startup(sockets)
         self._ready()
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: whether to end."""
+        """Whether to end; uvicorn asks ten times a second."""
         return self._stop.is_set() or await super().on_tick(counter)
 
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]  # uvicorn's is a generator's
-        """None: signals are for ``stop``; uvicorn's own way ends the process by the signal, not by exit code 0."""
+        """Captures no signals: they set ``stop``. Uvicorn would end the process by the signal, not with exit code 0."""
         return nullcontext()
 
 
@@ -81,16 +82,16 @@ def run(
 ) -> None:
     """Serves ``collector``'s state at ``http://host:port`` until SIGINT or SIGTERM; once, from a process's main thread.
 
-    ``port`` 0 takes any free one. ``ready`` hears the page's address as soon as it answers. With ``read_only`` there
-    is nothing on the page that changes anything. It answers to addresses, ``localhost`` and ``allowed_hosts``.
-    Raises :class:`AddressTaken` where nobody can listen there.
+    ``port`` 0 takes any free port. The server calls ``ready`` with the page's URL as soon as it answers. With
+    ``read_only`` the page has no buttons that change anything. The server answers to addresses, ``localhost`` and
+    ``allowed_hosts``. Raises :class:`AddressTaken` where it cannot listen.
     """
     with stop_on_signals() as stop, listen(host, port) as listener:
         server(collector, listener, read_only, ready, stop, allowed_hosts).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that connections can already be made to. Raises :class:`AddressTaken`."""
+    """A socket that already accepts connections. Raises :class:`AddressTaken`."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=128)
@@ -106,21 +107,20 @@ def server(
     stop: threading.Event,
     allowed_hosts: Sequence[str] = (),
 ) -> Server:
-    """What serves the page on ``listener`` until ``stop`` is set; NiceGUI allows one in a process."""
+    """The server of the page on ``listener``, until ``stop`` is set; NiceGUI allows one in a process."""
     address = listener.getsockname()
     ui.page("/", title="Layercache")(lambda: page.build(collector, read_only))
     app = FastAPI(openapi_url=None)
     app.add_middleware(KnownHosts, allowed_hosts=[*_LOCAL, *allowed_hosts])
 
     @app.middleware("http")
-    async def stay_out_of_frames(request: Request, go_on: RequestResponseEndpoint) -> Response:
-        response = await go_on(request)
-        response.headers["Content-Security-Policy"] = "frame-ancestors 'none'"  # nobody's clicks end on our buttons
+    async def forbid_framing(request: Request, call_next: RequestResponseEndpoint) -> Response:
+        response = await call_next(request)
+        # Another site that showed this page in a frame could lead a viewer's clicks to its buttons.
+        response.headers["Content-Security-Policy"] = "frame-ancestors 'none'"
         return response
 
-    core.sio.eio.cors_allowed_origins = (
-        None  # connections from this page alone, not from whatever site is open beside it
-    )
+    core.sio.eio.cors_allowed_origins = None  # connections from this page alone, not from another site's page
     ui.run_with(
         app,
         title="Layercache",
@@ -140,7 +140,7 @@ def server(
 
 
 def url(address: tuple[str, int]) -> str:
-    """Where a browser on this machine finds it.
+    """The page's URL for a browser on this machine.
 
     >>> url(("0.0.0.0", 8080)), url(("::1", 8080))
     ('http://127.0.0.1:8080', 'http://[::1]:8080')
@@ -150,7 +150,7 @@ def url(address: tuple[str, int]) -> str:
 
 
 def is_address(host: str) -> bool:
-    """Whether a ``Host`` header names a machine by its address, which nobody else can point elsewhere.
+    """Whether a ``Host`` header names a machine by its address, which no other site can point elsewhere.
 
     >>> [is_address(host) for host in ("127.0.0.1:8080", "[::1]:8080", "10.0.0.7", "localhost:8080", "evil.example")]
     [True, True, True, False, False]

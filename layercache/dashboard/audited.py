@@ -1,4 +1,4 @@
-"""What audits say, as they stand on the distillation topic: each counted once, by the version that they watched."""
+"""Counts the audits on the distillation topic, each once, by the version of heads that they audit."""
 
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
@@ -13,15 +13,15 @@ from layercache.early_exit.policy import Bools, position_hashes
 from layercache.schemas.distillation import DistillationBatch
 from layercache.schemas.manifest import Certificate
 
-#: Versions whose audits are kept: a rollback finds those of the version that it goes back to.
+#: The tally keeps the audits of so many versions: after a rollback, those of the older version are still there.
 _VERSIONS = 8
-#: Classes that are shown.
+#: The page shows so many classes.
 _CLASSES = 50
 
 
 @dataclass
-class Count:
-    """Audits for one budget. ``tested``: of near-copies one only, see
+class AuditCount:
+    """Audits for one budget. ``tested`` counts only one of several near-copies, see
     :func:`layercache.cache_training.certifying.dealing.blocks`."""
 
     audits: int = 0
@@ -29,10 +29,10 @@ class Count:
     tested: int = 0
     tested_disagreements: int = 0
 
-    def shown(
+    def as_disagreement(
         self, budget: float, confidence: float, certificate: Certificate | None, source: str = "topic"
     ) -> Disagreement:
-        """As the page shows it, with the bound."""
+        """What the page shows, with the bound."""
         return Disagreement(
             budget=budget,
             confidence=confidence,
@@ -47,45 +47,47 @@ class Count:
 
 
 @dataclass
-class OfVersion:
-    """What the audits say of one version."""
+class VersionAudits:
+    """The audits of one version."""
 
-    normal: Count = field(default_factory=Count)
-    overload: Count = field(default_factory=Count)
+    normal: AuditCount = field(default_factory=AuditCount)
+    overload: AuditCount = field(default_factory=AuditCount)
     audits_by_class: Counter[int] = field(default_factory=Counter)
     disagreements_by_class: Counter[int] = field(default_factory=Counter)
     seen: SeenNumbers = field(default_factory=SeenNumbers)
-    """Positions, and the next: blocks of near-copies."""
+    """Positions that were counted; the next field: blocks of near-copies that were counted."""
     seen_blocks: SeenNumbers = field(default_factory=SeenNumbers)
 
     def classes(self, names: dict[int, str], confidence: float) -> tuple[ClassDisagreement, ...]:
-        """Those with the most disagreements, the worst first; ``names`` by label, as far as they are known."""
+        """The classes with the most disagreements, the worst first; ``names`` holds the known names by label."""
         shown = [
-            of_class(names.get(label, f"class {label}"), audits, self.disagreements_by_class[label], confidence)
+            class_disagreement(
+                names.get(label, f"class {label}"), audits, self.disagreements_by_class[label], confidence
+            )
             for label, audits in self.audits_by_class.items()
         ]
-        return worst(shown)
+        return worst_classes(shown)
 
 
 class AuditTally:
     """Counts audits of open exits, those of the latest few versions.
 
-    A position counts once, however often its record is read: workers deliver at least once to readers that see aborted
-    transactions, and so does the embedded broker.
+    A position counts once, however often the dashboard reads it: a reader that sees aborted transactions gets records
+    repeatedly, and so does every reader of the embedded broker.
     """
 
     def __init__(self, block_s: float) -> None:
         self._block_s = block_s
-        self._versions: OrderedDict[tuple[str, str], OfVersion] = OrderedDict()
-        """By model and version: which model is to be shown may be known later than its audits."""
+        self._versions: OrderedDict[tuple[str, str], VersionAudits] = OrderedDict()
+        """By model and version: audits may arrive before the dashboard knows which model it shows."""
 
     def add(self, batch: DistillationBatch) -> tuple[int, int]:
-        """Counts a record's; returns how many audits were new, and how many of them disagreed."""
+        """Counts a record's audits; returns how many were new, and how many of those disagreed."""
         version = batch.header.heads_version
         if version is None or not batch.header.exits:
-            return 0, 0  # nothing was open, so that nothing was at risk
+            return 0, 0  # no exit was open, so nothing was at risk
         key = batch.header.model, version
-        found = self._versions.setdefault(key, OfVersion())
+        found = self._versions.setdefault(key, VersionAudits())
         self._versions.move_to_end(key)
         while len(self._versions) > _VERSIONS:
             self._versions.popitem(last=False)
@@ -104,13 +106,13 @@ class AuditTally:
         found.disagreements_by_class.update(labels[wrong].tolist())
         return len(rows), int(wrong.sum())
 
-    def of(self, model: str | None, version: str | None) -> OfVersion:
-        """What is known of a model's version; nothing of one that was never seen."""
+    def of_version(self, model: str | None, version: str | None) -> VersionAudits:
+        """The audits of a model's version; empty where there were none."""
         found = self._versions.get((model, version)) if model is not None and version is not None else None
-        return found or OfVersion()
+        return found or VersionAudits()
 
 
-def of_class(name: str, audits: int, disagreements: int, confidence: float) -> ClassDisagreement:
+def class_disagreement(name: str, audits: int, disagreements: int, confidence: float) -> ClassDisagreement:
     """One class, with its bound."""
     return ClassDisagreement(
         name=name,
@@ -120,12 +122,12 @@ def of_class(name: str, audits: int, disagreements: int, confidence: float) -> C
     )
 
 
-def worst(classes: list[ClassDisagreement]) -> tuple[ClassDisagreement, ...]:
+def worst_classes(classes: list[ClassDisagreement]) -> tuple[ClassDisagreement, ...]:
     """The classes with the most disagreements first, then those with the most audits."""
     return tuple(sorted(classes, key=lambda one: (-one.disagreements, -one.audits, one.name))[:_CLASSES])
 
 
-def _count(count: Count, wrong: Bools, counts: Bools) -> None:
+def _count(count: AuditCount, wrong: Bools, counts: Bools) -> None:
     count.audits += len(wrong)
     count.disagreements += int(wrong.sum())
     count.tested += int(counts.sum())

@@ -1,4 +1,4 @@
-"""What the page needs of whatever stands behind it: the state, and the actions of an operator."""
+"""What the page needs from the collector behind it: the state, and an operator's actions."""
 
 from typing import Protocol
 
@@ -6,15 +6,15 @@ from layercache.dashboard.state import Snapshot
 
 
 class Backend(Protocol):
-    """What the page asks for and does. The actions may take seconds (a store in the cloud): not in an event loop.
+    """Gives the page its state and carries out actions. A cloud store may take seconds: no event loop may call them.
 
-    Each returns a sentence that says what holds from then on, and raises
+    Each action returns a sentence that says what is now in force, and raises
     :class:`layercache.early_exit.store.head_store.StoreError`, whose message says why and what to do. ``reason`` is
     the operator's, and may be empty.
     """
 
     def snapshot(self) -> Snapshot:
-        """The state now: quick, from any thread."""
+        """The current state; quick, from any thread."""
 
     def roll_back(self, version: str | None = None, reason: str = "") -> str:
         """Sends workers back to a version, by default the latest one's predecessor, until the trainer publishes."""

@@ -1,4 +1,4 @@
-"""Problems and notes, as the collector's threads put them up and take them down."""
+"""Current problems, as the collector's threads report and clear them."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ def now_ms() -> int:
 
 
 class Board:
-    """What is wrong now: one problem for each ``(where, what)``, until it is :meth:`cleared <clear>`.
+    """The current problems: one for each ``(where, what)``, until a thread :meth:`clears <clear>` it.
 
     >>> board = Board(clock=lambda: 1_000)
     >>> board.put("store", "look", "no heads there")
@@ -34,19 +34,19 @@ class Board:
         self._problems: dict[tuple[Where, str], Problem] = {}
 
     def put(self, where: Where, what: str, message: str) -> None:
-        """A problem is there, since now unless it was there before; secrets of the settings are left out of it."""
+        """Reports a problem; one on the board keeps its time. The message is stored without the settings' secrets."""
         with self._lock:
             before = self._problems.get((where, what))
             since_ms = before.since_ms if before else self._clock()
             self._problems[where, what] = Problem(where=where, message=redacted(message), since_ms=since_ms)
 
     def clear(self, where: Where, what: str) -> None:
-        """It is gone."""
+        """The problem is over."""
         with self._lock:
             self._problems.pop((where, what), None)
 
     def problems(self) -> tuple[Problem, ...]:
-        """All, in the order in which they came up; one message once."""
+        """All problems, the oldest first; each message once."""
         with self._lock:
             found = sorted(self._problems.values(), key=lambda problem: problem.since_ms)
         shown: dict[tuple[str, str], Problem] = {}

@@ -1,4 +1,4 @@
-"""The frames behind a few of the answers: fetched by their positions, so that no more of the topic is read."""
+"""Fetches the frames of a few answers by their positions, without reading the rest of the topic."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,10 +18,10 @@ from layercache.stream.kafka.reach import connect
 from layercache.stream.kafka.record_headers import headers_of
 from layercache.stream.watching import read_dead_letter
 
-#: How long is waited for the frames of one round.
+#: The reader waits so long for the frames of one round.
 _PATIENCE_S = 3.0
 _POLL_S = 0.1
-#: Frames so near to each other are read in one go.
+#: The reader reads frames at most so many offsets apart in one go.
 _NEAR = 32
 
 GONE = "the frame is no longer on its topic"
@@ -41,10 +41,10 @@ class FrameReader:
         self._consumer: Consumer | None = None
 
     def fetch(self, wanted: Sequence[Position], stopping: Callable[[], bool]) -> dict[Position, Message | str]:
-        """Records by position, or why there is none; in a few seconds at most."""
+        """Records by position, or why there is none; within a few seconds."""
         found: dict[Position, Message | str] = {}
         deadline = time.monotonic() + _PATIENCE_S
-        # One stretch of each partition at a time: a consumer is at one place of a partition.
+        # One stretch of each partition at a time: a consumer has one position in a partition.
         stretches = {number: list(_stretches(ones)) for number, ones in groupby(sorted(wanted), lambda at: at[0])}
         while stretches and time.monotonic() < deadline and not stopping():
             turn = {number: parts.pop(0) for number, parts in stretches.items()}
@@ -57,7 +57,7 @@ class FrameReader:
         return {at: found.get(at, LATE) for at in wanted}
 
     def close(self) -> None:
-        """Leaves the broker; what is fetched next is fetched by another client."""
+        """Closes the client; the next fetch opens another one."""
         if self._consumer is not None:
             self._consumer.close()
             self._consumer = None
@@ -71,37 +71,37 @@ class FrameReader:
     ) -> None:
         """Reads one stretch, its offsets given, of each partition."""
         if self._consumer is None:
-            # A place that is gone is an error, not a reason to begin somewhere else.
+            # A deleted offset must be an error, or the consumer would begin somewhere else.
             config = tail_config(self._settings, auto_offset_reset="error", fetch_wait_max_ms=50)
             self._consumer = connect(Consumer, config | {"enable.partition.eof": True}, Troubles())
         consumer = self._consumer
-        left = {number: set(offsets) for number, offsets in turn.items()}
-        silent = set(left)
-        consumer.assign([TopicPartition(self._topic, number, min(offsets)) for number, offsets in left.items()])
+        pending = {number: set(offsets) for number, offsets in turn.items()}
+        silent = set(pending)
+        consumer.assign([TopicPartition(self._topic, number, min(offsets)) for number, offsets in pending.items()])
         try:
-            while left and time.monotonic() < deadline and not stopping():
+            while pending and time.monotonic() < deadline and not stopping():
                 for message in consumer.consume(100, _POLL_S):
                     number, offset = message.partition() or 0, message.offset() or 0
                     silent.discard(number)
-                    if number not in left:
+                    if number not in pending:
                         continue
                     error = message.error()
                     if error is not None:
-                        _note(error, number, left, found)
+                        _record_error(error, number, pending, found)
                         continue
-                    if offset in left[number]:
+                    if offset in pending[number]:
                         found[number, offset] = message
-                    left[number] -= {one for one in left[number] if one <= offset}
-                    if not left[number]:
-                        del left[number]
+                    pending[number] -= {one for one in pending[number] if one <= offset}
+                    if not pending[number]:
+                        del pending[number]
         finally:
             consumer.unassign()
         if silent and not stopping():
-            self.close()  # one that knew another topic of the name may never read this one (FrameConsumer.rejoin)
+            self.close()  # a client that knew an older topic of the name may never read this one (FrameConsumer.rejoin)
 
 
-def answered(prediction: Prediction, record: Message | str, limits: Limits) -> Frame:
-    """What is shown of a prediction and its frame's record, or of why there is none."""
+def frame_of(prediction: Prediction, record: Message | str, limits: Limits) -> Frame:
+    """What the page shows of a prediction, given its frame's record or the reason why there is none."""
     picture, why = None, ""
     key = None
     if isinstance(record, str):
@@ -131,10 +131,10 @@ def answered(prediction: Prediction, record: Message | str, limits: Limits) -> F
     )
 
 
-def letter_of(record: Message, limits: Limits, now: int) -> DeadLetter:
-    """A dead letter, with its picture where there is one to decode.
+def dead_letter_of(record: Message, limits: Limits, now: int) -> DeadLetter:
+    """A dead letter, with its picture where it decodes.
 
-    Raises ``msgspec.ValidationError`` or ``ValueError`` for a record that is none.
+    Raises ``msgspec.ValidationError`` or ``ValueError`` for a record that is no dead letter.
     """
     letter = read_dead_letter(record)
     picture, why = None, ""
@@ -156,7 +156,7 @@ def letter_of(record: Message, limits: Limits, now: int) -> DeadLetter:
 
 
 def written_ms(record: Message, now: int) -> int:
-    """When a record was written, by its producer; ``now`` where it does not say."""
+    """The record's timestamp; ``now`` where it has none."""
     kind, at_ms = record.timestamp()
     return now if kind == TIMESTAMP_NOT_AVAILABLE else at_ms
 
@@ -170,12 +170,12 @@ def picture_bytes(record: Message) -> bytes | None:
 
 
 def text(key: str | bytes | None) -> str | None:
-    """A record's key, as far as it is text."""
+    """A record's key as text, with undecodable bytes replaced."""
     return key.decode(errors="replace") if isinstance(key, bytes) else key
 
 
 def _stretches(positions: Iterable[Position]) -> Iterable[list[int]]:
-    """One partition's offsets, ascending, in groups of such as lie near each other."""
+    """One partition's offsets, ascending, in groups that lie near each other."""
     stretch: list[int] = []
     for _, offset in positions:
         if stretch and offset - stretch[-1] > _NEAR:
@@ -186,9 +186,11 @@ def _stretches(positions: Iterable[Position]) -> Iterable[list[int]]:
         yield stretch
 
 
-def _note(error: KafkaError, number: int, left: dict[int, set[int]], found: dict[Position, Message | str]) -> None:
-    """Where a partition ends before what was wanted, or begins after it, that is gone; other trouble passes or not."""
+def _record_error(
+    error: KafkaError, number: int, pending: dict[int, set[int]], found: dict[Position, Message | str]
+) -> None:
+    """Records why offsets cannot be read: the partition no longer has them, or the error is hopeless; others pass."""
     if error.code() in (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
-        found.update({(number, offset): GONE for offset in left.pop(number)})
+        found.update({(number, offset): GONE for offset in pending.pop(number)})
     elif is_hopeless(error):
-        found.update({(number, offset): describe_error(error) for offset in left.pop(number)})
+        found.update({(number, offset): describe_error(error) for offset in pending.pop(number)})

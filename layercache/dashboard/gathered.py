@@ -1,4 +1,4 @@
-"""Everything that was read, behind one lock: records go in, a snapshot comes out."""
+"""Everything that the threads have read, behind one lock: records go in, a snapshot comes out."""
 
 import threading
 from collections import Counter, deque
@@ -8,10 +8,10 @@ import msgspec
 from confluent_kafka import Message
 
 from layercache.dashboard.answers import AnswerTally
-from layercache.dashboard.audited import AuditTally, Count, of_class, worst
+from layercache.dashboard.audited import AuditCount, AuditTally, class_disagreement, worst_classes
 from layercache.dashboard.board import now_ms
-from layercache.dashboard.frames import letter_of, written_ms
-from layercache.dashboard.heads import ModelChoice, Seen, name_of
+from layercache.dashboard.frames import dead_letter_of, written_ms
+from layercache.dashboard.heads import ModelChoice, StoreState, model_name_of
 from layercache.dashboard.heads_state import Alarm
 from layercache.dashboard.scrape import Reading
 from layercache.dashboard.slices import Slices, Windows
@@ -30,17 +30,17 @@ from layercache.schemas.prediction import Prediction
 from layercache.schemas.settings import Settings
 from layercache.stream.frames.decoding import Limits
 
-#: Frames and dead letters that are shown.
+#: The page shows so many frames and dead letters.
 FRAMES, LETTERS = 24, 20
 _NOW_S = 60.0
-#: A note says for so long that records were passed over.
+#: For so long a note says that the dashboard passed over records.
 _NOTE_MS = 60_000
 
 
 class Gathered:
-    """What was read from all topics, the store and the metrics; bounded, whatever they hold. Thread-safe.
+    """What the threads have read from all topics, the store and the metrics; bounded, whatever they hold. Thread-safe.
 
-    Other programs may write to the topics: a record that cannot be read is counted, and left out.
+    Other programs may write to the topics: a record that cannot be decoded is counted and left out.
     """
 
     def __init__(self, settings: Settings, choice: ModelChoice, clock: Callable[[], int] = now_ms) -> None:
@@ -57,54 +57,54 @@ class Gathered:
         self._letters: deque[DeadLetter] = deque(maxlen=LETTERS)
         self._reasons = Counter[str]()
         self._dead_letters = DeadLetters()
-        self._not_ours = Counter[str]()
-        self._passed: dict[str, tuple[int, int]] = {}
-        """By topic: records that were passed over, and when that happened last."""
+        self._unreadable = Counter[str]()
+        self._passed_over: dict[str, tuple[int, int]] = {}
+        """By topic: how many records the dashboard passed over, and when it last did."""
         self._lags: dict[str, GroupLag] = {}
         self._metrics: tuple[Reading, tuple[Alarm, ...]] | None = None
-        self._heads_known: Seen | None = None
+        self._heads_counted: StoreState | None = None
 
     def take_predictions(self, records: Sequence[Message]) -> None:
-        """Counts those of the model that is shown."""
-        now, found, wrong = self._clock(), [], 0
+        """Counts the shown model's predictions."""
+        now, found, undecodable = self._clock(), [], 0
         for record in records:
             try:
                 found.append(prediction.decoder.decode(record.value() or b""))
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                wrong += 1
+                undecodable += 1
         with self._lock:
-            self._not_ours[self._settings.topics.predictions] += wrong
-            for one in found:
-                if self._choice.is_shown(one.model, now):
-                    self._answers.add(one, now)
+            self._unreadable[self._settings.topics.predictions] += undecodable
+            for answer in found:
+                if self._choice.is_shown(answer.model, now):
+                    self._answers.add(answer, now)
 
     def take_distillation(self, records: Sequence[Message]) -> None:
-        """Counts their audits."""
+        """Counts the audits in these records."""
         now = self._clock()
         for record in records:
             try:
                 batch = distillation.decode(record.value() or b"")
             except distillation.DistillationError:
                 with self._lock:
-                    self._not_ours[self._settings.topics.distillation] += 1
+                    self._unreadable[self._settings.topics.distillation] += 1
                 continue
             with self._lock:
                 audits, disagreements = self._audits.add(batch)
                 if self._choice.fingerprint not in (None, batch.header.model):
                     continue
-                for one in self._windows.at(written_ms(record, now), now):
-                    one.audits += audits
-                    one.disagreements += disagreements
+                for counts in self._windows.at(written_ms(record, now), now):
+                    counts.audits += audits
+                    counts.disagreements += disagreements
 
     def take_dead_letters(self, records: Sequence[Message]) -> None:
-        """Keeps the latest."""
+        """Keeps the latest dead letters, and counts all by reason."""
         now = self._clock()
         for record in records:
             try:
-                letter = letter_of(record, self._limits, now)
+                letter = dead_letter_of(record, self._limits, now)
             except (msgspec.ValidationError, ValueError):
                 with self._lock:
-                    self._not_ours[self._settings.topics.dead_letters] += 1
+                    self._unreadable[self._settings.topics.dead_letters] += 1
                 continue
             with self._lock:
                 self._letters.append(letter)
@@ -114,48 +114,48 @@ class Gathered:
             self._dead_letters = DeadLetters(latest=tuple(latest), by_reason=dict(self._reasons))
 
     def passed_over(self, topic: str, count: int) -> None:
-        """Records of a topic went by unread."""
+        """Counts records that the dashboard passed over unread."""
         now = self._clock()
         with self._lock:
-            self._passed[topic] = self._passed.get(topic, (0, 0))[0] + count, now
+            self._passed_over[topic] = self._passed_over.get(topic, (0, 0))[0] + count, now
             if topic == self._settings.topics.predictions:
-                self._answers.skipped(count, now)
+                self._answers.count_skipped(count, now)
 
     def pick(self, most: int) -> list[Prediction]:
-        """Answers whose frames are to be shown next, oldest first; ``most`` is at most :data:`FRAMES`."""
+        """The answers whose frames to show next, oldest first; ``most`` is at most :data:`FRAMES`."""
         with self._lock:
             return self._answers.pick(most)
 
-    def show(self, frames: Sequence[Frame]) -> None:
-        """Takes in frames to show, oldest first."""
+    def add_frames(self, frames: Sequence[Frame]) -> None:
+        """Adds frames to show, given oldest first."""
         if frames:
             with self._lock:
                 self._frames = (*reversed(frames), *self._frames)[:FRAMES]
 
-    def show_lag(self, lag: GroupLag) -> None:
-        """Takes in what the broker said of a group."""
+    def set_lag(self, lag: GroupLag) -> None:
+        """Replaces a group's lag by what the broker reported."""
         with self._lock:
             self._lags[lag.who] = lag
 
-    def show_metrics(self, reading: Reading, alarms: tuple[Alarm, ...]) -> None:
-        """Takes in the workers' metrics."""
+    def set_metrics(self, reading: Reading, alarms: tuple[Alarm, ...]) -> None:
+        """Replaces the workers' metrics and their alarms."""
         with self._lock:
             self._metrics = reading, alarms
 
-    def snapshot(self, heads: Seen, problems: tuple[Problem, ...], has_metrics: bool) -> Snapshot:
-        """Everything, as it stands now."""
+    def snapshot(self, heads: StoreState, problems: tuple[Problem, ...], has_metrics: bool) -> Snapshot:
+        """Everything that is known now."""
         now = self._clock()
         with self._lock:
-            if heads is not self._heads_known:
-                self._answers.know(heads.manifests, heads.heads.closed)
-                self._heads_known = heads
+            if heads is not self._heads_counted:
+                self._answers.set_versions(heads.manifests, heads.heads.closed)
+                self._heads_counted = heads
             reading, worker_alarms = self._metrics or (Reading(), ())
             normal, overload, classes = self._disagreement(heads, reading)
             alarms = sorted((*worker_alarms, *heads.alarms), key=lambda alarm: (not alarm.active, -(alarm.at_ms or 0)))
             return Snapshot(
                 at_ms=now,
                 model=self._choice.fingerprint,
-                model_name=name_of(heads.manifests),
+                model_name=model_name_of(heads.manifests),
                 brokers=self._settings.kafka.bootstrap_servers,
                 frames_topic=self._settings.topics.frames,
                 now=self._recent.latest(_NOW_S, now),
@@ -177,26 +177,26 @@ class Gathered:
             )
 
     def _disagreement(
-        self, heads: Seen, reading: Reading
+        self, heads: StoreState, reading: Reading
     ) -> tuple[Disagreement, Disagreement | None, tuple[ClassDisagreement, ...]]:
-        """For the everyday budget, for overload's, and by class; a certificate's budget goes before the settings'."""
+        """For the everyday budget, for overload's, and by class; a certificate's budget wins over the settings'."""
         promise, live = self._settings.promise, heads.live
-        known = self._audits.of(self._choice.fingerprint, heads.heads.live)
+        audited = self._audits.of_version(self._choice.fingerprint, heads.heads.live)
         certificate = live.certificate if live else None
         budget = certificate.max_disagreement if certificate else promise.max_disagreement
         confidence = certificate.confidence if certificate else promise.confidence
-        bolder = live.overload.certificate if live and live.overload else None
+        relaxed = live.overload.certificate if live and live.overload else None
         overload = None
-        if bolder is not None or promise.overload_max_disagreement is not None:
-            allowed = bolder.max_disagreement if bolder else promise.overload_max_disagreement
-            overload = known.overload.shown(allowed or budget, confidence, bolder)
-        if not known.normal.audits and reading.class_audits:
+        if relaxed is not None or promise.overload_max_disagreement is not None:
+            allowed = relaxed.max_disagreement if relaxed else promise.overload_max_disagreement
+            overload = audited.overload.as_disagreement(allowed or budget, confidence, relaxed)
+        if not audited.normal.audits and reading.class_audits:
             normal, classes = _by_metrics(reading, confidence)
-            return normal.shown(budget, confidence, certificate, "metrics"), overload, classes
+            return normal.as_disagreement(budget, confidence, certificate, "metrics"), overload, classes
         return (
-            known.normal.shown(budget, confidence, certificate),
+            audited.normal.as_disagreement(budget, confidence, certificate),
             overload,
-            known.classes(self._answers.names, confidence),
+            audited.classes(self._answers.names, confidence),
         )
 
     def _with_seconds(self, seconds: float | None) -> tuple[GroupLag, ...]:
@@ -207,7 +207,7 @@ class Gathered:
 
     def _notes(self, now: int) -> list[str]:
         notes = []
-        for topic, (count, last_ms) in self._passed.items():
+        for topic, (count, last_ms) in self._passed_over.items():
             if now - last_ms < _NOTE_MS:
                 notes.append(
                     f"{topic} brings more than the dashboard reads: {count:,} records were passed over, "
@@ -216,18 +216,18 @@ class Gathered:
         for model, count in self._choice.others.items():
             topic = self._settings.topics.predictions
             notes.append(f"{count:,} predictions of another model ({model[:12]}) on {topic} are left out")
-        for topic, count in self._not_ours.items():
+        for topic, count in self._unreadable.items():
             if count:
                 notes.append(f"{count:,} records on {topic} are none that a worker writes, and are left out")
         return notes
 
 
-def _by_metrics(reading: Reading, confidence: float) -> tuple[Count, tuple[ClassDisagreement, ...]]:
-    """What the workers have counted, since they started and for all their versions."""
-    count = Count(sum(reading.class_audits.values()), sum(reading.class_disagreements.values()))
+def _by_metrics(reading: Reading, confidence: float) -> tuple[AuditCount, tuple[ClassDisagreement, ...]]:
+    """What the workers have counted since they started, for all their versions together."""
+    count = AuditCount(sum(reading.class_audits.values()), sum(reading.class_disagreements.values()))
     shown = [
-        of_class(name, audits, reading.class_disagreements.get(name, 0), confidence)
+        class_disagreement(name, audits, reading.class_disagreements.get(name, 0), confidence)
         for name, audits in reading.class_audits.items()
         if audits
     ]
-    return count, worst(shown)
+    return count, worst_classes(shown)

@@ -1,4 +1,4 @@
-"""The model that is shown, and its heads in the store: looked at again and again, and what an operator does to them."""
+"""The shown model and its heads in the store: reads them repeatedly, and does what an operator asks."""
 
 import logging
 import threading
@@ -15,17 +15,17 @@ from layercache.schemas.settings import Store
 
 log = logging.getLogger(__name__)
 
-#: A model that has answered nothing for so long gives way to another that answers.
+#: A model that has answered nothing for so long gives way to another model that answers.
 _SILENT_MS = 30_000
-#: Other models, and unreadable versions, that are told of.
-_MAX_OTHERS, _MAX_TOLD = 20, 10
+#: The page reports at most so many other models, and so many unreadable versions.
+_MAX_OTHERS, _MAX_UNREADABLE = 20, 10
 
 
 class ModelChoice:
-    """Which of the models that answer on the predictions topic is shown.
+    """Chooses which of the models that answer on the predictions topic the dashboard shows.
 
-    The first one that answers, and while it goes on answering no other; ``wanted`` is the beginning of the only
-    fingerprint that may be it. Thread-safe.
+    It shows the first model that answers, for as long as that one answers. ``wanted`` limits the choice to fingerprints
+    that begin with it. Thread-safe.
 
     >>> choice = ModelChoice()
     >>> choice.is_shown("aa", now_ms=0), choice.is_shown("bb", now_ms=1_000), choice.is_shown("bb", now_ms=60_000)
@@ -38,12 +38,12 @@ class ModelChoice:
         self.wanted = wanted
         self.fingerprint: str | None = None
         self.others: dict[str, int] = {}
-        """Predictions of other models that were left out, by fingerprint; of a few models."""
+        """How many predictions of other models were left out, by fingerprint; of a few models only."""
         self._heard_ms = 0
         self._lock = threading.Lock()
 
     def is_shown(self, fingerprint: str, now_ms: int) -> bool:
-        """Whether a prediction that this model gave counts."""
+        """Whether the dashboard counts a prediction of this model."""
         if fingerprint == self.fingerprint:
             self._heard_ms = now_ms
             return True
@@ -56,16 +56,16 @@ class ModelChoice:
                 self.others[fingerprint] = self.others.get(fingerprint, 0) + 1
         return False
 
-    def found(self, fingerprint: str) -> None:
-        """The store has this model alone, so that it must be it; predictions may say otherwise later."""
+    def adopt(self, fingerprint: str) -> None:
+        """Shows this model, the only one in the store, until predictions say otherwise."""
         with self._lock:
             if self.fingerprint is None and fingerprint.startswith(self.wanted):
                 self.fingerprint = fingerprint
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the store had at the last look that it answered."""
+class StoreState:
+    """What the store held when it last answered."""
 
     heads: Heads
     manifests: tuple[Manifest, ...] = ()
@@ -78,13 +78,13 @@ class Seen:
         return next((manifest for manifest in self.manifests if manifest.version == self.heads.live), None)
 
 
-_NOTHING = Seen(Heads())
+_NOTHING = StoreState(Heads())
 
 
 class HeadsView:
-    """Looks at the heads of the chosen model. The actions are those of ``layercache heads``, on the same store.
+    """Reads the heads of the shown model. Its actions are those of ``layercache heads``, on the same store.
 
-    The model is not loaded: predictions and manifests carry its fingerprint, and its folder in the store ends in it.
+    It does not load the model: predictions and manifests carry the fingerprint, and the model's folder ends in it.
     """
 
     def __init__(self, settings: Store, choice: ModelChoice, board: Board) -> None:
@@ -98,7 +98,7 @@ class HeadsView:
         self.seen = _NOTHING
 
     def look(self) -> None:
-        """Asks once. A store that does not answer is a problem on the board, and what was seen stays."""
+        """Reads the store once. If it does not answer, the board gets a problem and :attr:`seen` stays as it was."""
         try:
             with self._look_lock:
                 self._look()
@@ -109,38 +109,38 @@ class HeadsView:
 
     def roll_back(self, version: str | None = None, reason: str = "") -> str:
         """See :meth:`layercache.dashboard.backend.Backend.roll_back`."""
-        store = self._chosen()
-        return self._done(store, f"rolled back to {store.rollback(version)}", reason)
+        store = self._require_store()
+        return self._confirm(store, f"rolled back to {store.rollback(version)}", reason)
 
     def pin(self, version: str | None = None, reason: str = "") -> str:
         """See :meth:`layercache.dashboard.backend.Backend.pin`."""
-        store = self._chosen()
+        store = self._require_store()
         version = version or store.live().version
         if version is None:
             raise StoreError(f"{store.url} has no version in use to pin: name one, or close all exits")
         store.pin(version, reason)
-        return self._done(store, f"pinned {version}", reason)
+        return self._confirm(store, f"pinned {version}", reason)
 
     def unpin(self, reason: str = "") -> str:
         """See :meth:`layercache.dashboard.backend.Backend.unpin`."""
-        store = self._chosen()
+        store = self._require_store()
         store.unpin()
-        return self._done(store, "unpinned", reason)
+        return self._confirm(store, "unpinned", reason)
 
     def close_exits(self, reason: str = "") -> str:
         """See :meth:`layercache.dashboard.backend.Backend.close_exits`."""
-        store = self._chosen()
+        store = self._require_store()
         store.close(reason)
-        return self._done(store, "closed all exits", reason)
+        return self._confirm(store, "closed all exits", reason)
 
-    def _done(self, store: HeadStore, what: str, reason: str) -> str:
-        # A rollback leaves no trace of its own in the store: the log is where the reason is kept.
-        log.info("%s: %s by the dashboard%s", store.url, what, f": {reason!r}" if reason else "")
-        said = heads_view.sentence(store)
+    def _confirm(self, store: HeadStore, action: str, reason: str) -> str:
+        # The store keeps no record of a rollback, so the reason goes into the log.
+        log.info("%s: %s by the dashboard%s", store.url, action, f": {reason!r}" if reason else "")
+        sentence = heads_view.sentence(store)
         self.look()
-        return said
+        return sentence
 
-    def _chosen(self) -> HeadStore:
+    def _require_store(self) -> HeadStore:
         if self._store is None:
             self.look()
         if self._store is None:
@@ -160,25 +160,25 @@ class HeadsView:
             return
         manifests, unreadable = store.look(self._known)
         self._known = {manifest.version: manifest for manifest in manifests}
-        self._tell(list(unreadable.values())[:_MAX_TOLD])
-        # What is in force is read once: object stores bill every request, and a page may be open for weeks.
+        self._report_unreadable(list(unreadable.values())[:_MAX_UNREADABLE])
+        # Read pin and latest version once: object stores bill every request, and a page may be open for weeks.
         pin, latest = store.pin_state(), store.latest()
         live = in_force(pin, latest)
-        said = heads_view.describe_state(live, pin, latest)
-        heads = versions.heads(manifests, live, latest, pin, store.attempts(), store.url, said)
+        sentence = heads_view.describe_state(live, pin, latest)
+        heads = versions.heads(manifests, live, latest, pin, store.attempts(), store.url, sentence)
         if heads != self.seen.heads:
-            self.seen = Seen(heads, tuple(manifests), versions.alarms(manifests, live.version))
+            self.seen = StoreState(heads, tuple(manifests), versions.alarms(manifests, live.version))
 
-    def _tell(self, unreadable: Sequence[StoreError]) -> None:
-        """Versions that are there and must not or cannot be used."""
-        for number in range(_MAX_TOLD):
+    def _report_unreadable(self, unreadable: Sequence[StoreError]) -> None:
+        """Reports versions that the store has but that cannot or must not be used."""
+        for number in range(_MAX_UNREADABLE):
             if number < len(unreadable):
                 self._board.put("store", f"version {number}", str(unreadable[number]))
             else:
                 self._board.clear("store", f"version {number}")
 
     def _open(self, fingerprint: str | None) -> None:
-        """The folder of the model; before any prediction that of the only one that there is."""
+        """Opens the model's folder; before any prediction, the store's only folder."""
         folders = model_folders(self._settings, fingerprint or self._choice.wanted)
         self._known = {}
         if not folders or (fingerprint is None and len(folders) > 1):
@@ -189,11 +189,11 @@ class HeadsView:
             manifests, _ = store.look({})
             if not manifests:
                 return
-            self._choice.found(manifests[0].model)
+            self._choice.adopt(manifests[0].model)
             fingerprint = manifests[0].model
         self._store, self._fingerprint = store, fingerprint
 
 
-def name_of(manifests: Sequence[Manifest]) -> str | None:
-    """The model's, as its versions have it."""
+def model_name_of(manifests: Sequence[Manifest]) -> str | None:
+    """The model's name, as its versions have it."""
     return manifests[0].model_name if manifests else None

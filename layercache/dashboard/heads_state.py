@@ -9,7 +9,7 @@ import msgspec
 
 
 class Moved(msgspec.Struct, frozen=True, kw_only=True):
-    """An exit whose threshold is another than the predecessor's."""
+    """An exit whose threshold differs from its predecessor's."""
 
     cut: str
     before: float
@@ -17,7 +17,7 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
-    """What a version changed against its predecessor."""
+    """What a version changed, compared with its predecessor."""
 
     opened: tuple[str, ...] = ()
     closed: tuple[str, ...] = ()
@@ -40,7 +40,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     exits: tuple[str, ...]
     """The cuts with an exit, in the model's order; none where every exit is closed."""
     hit_rate: float | None
-    """Expected, as the next two; None where every exit is closed."""
+    """The expected value, as in the next two fields; None where every exit is closed."""
     flops_saved: float | None
     time_saved: float | None
     upper_bound: float | None
@@ -53,10 +53,10 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Heads(msgspec.Struct, frozen=True, kw_only=True):
-    """The versions that the store has, newest first, and what is in force."""
+    """The versions in the store, newest first, and which one is in force."""
 
     store: str = ""
-    """Where they lie, without secrets; empty where the model is not known yet."""
+    """The store's URL without secrets; empty while the model is unknown."""
     versions: tuple[Version, ...] = ()
     live: str | None = None
     latest: str | None = None
@@ -66,20 +66,20 @@ class Heads(msgspec.Struct, frozen=True, kw_only=True):
     """An operator holds a version, or keeps every exit closed."""
     pin_reason: str = ""
     attempts: int = 0
-    """To certify."""
+    """How often the trainer has tried to certify."""
     sentence: str = ""
-    """What is in force, for people."""
+    """Says in words what is in force."""
 
 
 class Alarm(msgspec.Struct, frozen=True, kw_only=True):
-    """The stream has drifted, or a worker trusts its exits no longer."""
+    """The stream has drifted, or a worker's guard has closed its exits."""
 
     kind: Literal["unsafe", "overload-unsafe", "exits-closed", "overload-closed"]
-    """The first two: a version that the trainer published for it; the others: a worker's own guard, at this moment."""
+    """The first two: the trainer published a version because of it. The others: a worker's own guard, right now."""
     where: str
     """The version, or the worker's address."""
     at_ms: int | None
-    """When; for a worker since when it has been seen."""
+    """When the trainer published; for a worker, when the dashboard first saw the alarm."""
     active: bool
-    """False for what has been healed since by a later version."""
+    """False once a later version has replaced the one with the alarm."""
     message: str

@@ -1,4 +1,4 @@
-"""How far worker and trainer are behind, as the broker knows it; and so whether the broker answers at all."""
+"""How far worker and trainer are behind, by the broker's offsets; this also shows whether the broker answers."""
 
 import time
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ _PROBE_S, _POLL_S = 2.0, 0.1
 
 
 class GroupWatch:
-    """Asks about one group and its topic, by consumers that join nothing."""
+    """Reads the lag of one group in its topic, through consumers that do not join the group."""
 
     def __init__(self, settings: Settings, who: Literal["workers", "trainer"], board: Board) -> None:
         is_workers = who == "workers"
@@ -28,83 +28,85 @@ class GroupWatch:
         self._settings = settings
         self._board = board
         self._troubles = Troubles()
-        self._asking: tuple[Consumer, TopicOffsets] | None = None
-        self._probing: Consumer | None = None
-        self._before: dict[int, PartitionLag] = {}
-        self._empty: dict[int, PartitionLag] = {}
-        """Partitions of which is known that nothing but markers is left, and at which state."""
+        self._offsets: tuple[Consumer, TopicOffsets] | None = None
+        self._prober: Consumer | None = None
+        self._previous: dict[int, PartitionLag] = {}
+        self._markers_only: dict[int, PartitionLag] = {}
+        """Lags of partitions where only transaction markers are left to read."""
 
     def look(self) -> GroupLag | None:
-        """Asks once; None where the broker does not answer, or may not be asked, which the board then says."""
+        """Reads the lag once; None where the broker does not answer or refuses, which goes onto the board."""
         try:
-            found = self._ask()
+            found = self._read()
         except KafkaUnusable as error:
             self._board.put("broker", f"answer {self.group}", str(error))
             return None
         except KafkaException as error:
-            self._complain(error)
+            self._report(error)
             return None
         self._board.clear("broker", f"answer {self.group}")
         self._board.clear("topics", self.group)
         return found
 
     def close(self) -> None:
-        """Leaves the broker."""
-        for consumer in (self._asking[0] if self._asking else None, self._probing):
+        """Closes both clients."""
+        for consumer in (self._offsets[0] if self._offsets else None, self._prober):
             if consumer is not None:
                 consumer.close()
 
-    def _ask(self) -> GroupLag | None:
-        if self._asking is None:
-            # Where committed offsets are to be stable, asking waits for every transaction over them: one of a worker
-            # that was killed stays open for seconds.
+    def _read(self) -> GroupLag | None:
+        if self._offsets is None:
+            # With read_committed the broker answers only once no transaction over the offsets is open, and that of a
+            # killed worker stays open for seconds.
             config = consumer_config(self._settings, self.group, isolation_level="read_uncommitted")
             consumer = connect(Consumer, config, self._troubles)
-            self._asking = consumer, TopicOffsets(consumer, self._topic)
-        lags = {one.partition: one for one in self._asking[1].lags()}
+            self._offsets = consumer, TopicOffsets(consumer, self._topic)
+        lags = {one.partition: one for one in self._offsets[1].lags()}
         if not lags:
-            return None  # there is no such topic: the follower that reads it reports that
-        unmoved = [one for one in lags.values() if one.lag and one == self._before.get(one.partition)]
-        self._look_closer([one for one in unmoved if one != self._empty.get(one.partition)])
-        self._before = lags
-        shown = tuple(_nothing_left(one) if one == self._empty.get(one.partition) else one for one in lags.values())
+            return None  # the topic does not exist: the thread that reads it reports that
+        unmoved = [one for one in lags.values() if one.lag and one == self._previous.get(one.partition)]
+        self._probe_for_records([one for one in unmoved if one != self._markers_only.get(one.partition)])
+        self._previous = lags
+        shown = tuple(
+            _without_lag(one) if one == self._markers_only.get(one.partition) else one for one in lags.values()
+        )
         return GroupLag(who=self._who, group=self.group, topic=self._topic, partitions=shown)
 
-    def _look_closer(self, lags: Iterable[PartitionLag]) -> None:
-        """A lag that stands still may be none: at the end of a partition lie the markers of transactions.
+    def _probe_for_records(self, lags: Iterable[PartitionLag]) -> None:
+        """Finds lags that stand still because only transaction markers are left at the end of the partition.
 
-        No reader is given those, so no group acknowledges them; a reader comes to the end without having met a record.
+        The broker gives readers no markers, so no group commits past them; a reader reaches the end without a record.
         """
         waiting = {one.partition: one for one in lags if one.committed is not None}
         if not waiting:
             return
-        if self._probing is None:
-            # Earliest: what was committed may have been deleted since, and from the end nothing would seem to be left.
+        if self._prober is None:
+            # Earliest: the committed offset may have been deleted, and from the end a partition would look empty.
             config = tail_config(self._settings, auto_offset_reset="earliest", fetch_wait_max_ms=50)
             config["enable.partition.eof"] = True
-            self._probing = connect(Consumer, config, Troubles())
+            self._prober = connect(Consumer, config, Troubles())
         places = [TopicPartition(self._topic, one.partition, one.committed or 0) for one in waiting.values()]
         deadline = time.monotonic() + _PROBE_S
-        self._probing.assign(places)
+        self._prober.assign(places)
         try:
             while waiting and time.monotonic() < deadline:
-                message = self._probing.poll(_POLL_S)
+                message = self._prober.poll(_POLL_S)
                 if message is None or message.partition() not in waiting:
                     continue
                 error, partition = message.error(), message.partition() or 0
                 if error is None:
                     del waiting[partition]
                 elif error.code() == KafkaError._PARTITION_EOF:
-                    self._empty[partition] = waiting.pop(partition)
+                    self._markers_only[partition] = waiting.pop(partition)
         finally:
-            self._probing.unassign()
-        if waiting:  # one that knew another topic of the name may never read this one (FrameConsumer.rejoin)
-            self._probing.close()
-            self._probing = None
+            self._prober.unassign()
+        if waiting:  # a client that knew an older topic of this name may never read this one (FrameConsumer.rejoin)
+            self._prober.close()
+            self._prober = None
 
-    def _complain(self, error: KafkaException) -> None:
+    def _report(self, error: KafkaException) -> None:
         cause = error.args[0]
-        if is_hopeless(cause):  # it answers, and refuses
+        if is_hopeless(cause):  # the broker answers, and refuses
             self._board.put(
                 "topics", self.group, f"the lag of group {self.group} cannot be read: {describe_error(cause)}"
             )
@@ -112,5 +114,5 @@ class GroupWatch:
             self._board.put("broker", f"answer {self.group}", no_answer(self._settings, self._troubles))
 
 
-def _nothing_left(one: PartitionLag) -> PartitionLag:
+def _without_lag(one: PartitionLag) -> PartitionLag:
     return PartitionLag(partition=one.partition, committed=one.committed, end=one.end, lag=0)

@@ -1,4 +1,4 @@
-"""The dashboard's page: put together once for each viewer, then told what is new once a second."""
+"""The dashboard's page: built once for each viewer, then updated once a second."""
 
 import logging
 
@@ -31,7 +31,7 @@ _STYLE = (STATIC / "theme.css").read_text()
 
 
 def build(source: Backend, read_only: bool) -> None:
-    """Puts the page together, for one viewer. All viewers share ``source``, which gathers everything once."""
+    """Builds the page for one viewer. All viewers share ``source``, which gathers everything once."""
     ui.add_css(_STYLE)
     ui.colors(primary="#2f6fde")
     actions = None if read_only else Actions(source)
@@ -62,7 +62,7 @@ class _View:
         self.timer: ui.timer | None = None
 
     def update(self) -> None:
-        """Tells every card; one that fails does not take the others with it, and says so in the log once."""
+        """Updates every card; if one fails, the others go on, and the log says so once."""
         snapshot = self._source.snapshot()
         for card in self.cards:
             try:
@@ -73,7 +73,7 @@ class _View:
                 self._failed = True
 
     def pause(self, paused: bool) -> None:
-        """Holds the page still, or lets it go on."""
+        """Pauses the page's updates, or resumes them."""
         if self.timer is not None:
             self.timer.active = not paused
 

@@ -1,4 +1,4 @@
-"""A function that is called again and again in a thread of its own."""
+"""Calls a function repeatedly in a thread of its own."""
 
 import logging
 import threading
@@ -8,7 +8,7 @@ log = logging.getLogger(__name__)
 
 
 class Periodic:
-    """Calls ``look`` every ``every_s`` seconds until it is stopped, and ``close`` in the end, in the same thread."""
+    """Calls ``look`` every ``every_s`` seconds until :meth:`stop`, then ``close``, in the same thread."""
 
     def __init__(
         self, name: str, every_s: float, look: Callable[[], object], close: Callable[[], object] = lambda: None
@@ -21,15 +21,15 @@ class Periodic:
 
     @property
     def stopping(self) -> bool:
-        """Whether the thread must end: for looks that take long."""
+        """Whether the thread must end; a ``look`` that takes long checks this."""
         return self._stop.is_set()
 
     def pause(self, seconds: float) -> None:
-        """Waits within a look, until the thread must end at most."""
+        """Waits within a ``look``, at most until :meth:`stop`."""
         self._stop.wait(seconds)
 
     def start(self) -> None:
-        """Begins with a look at once."""
+        """Starts the thread, which calls ``look`` at once."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -37,14 +37,14 @@ class Periodic:
         self._stop.set()
 
     def join(self, seconds: float) -> None:
-        """Waits for the thread; one that hangs is left behind."""
+        """Waits for the thread, and leaves it behind if it hangs."""
         self._thread.join(seconds)
 
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
                 self._look()
-            except Exception:  # the thread must outlive errors that were not foreseen
+            except Exception:  # the thread must survive unforeseen errors
                 log.exception("%s: a look failed", self._thread.name)
             self._stop.wait(self._every_s)
         self._close()

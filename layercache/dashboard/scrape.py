@@ -1,4 +1,4 @@
-"""The metrics of workers and trainer, read as Prometheus would."""
+"""Reads the metrics of workers and trainer as Prometheus would."""
 
 import http.client
 import socket
@@ -21,17 +21,17 @@ from layercache.dashboard.state import Worker
 _TIMEOUT_S = 3.0
 _MOST_BYTES = 5_000_000
 _AT_ONCE = 8
-#: Of one host name: a service has as many addresses as replicas.
+#: The most addresses of one host name: a service has as many addresses as replicas.
 _MAX_TARGETS = 100
 _PATH = "/metrics"
 
 
 class WrongUrl(ValueError):
-    """No URL to read metrics from; the message says how one looks."""
+    """Not a URL to read metrics from; the message says what such a URL looks like."""
 
 
 def metrics_url(text: str) -> str:
-    """``text`` as a whole URL: ``worker:9100`` is enough. Raises :class:`WrongUrl`.
+    """``text`` as a full URL; ``worker:9100`` is enough. Raises :class:`WrongUrl`.
 
     >>> metrics_url("worker:9100"), metrics_url("https://host/w/metrics")
     ('http://worker:9100/metrics', 'https://host/w/metrics')
@@ -42,30 +42,31 @@ def metrics_url(text: str) -> str:
     except ValueError:  # a port that is no number
         is_url = False
     if not is_url:
-        raise WrongUrl(f"{_shown(text)!r} is no URL of metrics: write host:port, or http://host:port/metrics")
+        raise WrongUrl(f"{_without_login(text)!r} is no URL of metrics: write host:port, or http://host:port/metrics")
     return urlunsplit(parts._replace(path=parts.path if parts.path not in ("", "/") else _PATH))
 
 
 @dataclass(frozen=True)
 class Target:
-    """One process to read: ``url`` with an address in it, ``name`` as it is shown."""
+    """One process to read: ``url`` holds an address, ``name`` is for the page."""
 
     url: str
     host: str
-    """As the URL has it: some servers want to be asked by their name."""
+    """The name in the URL: some servers answer only requests that name them."""
     name: str
 
 
 def targets(url: str) -> list[Target]:
-    """All processes behind a URL: a host name with several addresses, as a scaled service has, is several.
+    """All processes behind a URL: a host name with several addresses, as a scaled service has, means several processes.
 
-    Raises ``OSError`` where the name has no address. A certificate is for a name: of ``https`` there is one.
+    An ``https`` URL is one process, since its certificate is for the name. Raises ``OSError`` where the name has no
+    address.
     """
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))[:_MAX_TARGETS]
-    # The two addresses of localhost are one machine.
+    # localhost has two addresses (IPv4, IPv6) but is one machine.
     is_one = len(addresses) == 1 or parts.scheme == "https" or host == "localhost"
     if is_one:
         return [Target(url, parts.netloc, f"{host}:{port}")]
@@ -79,7 +80,7 @@ class Reading:
 
     workers: tuple[Worker, ...] = ()
     class_audits: Mapping[str, int] = field(default_factory=dict)
-    """Audits of open exits by class, of all workers since they started; the next: those that disagreed."""
+    """Audits of open exits by class, of all workers since they started; the next field: those that disagreed."""
     class_disagreements: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -89,37 +90,37 @@ class Reading:
 
 
 class Scraper:
-    """Reads the metrics behind some URLs; what does not answer is a problem on the board."""
+    """Reads the metrics behind some URLs; a target that does not answer is a problem on the board."""
 
     def __init__(self, urls: Sequence[str], board: Board) -> None:
         self._urls = tuple(urls)
         self._board = board
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="dashboard-metrics")
-        self._troubled: set[str] = set()
+        self._failing: set[str] = set()
 
     def look(self) -> Reading:
-        """Reads all once."""
-        wrong: dict[str, str] = {}
+        """Reads all targets once."""
+        failures: dict[str, str] = {}
         found: list[Target] = []
         for url in self._urls:
             try:
                 found += targets(url)
             except OSError as error:
-                wrong[url] = _complaint(_shown(url), error.strerror or str(error))
+                failures[url] = _complaint(_without_login(url), error.strerror or str(error))
         workers, audits, disagreements = [], Counter[str](), Counter[str]()
         for target, answer in zip(found, self._pool.map(_read, found), strict=True):
             if isinstance(answer, str):
-                wrong[target.name] = _complaint(target.name, answer)
+                failures[target.name] = _complaint(target.name, answer)
                 continue
-            if "layercache_exits_closed" in answer:  # which a worker shows before its first frame
+            if "layercache_exits_closed" in answer:  # workers export this before their first frame
                 workers.append(_worker(target.name, answer))
             audits.update(_by_label(answer, "layercache_class_audits", "class"))
             disagreements.update(_by_label(answer, "layercache_class_disagreements", "class"))
-        for what in self._troubled - wrong.keys():
+        for what in self._failing - failures.keys():
             self._board.clear("metrics", what)
-        for what, message in wrong.items():
+        for what, message in failures.items():
             self._board.put("metrics", what, message)
-        self._troubled = set(wrong)
+        self._failing = set(failures)
         return Reading(tuple(workers), audits, disagreements)
 
     def close(self) -> None:
@@ -128,24 +129,24 @@ class Scraper:
 
 
 class WorkerAlarms:
-    """The alarms of the workers' own guards, each since it was first seen."""
+    """The alarms of the workers' own guards, each with the time at which the dashboard first saw it."""
 
     def __init__(self) -> None:
         self._since: dict[tuple[str, str], int] = {}
 
-    def of(self, workers: Iterable[Worker]) -> tuple[Alarm, ...]:
-        """Those that are raised now."""
-        raised: dict[tuple[str, str], str] = {}
+    def raised(self, workers: Iterable[Worker]) -> tuple[Alarm, ...]:
+        """The alarms that are raised now."""
+        messages: dict[tuple[str, str], str] = {}
         for worker in workers:
             if worker.exits_closed:
-                raised[worker.target, "exits-closed"] = (
+                messages[worker.target, "exits-closed"] = (
                     f"{worker.target} keeps its exits closed: its audits say that they exceed their budget"
                 )
             if worker.overload_closed:
-                raised[worker.target, "overload-closed"] = (
+                messages[worker.target, "overload-closed"] = (
                     f"{worker.target} opens its exits no wider at any lag: overload's thresholds exceed their budget"
                 )
-        self._since = {key: self._since.get(key, now_ms()) for key in raised}
+        self._since = {key: self._since.get(key, now_ms()) for key in messages}
         return tuple(
             Alarm(
                 kind=kind,  # type: ignore[arg-type]  # one of the literals above
@@ -154,12 +155,12 @@ class WorkerAlarms:
                 active=True,
                 message=message,
             )
-            for (target, kind), message in raised.items()
+            for (target, kind), message in messages.items()
         )
 
 
 def _read(target: Target) -> dict[str, Metric] | str:
-    """The target's metrics by name, or what was wrong."""
+    """The target's metrics by name, or what went wrong."""
     request = urllib.request.Request(target.url, headers={"Host": target.host, "User-Agent": "layercache-dashboard"})
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
@@ -196,7 +197,7 @@ def _worker(name: str, metrics: Mapping[str, Metric]) -> Worker:
 
 
 def _samples(metrics: Mapping[str, Metric], name: str) -> Iterator[Sample]:
-    """The values of a family, without the times at which its counters began."""
+    """The samples of a family, without the creation times of its counters."""
     if name in metrics:
         yield from (sample for sample in metrics[name].samples if not sample.name.endswith("_created"))
 
@@ -216,8 +217,8 @@ def _complaint(where: str, why: str) -> str:
     return f"no metrics from {where}: {why}; is it running with worker.metrics_port set, and is --metrics right?"
 
 
-def _shown(url: str) -> str:
-    """Without user and password."""
+def _without_login(url: str) -> str:
+    """The URL without user, password and query."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
 

@@ -1,4 +1,4 @@
-"""What happened when: counts by slices of time, as many as fit the window and no more."""
+"""Counts by slices of time; a window keeps a fixed number of the latest slices."""
 
 import math
 from collections import Counter
@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 from layercache.dashboard.state import Now, Point, Series
 
-#: Latencies are counted in bins, each a tenth longer than the one before: a quantile is right to five percent.
+#: Each bin of latencies is a tenth longer than the one before: a quantile is right to five percent.
 _GROWTH = 1.1
 _SHORTEST_MS, _LONGEST_MS = 0.1, 1e9
 _LOG_GROWTH = math.log(_GROWTH)
 
 
 class Latencies:
-    """Counts latencies, in milliseconds, in some 240 bins at most; what is below a tenth counts as a tenth.
+    """Counts latencies in milliseconds, in some 240 bins at most; shorter ones than 0.1 ms count as 0.1 ms.
 
     >>> latencies = Latencies()
     >>> for ms in range(1, 101):
@@ -27,16 +27,16 @@ class Latencies:
         self._bins: Counter[int] = Counter()
 
     def add(self, ms: float) -> None:
-        """Takes in one."""
+        """Counts one latency."""
         within = min(max(ms, _SHORTEST_MS), _LONGEST_MS)
         self._bins[math.floor(math.log(within / _SHORTEST_MS) / _LOG_GROWTH)] += 1
 
     def merge(self, other: "Latencies") -> None:
-        """Takes in all that another has counted."""
+        """Adds the other's counts."""
         self._bins.update(other._bins)
 
     def quantile(self, share: float) -> float | None:
-        """The shortest latency, in the middle of its bin, that ``share`` of all do not exceed; None where none are."""
+        """The latency that ``share`` of all do not exceed, as the middle of its bin; None without latencies."""
         rank, seen = math.ceil(share * self._bins.total()), 0
         for number in sorted(self._bins):
             seen += self._bins[number]
@@ -47,23 +47,23 @@ class Latencies:
 
 @dataclass
 class Slice:
-    """One slice of time."""
+    """The counts of one slice of time."""
 
     frames: int = 0
     skipped: int = 0
-    """Answers that were passed over unread."""
+    """Answers that the dashboard passed over unread."""
     hits: int = 0
     costed: int = 0
-    """Frames whose cost is known: that of the heads which answered them is in the store."""
+    """Frames whose cost is known, since the store has the heads that answered them."""
     flops: float = 0.0
-    """Spent on those, in frames of the plain model; the same of time."""
+    """FLOPs spent on those frames, in frames of the plain model; the next field: the same of time."""
     time: float = 0.0
     audits: int = 0
     disagreements: int = 0
     latencies: Latencies = field(default_factory=Latencies)
 
     def answered(self, hit: bool, cost: tuple[float, float] | None, latency_ms: float | None) -> None:
-        """Counts a frame; ``cost`` is what it took of FLOPs and time, as shares of the plain model's."""
+        """Counts a frame; ``cost`` is its FLOPs and time, as shares of the plain model's."""
         self.frames += 1
         self.hits += hit
         if cost is not None:
@@ -74,13 +74,13 @@ class Slice:
             self.latencies.add(latency_ms)
 
     def merge(self, other: "Slice") -> None:
-        """Takes in what another has counted."""
+        """Adds the other's counts."""
         for name in ("frames", "skipped", "hits", "costed", "flops", "time", "audits", "disagreements"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.latencies.merge(other.latencies)
 
     def now(self, seconds: float) -> Now:
-        """What it adds up to, being ``seconds`` long."""
+        """The totals and rates of a slice that is ``seconds`` long."""
         return Now(
             frames=self.frames + self.skipped,
             frames_per_s=(self.frames + self.skipped) / seconds,
@@ -93,9 +93,9 @@ class Slice:
 
 
 class Slices:
-    """The latest ``count`` slices of ``width_s`` seconds each; what is older is forgotten.
+    """The latest ``count`` slices of ``width_s`` seconds each; older ones are dropped.
 
-    Times are milliseconds since the epoch; one after ``now_ms``, from a machine whose clock is ahead, counts as now.
+    Times are milliseconds since the epoch; a time after ``now_ms``, from a machine whose clock is ahead, counts as now.
 
     >>> slices = Slices(width_s=5, count=180)
     >>> slices.at(1_002_000, now_ms=1_004_000).answered(hit=True, cost=(0.4, 0.5), latency_ms=20)
@@ -113,7 +113,7 @@ class Slices:
         self._series: tuple[tuple[int, int], Series] | None = None
 
     def at(self, at_ms: int, now_ms: int) -> Slice:
-        """The slice to count in what happened at ``at_ms``; one that nobody sees for what is older than the window."""
+        """The slice for an event at ``at_ms``; one that no series shows if the event is older than the window."""
         number = min(at_ms, now_ms) // self._width_ms
         self._late += number != now_ms // self._width_ms
         found = self._slices.get(number)
@@ -127,9 +127,7 @@ class Slices:
         return found
 
     def series(self, now_ms: int) -> Series:
-        """The whole slices of the window up to now, from the first that has anything on; the same object until that
-        changes.
-        """
+        """The complete slices of the window, from the first one with counts; the same object until they change."""
         current = now_ms // self._width_ms
         state = current, self._late
         if self._series is None or self._series[0] != state:
@@ -139,14 +137,14 @@ class Slices:
         return self._series[1]
 
     def latest(self, seconds: float, now_ms: int) -> Now:
-        """All that happened in about the latest ``seconds``, in whole slices and the running one."""
+        """Totals of about the latest ``seconds``, in complete slices and the running one."""
         current = now_ms // self._width_ms
         first = current - max(1, round(seconds / self.width_s))
         seen = [number for number in self._slices if first < number <= current]
         total = Slice()
         for number in seen:
             total.merge(self._slices[number])
-        # A stream that has just begun is not slow: it counts from its first slice on.
+        # A stream that has just begun is not slow: divide by the time since its first slice.
         spent_ms = now_ms - min(seen, default=current) * self._width_ms
         return total.now(max(spent_ms, self._width_ms) / 1000)
 
@@ -154,8 +152,8 @@ class Slices:
         return len(self._slices)
 
     def _point(self, number: int) -> Point:
-        one = self._slices.get(number, _NOTHING)
-        now = one.now(self.width_s)
+        counts = self._slices.get(number, _NOTHING)
+        now = counts.now(self.width_s)
         return Point(
             at_ms=number * self._width_ms,
             frames=now.frames,
@@ -165,8 +163,8 @@ class Slices:
             time_saved=now.time_saved,
             latency_p50_ms=now.latency_p50_ms,
             latency_p99_ms=now.latency_p99_ms,
-            audits=one.audits,
-            disagreements=one.disagreements,
+            audits=counts.audits,
+            disagreements=counts.disagreements,
         )
 
     def _forget(self, until: int) -> None:
@@ -178,11 +176,11 @@ _NOTHING = Slice()
 
 
 class Windows:
-    """Several :class:`Slices` that count the same: a near view and a far one."""
+    """Several :class:`Slices` that count the same events: a short window and a long one."""
 
     def __init__(self, *slices: Slices) -> None:
         self.slices = slices
 
     def at(self, at_ms: int, now_ms: int) -> Iterator[Slice]:
-        """The slice of each."""
+        """The slice of each window."""
         return (one.at(at_ms, now_ms) for one in self.slices)

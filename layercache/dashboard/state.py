@@ -1,7 +1,7 @@
-"""What the dashboard shows: plain values, immutable, gathered by the collector and drawn by the page.
+"""What the dashboard shows: plain values, immutable, which the collector gathers and the page draws.
 
 Times are milliseconds since the epoch, shares lie between 0 and 1. Text that comes from users (ids, keys, class names,
-messages, reasons) stands here as it came: the page that shows it must escape it.
+messages, reasons) stands here unchanged: the page must escape it.
 """
 
 from typing import Literal
@@ -13,12 +13,12 @@ from layercache.schemas.manifest import Certificate
 from layercache.schemas.prediction import FULL
 from layercache.stream.kafka.offsets import PartitionLag
 
-#: The name of the last segment's end, where a frame has run the whole model.
+#: The name of the last segment's end: a frame there has run the whole model.
 END = FULL
 
 
 class Picture(msgspec.Struct, frozen=True, kw_only=True):
-    """A small picture that every browser shows."""
+    """A small picture in a format that every browser shows."""
 
     data: bytes
     content_type: Literal["image/png", "image/jpeg"]
@@ -27,7 +27,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True):
-    """A frame that was answered."""
+    """A frame and its answer."""
 
     id: str
     key: str | None
@@ -35,7 +35,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     partition: int
     offset: int
     at_ms: int
-    """When it was answered."""
+    """When the worker answered it."""
     class_name: str
     confidence: float
     exit: str
@@ -44,7 +44,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     overload: bool
     """Answered under the budget for overload."""
     version: str | None
-    """Of the heads that were in force; None where none were."""
+    """The version of the heads in force; None where there were none."""
     latency_ms: float
     """From the frame's publishing to its answer, by the clocks of publisher and worker."""
     picture: Picture | None = None
@@ -70,7 +70,7 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True):
 
     segments: tuple[Segment, ...] = ()
     frames: int = 0
-    """How many frames are counted: the latest answers."""
+    """How many of the latest answers are counted."""
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,11 +81,11 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     frames: int
     frames_per_s: float
     hit_rate: float | None
-    """Frames that left early, audited ones included in the whole."""
+    """Share of the frames that left early; the whole includes audited frames."""
     flops_saved: float | None
-    """FLOPs not spent, heads counted, of what the plain model would have spent."""
+    """Share of the plain model's FLOPs that were not spent, after subtracting the heads' cost."""
     time_saved: float | None
-    """The same of time, as the trainer measured the pieces of each version."""
+    """The same of time, by the trainer's measurement of each version's segments and heads."""
     latency_p50_ms: float | None
     """From publishing to the answer."""
     latency_p99_ms: float | None
@@ -95,14 +95,14 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Series(msgspec.Struct, frozen=True, kw_only=True):
-    """Slices of time without gaps, oldest first, none after the last whole one."""
+    """Complete slices of time without gaps, oldest first."""
 
     width_s: float
     points: tuple[Point, ...] = ()
 
 
 class Now(msgspec.Struct, frozen=True, kw_only=True):
-    """The same numbers over the last minute (or since less): what stands on top of the page."""
+    """The same numbers over the last minute, or less after a start: the top of the page shows them."""
 
     frames: int = 0
     frames_per_s: float = 0.0
@@ -117,13 +117,13 @@ class Disagreement(msgspec.Struct, frozen=True, kw_only=True):
     """What audits say of one budget: the everyday one, or overload's."""
 
     budget: float
-    """What is allowed (``max_disagreement``)."""
+    """The allowed disagreement (``max_disagreement``)."""
     confidence: float
     audits: int = 0
-    """Of the version in force, since the dashboard sees it."""
+    """Of the version in force, since the dashboard has seen that version."""
     disagreements: int = 0
     tested: int = 0
-    """Audits of which at most one is from one key and block of time: the others are near-copies."""
+    """Audits, counting one for each key and block of time: the others are near-copies."""
     tested_disagreements: int = 0
     upper_bound: float | None = None
     """Clopper-Pearson bound at ``confidence`` on the disagreement, from ``tested``; None without audits."""
@@ -156,7 +156,7 @@ class GroupLag(msgspec.Struct, frozen=True, kw_only=True):
     topic: str
     partitions: tuple[PartitionLag, ...] = ()
     seconds: float | None = None
-    """Of work that waits, as the workers reckon it; None where their metrics are not read."""
+    """Work that waits, by the workers' own estimate; None where the dashboard does not read their metrics."""
 
     @property
     def total(self) -> int:
@@ -165,7 +165,7 @@ class GroupLag(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A frame that could not be answered."""
+    """A frame that the worker could not answer."""
 
     id: str
     key: str | None
@@ -173,7 +173,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     offset: int
     """Where the frame was on the frames topic."""
     at_ms: int
-    """When it was put aside."""
+    """When the worker wrote the dead letter."""
     reason: str
     """One of :class:`layercache.schemas.dead_letter.Reason`."""
     message: str
@@ -182,7 +182,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadLetters(msgspec.Struct, frozen=True, kw_only=True):
-    """The latest, newest first, and how many the dashboard has seen, by reason."""
+    """The latest dead letters, newest first, and how many the dashboard has seen, by reason."""
 
     latest: tuple[DeadLetter, ...] = ()
     by_reason: dict[str, int] = {}
@@ -198,7 +198,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     frames: int
     """Answered since it started."""
     exits_closed: bool
-    """By its own guard."""
+    """The worker's own guard has closed its exits."""
     overload: bool
     overload_closed: bool
     lag_seconds: float
@@ -209,7 +209,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that cannot be reached or read right now. The dashboard goes on with the rest."""
+    """Something that the dashboard cannot reach or read right now. It goes on with the rest."""
 
     where: Literal["broker", "topics", "store", "metrics"]
     message: str
@@ -218,13 +218,13 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything at one moment. A part that has not changed since the last snapshot is the same object again."""
+    """Everything at one moment. A part that has not changed is the same object as in the last snapshot."""
 
     at_ms: int
     model: str | None = None
     """The model's fingerprint; None until a prediction or the store has shown it."""
     model_name: str | None = None
-    """As its versions of heads name it."""
+    """The name that its versions of heads give it."""
     brokers: str = ""
     frames_topic: str = ""
     now: Now = Now()
@@ -237,7 +237,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """A day."""
     disagreement: Disagreement = Disagreement(budget=0.01, confidence=0.95)
     overload: Disagreement | None = None
-    """The budget for overload; None where the settings and the version in force know none."""
+    """The budget for overload; None where neither the settings nor the version in force have one."""
     classes: tuple[ClassDisagreement, ...] = ()
     """Those with the most disagreements first."""
     heads: Heads = Heads()
@@ -247,7 +247,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: DeadLetters = DeadLetters()
     workers: tuple[Worker, ...] = ()
     metrics: bool = False
-    """Whether there are metrics to read: without them there are no workers here."""
+    """Whether the dashboard reads metrics: without them :attr:`workers` is empty."""
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     """What the numbers leave out, and why: sampled, another model's, not ours."""

@@ -1,4 +1,4 @@
-"""The end of a topic, followed for as long as the dashboard runs, within a budget."""
+"""Follows the end of a topic for as long as the dashboard runs, within a budget."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,32 +14,32 @@ from layercache.stream.kafka.clients import Config, KafkaUnusable, consumer_conf
 from layercache.stream.kafka.following import TopicFollower
 from layercache.stream.kafka.reach import NoAnswer
 
-#: librdkafka asks for a group's name; this one is never joined, and nothing is ever committed.
+#: librdkafka requires a group's name; the dashboard never joins this group and never commits.
 GROUP = "layercache-dashboard"
-#: How long a look waits for records, and so how soon it notices that it shall stop.
+#: How long a read waits for records, and so how soon the thread notices that it must stop.
 _POLL_S = 0.25
 #: How long one attempt waits for a broker, and how long after it the next one comes.
 _PATIENCE_S, _AGAIN_S = 3.0, 2.0
-#: How much of what a budget allows for this time may be behind: beyond that, records are passed over.
+#: The reader may be behind by what the budget allows in this time; beyond that it passes over records.
 _BEHIND_S = 2.0
 _MOST_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much of a topic is read."""
+    """How much of a topic the dashboard reads."""
 
     records_per_s: float
     bytes_per_s: float
     begin_with: int
-    """Records from before the dashboard was started, of all partitions together: these may take their time."""
+    """Records from before the dashboard's start, of all partitions together: reading these may take longer."""
 
 
 class Tail(Periodic):
     """Reads one topic's committed records from near its end on, in a thread, and hands them to ``take``.
 
-    Joins no group. Where more comes than the budget allows, what is too far behind is passed over: ``skipped`` is
-    called with how many records that were. Trouble is put on the board; reading goes on once it is over.
+    Joins no group. If more arrives than the budget allows, the reader passes over records that are too far behind and
+    calls ``skipped`` with their number. It puts trouble on the board, and reads on once the trouble is over.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class Tail(Periodic):
         self._board = board
         self._take = take
         self._skipped = skipped
-        self._allowance = Allowance(budget, time.monotonic())
+        self._bucket = TokenBucket(budget, time.monotonic())
         self._has_caught_up = False
 
     def _read(self) -> None:
-        """For as long as it goes well."""
+        """Reads until an error, or until the thread must stop."""
         try:
-            # Where a topic's name was given to a new topic, a client that knew the old one may never read it.
+            # After a topic was deleted and created anew, a client that knew the old one may never read the new one.
             self._follower.open(lambda: self.stopping, _PATIENCE_S)
             self._board.clear("topics", self.topic)
             while not self.stopping:
@@ -81,23 +81,23 @@ class Tail(Periodic):
 
     def _step(self) -> None:
         now = time.monotonic()
-        wait = self._allowance.wait_s(now)
+        wait = self._bucket.wait_s(now)
         if wait > 0:
             self.pause(min(wait, _POLL_S))
             self._catch_up()
             return
-        asked = min(_MOST_AT_ONCE, self._allowance.records(now))
+        asked = min(_MOST_AT_ONCE, self._bucket.records(now))
         records = self._follower.read(asked, _POLL_S)
         self._has_caught_up = self._has_caught_up or len(records) < asked
         if records:
-            self._allowance.spend(len(records), sum(map(len, records)), now)
+            self._bucket.spend(len(records), sum(map(len, records)), now)
             self._take(records)
 
     def _catch_up(self) -> None:
-        """The budget is used up: what is too far behind is passed over, to near the end."""
-        if not self._allowance.may_look(time.monotonic()):
+        """After the budget is used up: passes over records that are too far behind, to near the end."""
+        if not self._bucket.is_time_to_look(time.monotonic()):
             return
-        allowed = self._allowance.most_behind(_BEHIND_S) + (0 if self._has_caught_up else self._budget.begin_with)
+        allowed = self._bucket.most_behind(_BEHIND_S) + (0 if self._has_caught_up else self._budget.begin_with)
         most = allowed // max(1, len(self._follower.positions))
         passed, skips = 0, {}
         for partition, (low, end) in self._follower.watermarks().items():
@@ -110,14 +110,14 @@ class Tail(Periodic):
             self._skipped(passed)
 
 
-class Allowance:
-    """What may be read now: as much as the budget lets come together in a second, less what was read.
+class TokenBucket:
+    """A token bucket: it fills at the budget's rates, holds one second's worth, and each read takes from it.
 
-    >>> allowance = Allowance(Budget(records_per_s=100, bytes_per_s=1e6, begin_with=0), now=0.0)
-    >>> allowance.records(now=0.0)
+    >>> bucket = TokenBucket(Budget(records_per_s=100, bytes_per_s=1e6, begin_with=0), now=0.0)
+    >>> bucket.records(now=0.0)
     100
-    >>> allowance.spend(150, 3_000, now=0.0)
-    >>> round(allowance.wait_s(now=0.0), 3), allowance.wait_s(now=0.6)
+    >>> bucket.spend(150, 3_000, now=0.0)
+    >>> round(bucket.wait_s(now=0.0), 3), bucket.wait_s(now=0.6)
     (0.51, 0.0)
     """
 
@@ -129,31 +129,31 @@ class Allowance:
         self._mean_bytes = 0.0
 
     def records(self, now: float) -> int:
-        """How many may be read, 1 at least: a large one may overdraw, and is waited for afterwards."""
+        """How many records may be read, at least 1: a large record may overdraw the bucket, and the next read waits."""
         self._fill(now)
         return max(1, int(self._records))
 
     def spend(self, records: int, size: int, now: float) -> None:
-        """So many were read, of ``size`` bytes."""
+        """Takes ``records`` records of ``size`` bytes in all from the bucket."""
         self._fill(now)
         self._records -= records
         self._bytes -= size
         self._mean_bytes = size / records if not self._mean_bytes else 0.9 * self._mean_bytes + 0.1 * size / records
 
     def wait_s(self, now: float) -> float:
-        """How long until another may be read."""
+        """How long until another record may be read."""
         self._fill(now)
         records = (1 - self._records) / self._budget.records_per_s
         size = -self._bytes / self._budget.bytes_per_s
         return max(0.0, records, size)
 
     def most_behind(self, seconds: float) -> int:
-        """How many records the budget allows for in so many seconds, of the size of late."""
+        """How many records of the recent mean size the budget allows in so many seconds."""
         by_size = self._budget.bytes_per_s / self._mean_bytes if self._mean_bytes else self._budget.records_per_s
         return max(2, int(seconds * min(self._budget.records_per_s, by_size)))
 
-    def may_look(self, now: float) -> bool:
-        """Whether it is time to ask how far behind one is: once a second."""
+    def is_time_to_look(self, now: float) -> bool:
+        """True once a second: then it is time to ask the broker how far behind the reader is."""
         if now < self._next_look:
             return False
         self._next_look = now + 1.0
@@ -167,7 +167,7 @@ class Allowance:
 
 
 def tail_config(settings: Settings, **overrides: Any) -> Config:
-    """Of a consumer that reads a little, holds little in memory, and belongs to no group."""
+    """Configuration of a consumer that reads a little, keeps little in memory, and belongs to no group."""
     own = {
         "auto_offset_reset": "latest",
         "queued_max_messages_kbytes": 8_192,

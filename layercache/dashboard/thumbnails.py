@@ -1,4 +1,4 @@
-"""From a frame's bytes to a small picture that a browser shows, whatever format the frame has."""
+"""Turns a frame's bytes into a small picture that every browser shows."""
 
 import io
 
@@ -17,14 +17,14 @@ from layercache.stream.frames.decoding import (
 
 #: The longer side of a thumbnail, in pixels: sharp on a phone's dense screen, and some kilobytes.
 SIDE = 192
-#: Small pictures stay as they are, without loss.
+#: Pictures up to this side are encoded without loss.
 _LOSSLESS = 64
 _QUALITY = 82
 _FORMATS = {image_header.JPEG: "JPEG", image_header.PNG: "PNG", image_header.WEBP: "WEBP"}
 
 
 class NoPicture(ValueError):
-    """There is nothing to show; the message says why."""
+    """There is no picture to show; the message says why."""
 
 
 def thumbnail(value: bytes | None, limits: Limits) -> Picture:

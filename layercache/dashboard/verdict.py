@@ -1,4 +1,4 @@
-"""Is all well? One sentence for the top of the page, and how seriously to take it."""
+"""Judges the state: one sentence for the top of the page, and how serious it is."""
 
 from typing import Literal
 
@@ -8,16 +8,16 @@ from layercache.cache_training.certifying.certificate import lower_bound
 from layercache.dashboard import state
 from layercache.dashboard.words import percent, plural
 
-#: A page that is looked at all day must not say by chance that the budget is left: the error of each look.
+#: The error of each look: people look at the page all day, and it must not say by chance that errors exceed the budget.
 _LOOK_ERROR = 1e-3
-#: Work that waits for longer than this is worth a look.
+#: Work that waits for longer than this is worth a warning.
 _MUCH_LAG_S = 30.0
 
 Level = Literal["good", "quiet", "warn", "bad"]
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What to think of the state."""
+    """How the state is, in words."""
 
     level: Level
     headline: str
@@ -25,7 +25,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def judge(snapshot: state.Snapshot) -> Verdict:
-    """The worst thing that is true, or that all is well."""
+    """The most serious trouble, or that all is well."""
     return _trouble(snapshot) or _standstill(snapshot) or _fine(snapshot)
 
 
@@ -51,7 +51,7 @@ def _trouble(snapshot: state.Snapshot) -> Verdict | None:
 
 
 def is_over(seen: state.Disagreement) -> bool:
-    """Whether audits that are no near-copies show the budget to be left, and not by chance."""
+    """Whether audits without near-copies show that errors exceed the budget, and not by chance."""
     return lower_bound(seen.tested_disagreements, seen.tested, _LOOK_ERROR) > seen.budget
 
 
@@ -81,7 +81,7 @@ def _fine(snapshot: state.Snapshot) -> Verdict:
 
 
 def _wait_s(snapshot: state.Snapshot) -> float:
-    """Seconds of work that wait for workers, as they say or as their pace suggests."""
+    """Seconds of work that wait for workers: their own estimate, or lag by pace."""
     for lag in snapshot.lags:
         if lag.who == "workers":
             if lag.seconds is not None:

@@ -1,4 +1,4 @@
-"""How versions of heads are shown: what each changed, which is in force, and which alarms they tell of."""
+"""How the dashboard shows versions of heads: what each changed, which is in force, and alarms of drift."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -11,7 +11,7 @@ from layercache.schemas.manifest import Manifest, Pin
 
 
 def changes(manifest: Manifest, before: Manifest | None) -> Changes:
-    """What a version changed; ``before`` is its predecessor, None where there was none or the store has it no more.
+    """What a version changed; ``before`` is its predecessor, None where it had none or the store no longer has it.
 
     >>> changes(heads.manifest, None).summary
     'opens layer2'
@@ -39,9 +39,15 @@ def changes(manifest: Manifest, before: Manifest | None) -> Changes:
 
 
 def heads(
-    manifests: Sequence[Manifest], live: Live, latest: str | None, pin: Pin | None, attempts: int, store: str, said: str
+    manifests: Sequence[Manifest],
+    live: Live,
+    latest: str | None,
+    pin: Pin | None,
+    attempts: int,
+    store: str,
+    sentence: str,
 ) -> Heads:
-    """All versions, ``manifests`` newest first, and what is in force; ``said`` is the same for people."""
+    """All versions, ``manifests`` newest first, and what is in force, which ``sentence`` says in words."""
     by_name = {manifest.version: manifest for manifest in manifests}
     return Heads(
         store=store,
@@ -54,14 +60,14 @@ def heads(
         pinned=live.pinned,
         pin_reason=pin.reason if pin else "",
         attempts=attempts,
-        sentence=said,
+        sentence=sentence,
     )
 
 
 def alarms(manifests: Sequence[Manifest], live: str | None) -> tuple[Alarm, ...]:
-    """What versions tell of drift, newest first: those published because their predecessor exceeded its budget.
+    """Alarms of drift, newest first: versions that the trainer published because the one before exceeded its budget.
 
-    An alarm is active while its version is the one in force: a later one has learnt the stream as it is now.
+    An alarm is active while its version is in force: a later version has learnt the stream as it is now.
     """
     found = []
     for manifest in manifests:
@@ -104,22 +110,22 @@ def _version(manifest: Manifest, before: Manifest | None, live: Live, latest: st
 
 
 def _sentence(found: Changes, is_open: bool) -> str:
-    """In the order in which one wants to know it."""
-    said = []
+    """The changes in words, the most important first."""
+    parts = []
     if found.opened:
-        said.append(f"opens {', '.join(found.opened)}")
+        parts.append(f"opens {', '.join(found.opened)}")
     if found.closed:
-        said.append(f"closes {', '.join(found.closed)}")
-    said += [f"{one.cut} from {one.before:.4f} to {one.after:.4f}" for one in found.moved]
+        parts.append(f"closes {', '.join(found.closed)}")
+    parts += [f"{one.cut} from {one.before:.4f} to {one.after:.4f}" for one in found.moved]
     if found.replaced:
-        said.append(f"another head at {', '.join(found.replaced)}")
+        parts.append(f"another head at {', '.join(found.replaced)}")
     if found.overload:
-        said.append(f"{'adds' if found.overload == 'added' else 'drops'} thresholds for overload")
-    return "; ".join(said) or ("heads learnt further" if is_open else "every exit stays closed")
+        parts.append(f"{'adds' if found.overload == 'added' else 'drops'} thresholds for overload")
+    return "; ".join(parts) or ("heads learnt further" if is_open else "every exit stays closed")
 
 
 def _milliseconds(created: str) -> int | None:
-    """Of RFC 3339; None for what is none."""
+    """Milliseconds since the epoch of an RFC 3339 time; None for any other text."""
     try:
         return int(datetime.fromisoformat(created).timestamp() * 1000)
     except ValueError:

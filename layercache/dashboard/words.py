@@ -1,4 +1,4 @@
-"""How the page writes numbers: with units, and a dash where there is nothing to say."""
+"""How the page writes numbers: with units, and a dash for a value that is unknown."""
 
 NOTHING = "–"
 

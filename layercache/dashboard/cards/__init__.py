@@ -1,1 +1,1 @@
-"""The page's cards: each shows one part of the state, and draws itself anew only when that part is another."""
+"""The page's cards: each shows one part of the state, and redraws only when that part has changed."""

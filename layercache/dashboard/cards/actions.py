@@ -1,4 +1,4 @@
-"""What an operator may do from the page: asked back first, with a reason for whoever looks next."""
+"""What an operator can do from the page: each action needs a confirmation and takes a reason for the next operator."""
 
 import logging
 from typing import Literal
@@ -21,7 +21,7 @@ _QUESTIONS = {
 
 
 class Order(msgspec.Struct, frozen=True):
-    """One thing to do, on ``version`` where it is about one."""
+    """One action; ``version`` is its version, if it has one."""
 
     kind: Literal["roll back", "pin", "unpin", "close"]
     label: str
@@ -29,14 +29,14 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Actions:
-    """Buttons, the question, and the doing of it. One for each open page."""
+    """Buttons, the dialog that asks for confirmation, and the action itself. One for each open page."""
 
     def __init__(self, source: Backend) -> None:
         self._source = source
         self._dialog = ui.dialog()
 
     def button(self, order: Order, small: bool = False) -> None:
-        """A button that asks whether the order is meant."""
+        """A button that opens the confirmation dialog."""
         button = ui.button(order.label, on_click=lambda: self._ask(order), color=None).props("no-caps flat")
         button.classes("lc-button" + (" lc-small" if small else "") + (" lc-danger" if order.kind == "close" else ""))
         if order.version is not None:
@@ -58,7 +58,7 @@ class Actions:
         self._dialog.open()
 
     async def _do(self, order: Order, reason: str, button: ui.button) -> None:
-        """The store may be far away: in a thread of its own, with the button at rest meanwhile."""
+        """Acts in a thread, since a store in the cloud takes time; the button is disabled meanwhile."""
         button.disable()
         try:
             said = await run.io_bound(_perform, self._source, order, reason)

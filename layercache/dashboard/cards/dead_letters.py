@@ -1,4 +1,4 @@
-"""Frames that could not be answered, with the reason, and the picture where there is one."""
+"""Frames that workers could not answer, with the reason and, if it decodes, the picture."""
 
 from layercache.dashboard import state
 from layercache.dashboard.cards import parts
@@ -9,7 +9,7 @@ _SHOWN = 6
 
 
 class DeadLetters:
-    """The latest, and how many there were of each reason."""
+    """The latest dead letters, and how many there were of each reason."""
 
     def __init__(self) -> None:
         content, _ = parts.card("Dead letters", "lc-half", "Frames that could not be answered, kept as they came.")

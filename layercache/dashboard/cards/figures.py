@@ -8,8 +8,8 @@ from layercache.dashboard.cards import promise
 from layercache.dashboard.cards.parts import Part, box, svg, text
 from layercache.dashboard.words import NOTHING, count, milliseconds, percent, plural, rate
 
-#: A value, its unit, and what else there is to say.
-_Say = Callable[[state.Snapshot], tuple[str, str, str]]
+#: A value, its unit, and a line of detail.
+_Words = Callable[[state.Snapshot], tuple[str, str, str]]
 
 _WIDTH, _HEIGHT = 120, 28
 #: Partitions in the picture of the lag, and the lag that fills its height at least.
@@ -17,7 +17,7 @@ _COLUMNS, _FULL_COLUMN = 64, 100
 
 
 class _Foot(NamedTuple):
-    """What stands below a number: which value it shows, and how."""
+    """The small picture below a number: which value it shows, and how."""
 
     select: Callable[[state.Snapshot], Any]
     draw: Callable[[Any], None]
@@ -28,7 +28,7 @@ class Figures:
 
     def __init__(self) -> None:
         with box("div", "lc-figures"):
-            self._tiles = [_Tile(name, say, foot) for name, say, foot in _TILES]
+            self._tiles = [_Tile(name, words, foot) for name, words, foot in _TILES]
 
     def update(self, snapshot: state.Snapshot) -> None:
         """Shows the numbers."""
@@ -37,8 +37,8 @@ class Figures:
 
 
 class _Tile:
-    def __init__(self, name: str, say: _Say, foot: _Foot) -> None:
-        self._say, self._foot = say, foot
+    def __init__(self, name: str, words: _Words, foot: _Foot) -> None:
+        self._words, self._foot = words, foot
         with box("section", "lc-card lc-figure", aria_label=name):
             text(name, "h2")
             with box("p", "lc-number"):
@@ -48,12 +48,12 @@ class _Tile:
             self._part: Part[Any] = Part(box("div", "lc-foot", aria_hidden="true"), foot.draw)
 
     def update(self, snapshot: state.Snapshot) -> None:
-        self._value.text, self._unit.text, self._detail.text = self._say(snapshot)
+        self._value.text, self._unit.text, self._detail.text = self._words(snapshot)
         self._part.show(self._foot.select(snapshot))
 
 
 def path(values: Sequence[float | None], width: int = _WIDTH, height: int = _HEIGHT) -> str:
-    """An SVG path through the values, from nought at the bottom to the largest at the top; a gap for each None.
+    """An SVG path through the values, from 0 at the bottom to the largest at the top; a gap for each None.
 
     >>> path([0.0, 2.0, None, 1.0, 1.0], width=40, height=10)
     'M0 10L10 0M30 5L40 5'
@@ -79,7 +79,7 @@ def _draw_spark(drawn: str) -> None:
 
 
 def _waiting(snapshot: state.Snapshot) -> tuple[int, ...]:
-    """What waits for workers, by partition."""
+    """Records that wait for workers, by partition."""
     found = (lag.partitions for lag in snapshot.lags if lag.who == "workers")
     return tuple(one.lag for one in next(found, ()))[:_COLUMNS]
 
@@ -129,7 +129,7 @@ def _split(value: str) -> tuple[str, str]:
     return (value[:-1], "%") if value.endswith("%") else (value, "")
 
 
-_TILES: tuple[tuple[str, _Say, _Foot], ...] = (
+_TILES: tuple[tuple[str, _Words, _Foot], ...] = (
     ("Hit rate", _hits, _spark(lambda point: point.hit_rate)),
     ("Time saved", _saved, _spark(lambda point: point.time_saved)),
     ("Audits that differ", _disagreement, _Foot(lambda snapshot: snapshot.disagreement, promise.draw_meter)),

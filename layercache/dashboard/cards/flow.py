@@ -1,4 +1,4 @@
-"""Where frames leave, as a staircase: a bar's height is its share of the frames, its length the FLOPs they took."""
+"""Where frames leave, as a staircase: a bar's height is its share of the frames, its length the FLOPs they cost."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -21,17 +21,17 @@ class Step(msgspec.Struct, frozen=True):
     share: float
     """Of all frames."""
     flops: float
-    """Spent on each of them, as a share of the plain model's."""
+    """FLOPs spent on each of them, as a share of the plain model's."""
     length: float
-    """The bar's, as a share of the picture's width."""
+    """The bar's length, as a share of the picture's width."""
     top: float
-    """The bar's upper edge, as a share of the picture's height, as the next."""
+    """The bar's upper edge, as a share of the picture's height, like the next field."""
     label: float
     """The middle of its label."""
 
     @property
     def middle(self) -> float:
-        """The bar's."""
+        """The middle of the bar."""
         return self.top + self.share / 2
 
 
@@ -42,8 +42,8 @@ class Mark(msgspec.Struct, frozen=True):
     at: float
     """As a share of the picture's width."""
     width: float
-    """Of the segment that ends here."""
-    go_on: float
+    """The width of the segment that ends here."""
+    passed: float
     """Share of all frames that pass it."""
 
 
@@ -53,7 +53,7 @@ class Staircase(msgspec.Struct, frozen=True):
     steps: tuple[Step, ...] = ()
     marks: tuple[Mark, ...] = ()
     saved: float = 0.0
-    """Of the FLOPs that the plain model would have taken."""
+    """Saved FLOPs, as a share of the plain model's."""
     frames: int = 0
 
 
@@ -87,7 +87,7 @@ def staircase(flow: state.Flow) -> Staircase:
 
 
 def spread(wanted: Sequence[float], apart: float) -> list[float]:
-    """Places within [0, 1] in the order wanted, near to what is wanted, and ``apart`` from each other.
+    """Places within [0, 1], in the order of ``wanted`` and near to it, at least ``apart`` from each other.
 
     >>> [round(place, 2) for place in spread([0.1, 0.12, 0.99], 0.1)]
     [0.1, 0.2, 0.95]
@@ -147,7 +147,7 @@ def _draw(stairs: Staircase) -> None:
                 with box("div", "lc-mark").style(f"left:{mark.at - mark.width:.2%};width:{mark.width:.2%}"):
                     text("end" if mark.cut == state.END else mark.cut, "span", "lc-cut", title=mark.cut)
                     if mark.cut != state.END:
-                        text(f"{percent(mark.go_on, 0)} go on", "small")
+                        text(f"{percent(mark.passed, 0)} go on", "small")
     text(f"The last {plural(stairs.frames, 'answer')}.", "p", "lc-hint")
 
 

@@ -1,4 +1,4 @@
-"""The latest frames as pictures; one that is clicked tells everything about itself."""
+"""The latest frames as pictures; a click on one shows its details."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ from layercache.dashboard.cards import parts
 from layercache.dashboard.cards.parts import LocalTime, Part, box, row, text
 from layercache.dashboard.words import milliseconds, percent
 
-#: Frames on the page, and how long they stay at least.
+#: Frames on the page, and how long each strip stays at least.
 _SHOWN = 24
-_REST_MS = 1_900
+_STAYS_MS = 1_900
 
 
 class _Strip(Element, component=parts.STATIC / "frame_strip.js"):
@@ -28,32 +28,33 @@ class Frames:
         with content:
             self._empty = Part(box(), _draw_empty)
             self._strip = _Strip().on("open", self._open)
-            self._strip.on("hold", lambda: self._hold(True), args=[]).on("release", lambda: self._hold(False), args=[])
+            self._strip.on("hold", lambda: self._pause(True), args=[])
+            self._strip.on("release", lambda: self._pause(False), args=[])
         self._dialog = ui.dialog()
         self._shown: dict[str, state.Frame] = {}
-        self._before: dict[str, state.Frame] = {}
-        self._is_held = False
+        self._previous: dict[str, state.Frame] = {}
+        self._is_paused = False
         self._at_ms = 0
 
     def update(self, snapshot: state.Snapshot) -> None:
         """Sends the order, and the frames that the browser does not have yet; every two seconds at most."""
         self._empty.show(not snapshot.frames)
-        if self._is_held:
+        if self._is_paused:
             return
         latest = {f"{frame.partition}-{frame.offset}": frame for frame in snapshot.frames[:_SHOWN]}
-        if list(latest) == list(self._shown) or abs(snapshot.at_ms - self._at_ms) < _REST_MS:
+        if list(latest) == list(self._shown) or abs(snapshot.at_ms - self._at_ms) < _STAYS_MS:
             return
         cuts = parts.cuts_of(snapshot)
         fresh = [_tile(key, frame, cuts) for key, frame in latest.items() if key not in self._shown]
         self._strip.run_method("show", list(latest), fresh)
-        self._before, self._shown, self._at_ms = self._shown, latest, snapshot.at_ms
+        self._previous, self._shown, self._at_ms = self._shown, latest, snapshot.at_ms
 
-    def _hold(self, is_held: bool) -> None:
-        """The browser shows what it had when the pointer came, while these were perhaps on their way already."""
-        self._is_held = is_held
+    def _pause(self, is_paused: bool) -> None:
+        """Stops the strip under the pointer; :meth:`_open` knows the frames before, which it may still show."""
+        self._is_paused = is_paused
 
     def _open(self, event: GenericEventArguments) -> None:
-        frame = self._shown.get(str(event.args)) or self._before.get(str(event.args))
+        frame = self._shown.get(str(event.args)) or self._previous.get(str(event.args))
         if frame is None:
             ui.notify("This frame is no longer among the latest.")
             return
@@ -66,7 +67,7 @@ class Frames:
 
 
 def _tile(key: str, frame: state.Frame, cuts: tuple[str, ...]) -> dict[str, Any]:
-    """What the browser needs of a frame."""
+    """What the browser needs to draw a frame."""
     return {
         "key": key,
         "id": frame.id,

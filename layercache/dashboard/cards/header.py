@@ -1,4 +1,4 @@
-"""The page's top: whose dashboard it is, whether all is well, and what cannot be reached."""
+"""The page's top: which model it shows, whether all is well, and what the dashboard cannot reach."""
 
 from collections.abc import Callable
 
@@ -13,11 +13,11 @@ _ICONS = {"good": "check_circle", "quiet": "hourglass_empty", "warn": "warning_a
 
 
 class ThemeToggle(Element, component=STATIC / "theme_toggle.js"):
-    """Light, dark, or as the system says."""
+    """Switches between light, dark, and the system's setting."""
 
 
 class Header:
-    """Name, verdict, and the tools at the right."""
+    """Name, verdict, and the buttons at the right."""
 
     def __init__(self, read_only: bool, pause: Callable[[bool], None]) -> None:
         self._pause = pause
@@ -36,12 +36,12 @@ class Header:
                 self._button = ui.button(icon="pause", on_click=self._toggle, color=None).props("flat round dense")
                 self._button.classes("lc-tool")
                 ThemeToggle()
-                self._say()
+                self._label_button()
         self._box = box("div")
         with self._box:
             self._icon = ui.icon("").props("aria-hidden=true")
             with box("p"):
-                # Read out when it changes; the numbers beside it change every second and are not.
+                # Screen readers read this out when it changes, but not the numbers, which change every second.
                 self._headline = text("", "strong", role="status")
                 self._detail = text("")
 
@@ -56,15 +56,15 @@ class Header:
     def _toggle(self) -> None:
         self._paused = not self._paused
         self._pause(self._paused)
-        self._say()
+        self._label_button()
 
-    def _say(self) -> None:
+    def _label_button(self) -> None:
         label = "Go on" if self._paused else "Hold still"
         self._button.props(f'icon={"play_arrow" if self._paused else "pause"} aria-label="{label}" title="{label}"')
 
 
 class Banner:
-    """What cannot be reached right now, and what to do about it."""
+    """What the dashboard cannot reach right now, and what to do about it."""
 
     def __init__(self) -> None:
         self._part = Part(box("div", "lc-banners"), _draw_problems)

@@ -1,4 +1,4 @@
-"""What all cards are made of. Text always goes into the page as text: nothing that a user wrote is read as HTML."""
+"""What all cards are made of. Text always goes into the page as text: no browser reads a user's text as HTML."""
 
 import functools
 from base64 import b64encode
@@ -19,7 +19,7 @@ class Card(Protocol):
     """A part of the page."""
 
     def update(self, snapshot: state.Snapshot) -> None:
-        """Shows ``snapshot``; sends nothing to the browser where nothing of it is new here."""
+        """Shows ``snapshot``; sends the browser nothing if this card's part has not changed."""
 
 
 class LocalTime(Element, component=STATIC / "local_time.js"):
@@ -31,7 +31,7 @@ class LocalTime(Element, component=STATIC / "local_time.js"):
 
 
 class Part(Generic[T]):
-    """A place whose content depends on one value, and is drawn again when that is another."""
+    """An element whose content depends on one value, and is redrawn when that value changes."""
 
     def __init__(self, place: Element, draw: Callable[[T], None]) -> None:
         self._place = place
@@ -39,7 +39,7 @@ class Part(Generic[T]):
         self._shown: list[T] = []
 
     def show(self, value: T) -> None:
-        """Draws ``value``, unless it stands there already."""
+        """Draws ``value``, unless it is shown already."""
         if self._shown and (value is self._shown[0] or value == self._shown[0]):
             return
         self._shown = [value]
@@ -49,13 +49,13 @@ class Part(Generic[T]):
 
 
 def box(tag: str = "div", classes: str = "", **attributes: str) -> Element:
-    """An element to put others in; attributes with their dashes as underscores, ``class`` apart."""
+    """A container element; attributes have underscores for dashes, and ``classes`` is the attribute ``class``."""
     element = Element(tag).classes(classes)
     return _with(element, attributes)
 
 
 def text(words: str, tag: str = "span", classes: str = "", **attributes: str) -> TextElement:
-    """Words, as they are."""
+    """Text, unchanged."""
     element = TextElement(tag=tag, text=words)
     element.classes(classes)
     return _with(element, attributes)
@@ -70,7 +70,7 @@ def svg(tag: str, **attributes: str) -> Element:
 
 
 def card(title: str, classes: str = "", hint: str = "") -> tuple[Element, Element]:
-    """A titled card: the element for its content, and the one beside its title for controls."""
+    """A titled card: the element for its content, and the one next to its title for controls."""
     with box("section", f"lc-card {classes}", aria_label=title):
         with box("div", "lc-card-head"):
             with box("div"):
@@ -83,7 +83,7 @@ def card(title: str, classes: str = "", hint: str = "") -> tuple[Element, Elemen
 
 
 def empty(words: str, command: str = "") -> None:
-    """Says why there is nothing, and the command that changes it."""
+    """Says why a card is empty, and the command that fills it."""
     with box("p", "lc-empty"):
         text(words)
         if command:
@@ -107,18 +107,18 @@ def picture(shown: state.Picture | None, why: str, alt: str) -> None:
 
 
 def is_small(shown: state.Picture) -> bool:
-    """So small that its pixels should be seen as they are."""
+    """Whether it is so small that the page should show its pixels unsmoothed."""
     return max(shown.width, shown.height) <= 64
 
 
 @functools.lru_cache(maxsize=512)
 def data_url(shown: state.Picture) -> str:
-    """The picture within its address: no request of its own that could come too late."""
+    """The picture as a ``data:`` URL: it needs no request of its own, which could come too late."""
     return f"data:{shown.content_type};base64,{b64encode(shown.data).decode()}"
 
 
 def colour(exit_: str, cuts: tuple[str, ...]) -> str:
-    """The colour of an exit: by its place among the model's ``cuts``, whichever of them are open.
+    """An exit's colour, by its place among the model's ``cuts``, open or not.
 
     >>> colour("layer2", ("layer1", "layer2", "full")), colour("full", ("layer1", "full")), colour("other", ("full",))
     ('var(--exit-2)', 'var(--full)', 'var(--exit-8)')

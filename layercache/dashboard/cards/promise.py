@@ -1,4 +1,4 @@
-"""Audited disagreement against its budget, with what was certified."""
+"""Audited disagreement against its budget, with the certified bound."""
 
 from layercache.dashboard import state
 from layercache.dashboard.cards import parts
@@ -14,7 +14,7 @@ _SOURCES = {
 
 
 class Promise:
-    """The everyday budget, and overload's where there is one."""
+    """The everyday budget, and overload's if there is one."""
 
     def __init__(self) -> None:
         content, _ = parts.card(
@@ -28,7 +28,7 @@ class Promise:
 
 
 def scale(shown: state.Disagreement) -> float:
-    """Where the meter ends: the budget stands in its middle, unless something is worse than twice that."""
+    """The meter's right end: the budget is in the middle, unless a value exceeds about twice the budget."""
     bounds = [shown.rate or 0.0, shown.certificate.upper_bound if shown.certificate else 0.0]
     return max(2 * shown.budget, 1.15 * max(bounds))
 
@@ -66,7 +66,7 @@ def _draw_budget(shown: state.Disagreement, which: str) -> None:
 
 
 def draw_meter(shown: state.Disagreement, which: str = "") -> None:
-    """A bar for what was seen, a line for what was certified, and the budget that neither should pass."""
+    """A bar for the audits, a line for the certified bound, and the budget that neither should exceed."""
     end = scale(shown)
     seen = shown.rate or 0.0
     meter = box(

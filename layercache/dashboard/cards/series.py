@@ -32,11 +32,11 @@ class Chart(msgspec.Struct, frozen=True):
     lines: tuple[Line, ...]
     limit: bool = False
     top: float | None = None
-    """Where the vertical axis ends; None: where the values do."""
+    """Where the vertical axis ends; None lets the values decide."""
 
 
 def of(value: Callable[[state.Point], float | None], factor: float = 1.0) -> Values:
-    """A value of each slice of time."""
+    """Values of a line: one for each slice of time."""
 
     def values(series: state.Series) -> list[float | None]:
         found = (value(point) for point in series.points)
@@ -91,7 +91,7 @@ class Series:
         self._snapshot: state.Snapshot | None = None
 
     def update(self, snapshot: state.Snapshot) -> None:
-        """Draws the chosen range, where it has moved on."""
+        """Draws the chosen range, if it has changed."""
         self._snapshot = snapshot
         series = snapshot.day if self._range == "day" else snapshot.recent
         if series is self._drawn or series == self._drawn:
@@ -108,7 +108,7 @@ class Series:
 
 
 def options(chart: Chart) -> dict[str, Any]:
-    """A chart without its points. Colours are the page's variables: they follow light and dark by themselves."""
+    """A chart without its points. Colours are the page's variables: they follow light and dark mode by themselves."""
     unit = chart.unit if chart.unit == "%" else f" {chart.unit}"
     with_unit = f"value => value == null ? '–' : value.toFixed({chart.digits}) + '{unit}'"
     has_legend = len(chart.lines) > 1

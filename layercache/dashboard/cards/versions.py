@@ -1,4 +1,4 @@
-"""The versions of heads, what each changed, and the buttons that say which one workers shall use."""
+"""The versions of heads, what each changed, and the buttons that choose which one workers use."""
 
 from layercache.dashboard import state
 from layercache.dashboard.cards import parts
@@ -19,7 +19,7 @@ _COLUMNS = ("Version", "Published", "Why", "What changed", "Hits", "FLOPs saved"
 
 
 class Versions:
-    """A table, newest first."""
+    """A table of versions, newest first."""
 
     def __init__(self, actions: Actions | None) -> None:
         self._actions = actions
@@ -28,7 +28,7 @@ class Versions:
         self._part = Part(content, self._draw)
 
     def update(self, snapshot: state.Snapshot) -> None:
-        """Shows what the store has."""
+        """Shows the store's versions."""
         self._buttons.show(snapshot.heads)
         self._part.show(snapshot.heads)
 
@@ -36,7 +36,7 @@ class Versions:
         if self._actions is None or not (heads.versions or heads.pinned):
             return
         before = _before_latest(heads)
-        if before is not None and not heads.pinned:  # a pin goes before the latest version: unpin first
+        if before is not None and not heads.pinned:  # a pin overrides the latest version: unpin first
             self._actions.button(Order("roll back", "Roll back", before))
         if heads.pinned:
             self._actions.button(Order("unpin", "Open exits again" if heads.closed else "Unpin", None))
@@ -89,7 +89,7 @@ class Versions:
 
 def _before_latest(heads: Heads) -> str | None:
     """Where a rollback without a version goes (:meth:`layercache.early_exit.store.head_store.HeadStore.rollback`);
-    None for nowhere."""
+    None if there is no such version."""
     names = [version.version for version in heads.versions]
     if heads.latest not in names:
         return None

@@ -1,4 +1,4 @@
-"""What to keep an eye on: drift alarms, disagreement by class, lag by partition, and the workers."""
+"""Cards to watch: drift alarms, disagreement by class, lag by partition, and the workers."""
 
 from layercache.dashboard import state
 from layercache.dashboard.cards import parts
@@ -16,7 +16,7 @@ _GROUPS = {"workers": "Workers", "trainer": "Trainer"}
 
 
 class Alarms:
-    """Drift, noticed by the trainer or by a worker."""
+    """Drift that the trainer or a worker has noticed."""
 
     def __init__(self) -> None:
         content, _ = parts.card("Drift alarms", "lc-third")
@@ -28,7 +28,7 @@ class Alarms:
 
 
 class Classes:
-    """Where the exits and the full model differ most."""
+    """The classes for which exits and full model differ most."""
 
     def __init__(self) -> None:
         content, _ = parts.card("Disagreement by class", "lc-third", "Audits of the version in force.")
@@ -52,7 +52,7 @@ class Lags:
 
 
 class Workers:
-    """The workers, where their metrics are read."""
+    """The workers, if the dashboard reads their metrics."""
 
     def __init__(self) -> None:
         content, _ = parts.card("Workers", "lc-half")

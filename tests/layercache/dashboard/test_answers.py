@@ -75,7 +75,7 @@ def test_without_heads_everything_runs_through_one_segment() -> None:
 
 def test_savings_are_what_the_versions_say_that_answered() -> None:
     counted, slices = answers()
-    counted.know([with_exits(1, ("a", 0.3))])
+    counted.set_versions([with_exits(1, ("a", 0.3))])
     for offset, (exit_, version) in enumerate([("a", "v0001"), (FULL, "v0001"), (FULL, None), ("a", "unknown")]):
         counted.add(answer(offset, 1_000, exit_, version), 1_000)
     (point,) = slices.series(10_000).points[:1]

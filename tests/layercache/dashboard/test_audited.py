@@ -42,15 +42,15 @@ def test_counts_by_version_and_budget() -> None:
     tally = AuditTally(block_s=10)
     assert tally.add(audits(100, 3)) == (100, 3)
     assert tally.add(audits(50, 0, "v2", first=100)) == (50, 0)
-    normal = tally.of("m", "v1").normal.shown(0.01, 0.95, None)
+    normal = tally.of_version("m", "v1").normal.as_disagreement(0.01, 0.95, None)
     assert (normal.audits, normal.disagreements, normal.rate) == (100, 3, 0.03)
     assert normal.upper_bound == upper_bound(3, 100, 1 - 0.95)
     assert normal.source == "topic"
-    assert tally.of("m", "v1").overload.disagreements == 6
-    assert tally.of("m", "v2").normal.audits == 50
+    assert tally.of_version("m", "v1").overload.disagreements == 6
+    assert tally.of_version("m", "v2").normal.audits == 50
     assert (
-        tally.of("m", "v3").normal.shown(0.01, 0.95, None).source
-        == tally.of("m", None).normal.shown(0.01, 0.95, None).source
+        tally.of_version("m", "v3").normal.as_disagreement(0.01, 0.95, None).source
+        == tally.of_version("m", None).normal.as_disagreement(0.01, 0.95, None).source
     )
 
 
@@ -59,13 +59,13 @@ def test_a_record_that_is_read_twice_counts_once() -> None:
     assert tally.add(audits(100, 3)) == (100, 3)
     assert tally.add(audits(100, 3)) == (0, 0)
     assert tally.add(audits(120, 3)) == (20, 0)
-    assert tally.of("m", "v1").normal.audits == 120
+    assert tally.of_version("m", "v1").normal.audits == 120
 
 
 def test_near_copies_enter_the_bound_once() -> None:
     tally = AuditTally(block_s=10)
     tally.add(audits(100, 10, key=7))
-    normal = tally.of("m", "v1").normal.shown(0.01, 0.95, None)
+    normal = tally.of_version("m", "v1").normal.as_disagreement(0.01, 0.95, None)
     assert (normal.audits, normal.disagreements) == (100, 10)
     assert (normal.tested, normal.tested_disagreements) == (1, 1)
     assert normal.upper_bound == 1.0
@@ -75,21 +75,21 @@ def test_near_copies_enter_the_bound_once() -> None:
 def test_audits_of_closed_exits_say_nothing(batch: DistillationBatch) -> None:
     tally = AuditTally(block_s=10)
     assert tally.add(batch) == (0, 0)
-    assert tally.of("m", "v1").normal.audits == 0
+    assert tally.of_version("m", "v1").normal.audits == 0
 
 
 def test_misses_are_no_audits() -> None:
     tally = AuditTally(block_s=10)
     tally.add(record(np.zeros((4, 1, 2, 2), np.uint8), np.eye(3, dtype=np.float32)[[0, 1, 2, 0]], audit=False,
                      version="v1", exits=("a",)))  # fmt: skip
-    assert tally.of("m", "v1").normal.audits == 0
+    assert tally.of_version("m", "v1").normal.audits == 0
 
 
 def test_classes_with_the_most_disagreements_come_first() -> None:
     tally = AuditTally(block_s=10)
     tally.add(audits(30, 2))
     tally.add(audits(30, 1, first=30))
-    classes = tally.of("m", "v1").classes({0: "red", 1: "green"}, 0.95)
+    classes = tally.of_version("m", "v1").classes({0: "red", 1: "green"}, 0.95)
     assert [(one.name, one.audits, one.disagreements) for one in classes] == [
         ("red", 20, 2), ("green", 20, 1), ("class 2", 20, 0)
     ]  # fmt: skip
@@ -100,15 +100,15 @@ def test_two_models_may_audit_the_same_frames() -> None:
     tally, batch = AuditTally(block_s=10), audits(30, 2)
     other = replace(batch, header=msgspec.structs.replace(batch.header, model="other"))
     assert (tally.add(batch), tally.add(other)) == ((30, 2), (30, 2))
-    assert [tally.of(model, "v1").normal.audits for model in ("m", "other", None)] == [30, 30, 0]
+    assert [tally.of_version(model, "v1").normal.audits for model in ("m", "other", None)] == [30, 30, 0]
 
 
 def test_only_the_latest_versions_are_kept() -> None:
     tally = AuditTally(block_s=10)
     for number in range(20):
         tally.add(audits(1, 0, f"v{number}", first=number))
-    assert tally.of("m", "v0").normal.audits == 0
-    assert tally.of("m", "v19").normal.audits == 1
+    assert tally.of_version("m", "v0").normal.audits == 0
+    assert tally.of_version("m", "v19").normal.audits == 1
 
 
 def test_audits_of_a_topic_that_was_made_anew_are_others_at_the_same_positions() -> None:

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from layercache.dashboard import versions
-from layercache.dashboard.frames import answered as shown
+from layercache.dashboard.frames import frame_of as shown
 from layercache.dashboard.gathered import FRAMES, LETTERS, Gathered
-from layercache.dashboard.heads import ModelChoice, Seen
+from layercache.dashboard.heads import ModelChoice, StoreState
 from layercache.dashboard.scrape import Reading
 from layercache.dashboard.state import Frame, GroupLag, Snapshot, Worker
 from layercache.early_exit.store.head_store import Live
@@ -40,14 +40,14 @@ def gathered(clock: Clock | None = None, wanted: str = "", **promise: float) -> 
     return Gathered(Settings(promise=Promise(**promise)), ModelChoice(wanted), clock or Clock())
 
 
-def seen(*manifests: Manifest, live: str | None = None) -> Seen:
+def seen(*manifests: Manifest, live: str | None = None) -> StoreState:
     """The store has these, newest first, the first of them in force unless ``live`` is."""
     in_force = Live(live or manifests[0].version, closed=False, pinned=False)
     heads = versions.heads(manifests, in_force, manifests[0].version, None, 1, "memory://x", "")
-    return Seen(heads, manifests, versions.alarms(manifests, in_force.version))
+    return StoreState(heads, manifests, versions.alarms(manifests, in_force.version))
 
 
-def snapshot(found: Gathered, heads: Seen | None = None) -> Snapshot:
+def snapshot(found: Gathered, heads: StoreState | None = None) -> Snapshot:
     return found.snapshot(heads or seen(manifest(1)), (), has_metrics=False)
 
 
@@ -140,7 +140,7 @@ def test_budgets_are_the_settings_where_nothing_is_certified() -> None:
 
 def test_the_workers_own_counts_serve_where_no_audit_was_read() -> None:
     found = gathered()
-    found.show_metrics(Reading((), {"red": 40, "blue": 10, "green": 0}, {"red": 1}), ())
+    found.set_metrics(Reading((), {"red": 40, "blue": 10, "green": 0}, {"red": 1}), ())
     result = snapshot(found)
     assert (result.disagreement.audits, result.disagreement.disagreements) == (50, 1)
     assert (result.disagreement.source, result.disagreement.upper_bound) == ("metrics", None)
@@ -180,7 +180,7 @@ def test_frames_are_bounded_newest_first() -> None:
     found = gathered()
     records = {n: record(encode(coloured("red"), "JPEG"), b"gate-1") for n in range(30)}
     for start in (0, 8, 16, 24):
-        found.show([shown(answer(n, NOW_MS + n), records[n], LIMITS) for n in range(start, min(30, start + 8))])
+        found.add_frames([shown(answer(n, NOW_MS + n), records[n], LIMITS) for n in range(start, min(30, start + 8))])
     frames = snapshot(found).frames
     assert [frame.offset for frame in frames] == list(range(29, 29 - FRAMES, -1))
     assert frames[0].key == "gate-1" and frames[0].latency_ms == 50
@@ -204,13 +204,13 @@ def test_workers_lag_has_the_seconds_that_they_tell() -> None:
         PartitionLag(partition=0, committed=3, end=8, lag=5),
         PartitionLag(partition=1, committed=None, end=2, lag=2),
     )
-    found.show_lag(lag)
-    found.show_lag(GroupLag(who="workers", group="w", topic="frames", partitions=rows))
+    found.set_lag(lag)
+    found.set_lag(GroupLag(who="workers", group="w", topic="frames", partitions=rows))
     assert [(one.who, one.total, one.seconds) for one in snapshot(found).lags] == [
         ("workers", 7, None), ("trainer", 0, None)
     ]  # fmt: skip
     slow: Worker = msgspec.structs.replace(sample().workers[0], lag_seconds=4.5)
-    found.show_metrics(Reading((slow,)), ())
+    found.set_metrics(Reading((slow,)), ())
     assert [one.seconds for one in snapshot(found).lags] == [4.5, None]
 
 

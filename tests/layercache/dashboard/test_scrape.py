@@ -122,7 +122,7 @@ def test_what_is_no_url_of_metrics_is_refused_without_showing_secrets(text: str)
 
 def test_an_alarm_stays_since_it_was_first_seen() -> None:
     alarms, (well, ill) = WorkerAlarms(), sample().workers
-    (first,) = alarms.of([well, ill])
+    (first,) = alarms.raised([well, ill])
     assert (first.kind, first.where, first.active) == ("exits-closed", ill.target, True)
-    assert alarms.of([well, ill]) == (first,)
-    assert alarms.of([well]) == ()
+    assert alarms.raised([well, ill]) == (first,)
+    assert alarms.raised([well]) == ()
