@@ -1,10 +1,10 @@
-"""What the examples in docstrings may use without making it, and which tests are unit tests.
+"""Names that examples in docstrings may use, and which tests are unit tests.
 
-``traced`` is the demo's classifier, see :mod:`early_exit`; ``heads`` has one exit, at ``layer2``, which has learnt
-nothing and lets every frame go.
+``traced`` is the demo's classifier, see :mod:`layercache.early_exit`; ``heads`` has one exit, at ``layer2``, which has
+learnt nothing and answers every frame.
 
 A unit test needs no broker, no other process and no browser. It is one (``-m unit``) unless its place, its fixtures or
-its marks say otherwise, and then it may start no process: a guard raises where it tries to.
+its marks say otherwise. A guard raises if a unit test starts a process.
 """
 
 import sys
@@ -16,8 +16,8 @@ import pytest
 
 _ROOT = Path(__file__).parent
 
-#: Of what runs beside other processes, of documents, of what measures; and of simulations, large models and whole
-#: programs, whose tests take seconds.
+#: Tests beside other processes, of documents and of benchmarks; and of simulations, large models and whole programs,
+#: which take seconds.
 _NO_UNITS = frozenset(
     _ROOT / path
     for path in (
@@ -57,7 +57,7 @@ def _names() -> dict[str, object]:
 
 @pytest.fixture(autouse=True)
 def names_of_examples(request: pytest.FixtureRequest) -> None:
-    """Gives the names to examples alone, and lets them name files by their paths in the repository."""
+    """Gives the names to examples only, and runs these in the repository's root, so that their paths are short."""
     if isinstance(request.node, pytest.DoctestItem):
         request.getfixturevalue("monkeypatch").chdir(_ROOT)
         request.getfixturevalue("doctest_namespace").update(_names())

@@ -5,7 +5,7 @@ Over Kafka, as a client of running workers::
     with layercache.Client("localhost:9092") as client:
         prediction = client.predict("cat.jpg", key="camera-1")
 
-In one's own loop, without Kafka::
+In your own loop, without Kafka::
 
     model = layercache.EarlyExitModel(module, layercache.Preprocessing(...), classes, store="file://./heads")
     with layercache.OnlineTrainer(model) as trainer:
@@ -13,8 +13,8 @@ In one's own loop, without Kafka::
             answers = model(frames, key="camera-1")
             trainer.observe(answers)
 
-``docs/python.md`` tells the rest. Every name is imported when it is first used; :class:`Engine`, :func:`trace` and what
-they need are the parts that these are made of.
+See ``docs/python.md`` for the rest. Python imports each name on its first use. :class:`Engine`, :func:`trace` and what
+they need are the parts that the classes above are made of.
 """
 
 from importlib import import_module
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from layercache.stream.kafka.clients import KafkaUnusable as KafkaUnusable
     from layercache.stream.watching import DeadLetter as DeadLetter
 
-#: Where each public name lives: module and, where it has another name there, that.
+#: The module of each public name and, if the name differs there, its name in that module.
 _PUBLIC = {
     "Answers": "layercache.early_exit.engine",
     "AsyncClient": "layercache.api.async_client",

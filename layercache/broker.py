@@ -1,7 +1,7 @@
-"""A Kafka broker without Java and without Docker, for the demo and for tests: Tansu, as a child process.
+"""A Kafka broker without Java and Docker, for the demo and for tests: Tansu, as a child process.
 
 It keeps everything in memory and forgets it when it stops. It delivers aborted transactions to ``read_committed``
-readers, so exactly-once holds on Apache Kafka alone; and joining a group takes half of ``session.timeout.ms`` on it.
+readers, so exactly-once holds on Apache Kafka alone. Joining a group on it takes half of ``session.timeout.ms``.
 """
 
 import logging
@@ -29,7 +29,7 @@ _HOST = "127.0.0.1"
 
 
 class BrokerError(RuntimeError):
-    """The broker did not start; the message ends with what it said."""
+    """The broker did not start; the message ends with the broker's output."""
 
 
 class EmbeddedBroker:
@@ -41,8 +41,8 @@ class EmbeddedBroker:
     >>> settings.kafka.bootstrap_servers == broker.bootstrap_servers
     True
 
-    ``port`` 0 takes any free one; ``launcher`` is put before the broker's command. Raises :class:`BrokerError` where
-    the broker ends before it answers.
+    ``port`` 0 takes any free one; ``launcher`` stands before the broker's command. Raises :class:`BrokerError` if the
+    broker ends before it answers.
     """
 
     def __init__(self, port: int = 0, launcher: Sequence[str] = ()) -> None:
@@ -78,7 +78,7 @@ class EmbeddedBroker:
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,
-            # A session of its own: Ctrl-C reaches those who use the broker, who need it to the end.
+            # In a session of its own the broker gets no Ctrl-C: its users need it until they have ended.
             start_new_session=True,
         )  # fmt: skip
         try:
@@ -107,17 +107,21 @@ class EmbeddedBroker:
         deadline = time.monotonic() + _START_DEADLINE_S
         while not accepts(_HOST, self._port):
             if self._process.poll() is not None:
-                raise BrokerError(f"the embedded broker ended with exit code {self._process.returncode}{self._said()}")
+                raise BrokerError(
+                    f"the embedded broker ended with exit code {self._process.returncode}{self._last_output()}"
+                )
             if time.monotonic() > deadline:
-                raise BrokerError(f"the embedded broker did not listen within {_START_DEADLINE_S:.0f} s{self._said()}")
+                raise BrokerError(
+                    f"the embedded broker did not listen within {_START_DEADLINE_S:.0f} s{self._last_output()}"
+                )
             time.sleep(0.02)
         try:
             client = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
             client.list_topics(timeout=_START_DEADLINE_S)
         except KafkaException as error:
-            raise BrokerError(f"the embedded broker does not answer: {error}{self._said()}") from error
+            raise BrokerError(f"the embedded broker does not answer: {error}{self._last_output()}") from error
 
-    def _said(self) -> str:
+    def _last_output(self) -> str:
         assert self._output is not None
         self._output.seek(0)
         text = self._output.read().decode(errors="replace").strip()[-2_000:]
@@ -125,7 +129,7 @@ class EmbeddedBroker:
 
 
 def accepts(host: str, port: int) -> bool:
-    """True where something listens."""
+    """True if something listens at this address."""
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex((host, port)) == 0

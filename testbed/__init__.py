@@ -2,5 +2,5 @@
 
 :mod:`apache_kafka` starts nodes, :mod:`topics` makes topics; :mod:`commands` starts our commands, as forks of
 :mod:`forkserver`, and :mod:`worker_process` and :mod:`trainer_process` those two; :mod:`proxy` and :mod:`kafka_proxy`
-stand between them; :mod:`ports` finds free ports and :mod:`waiting` waits on conditions.
+are the networks between them; :mod:`ports` finds free ports and :mod:`waiting` waits on conditions.
 """

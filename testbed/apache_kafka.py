@@ -71,7 +71,7 @@ class Place:
 
     @classmethod
     def free(cls, node: int, advertised: int | None = None) -> "Place":
-        """On ports where nothing listens; without ``advertised`` the second listener is an ordinary one."""
+        """On free ports; without ``advertised`` the second listener advertises its own port."""
         broker, controller, detour = free_ports(3)
         return cls(node, broker, controller, detour, advertised or detour, _unique_id())
 
@@ -79,10 +79,10 @@ class Place:
 class KafkaNode:
     """One node, broker and controller in one, for as long as the ``with`` block runs.
 
-    ``stop`` and ``start`` again keep the port and the data: a broker that was away. ``quorum`` are all nodes of its
-    cluster, itself included; ``properties`` go beyond or before :data:`PROPERTIES`. One that ``starts_quickly`` takes
-    half the time to start and works more slowly ever after. ``passwords`` are of users it knows from the start (SCRAM),
-    ``client`` the options by which it is asked whether it is up; ``environment`` is its process's own.
+    ``stop`` and then ``start`` keep port and data, like a broker that was away. ``quorum`` is all nodes of its cluster,
+    itself included; ``properties`` add to or override :data:`PROPERTIES`. A node that ``starts_quickly`` takes half the
+    time to start, but works more slowly afterwards. ``passwords`` are of users that it knows from the start (SCRAM),
+    ``client`` holds the options of the client that waits for it, and ``environment`` is for its process alone.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class KafkaNode:
             )  # fmt: skip
 
     def wait(self) -> None:
-        """Waits until it answers; stops it where it does not."""
+        """Waits until it answers; stops it if it does not."""
         try:
             self._wait()
         except BaseException:
@@ -163,7 +163,7 @@ class KafkaNode:
         self._process = None
 
     def kill(self) -> None:
-        """SIGKILL: no controlled shutdown, no leader hands over."""
+        """SIGKILL: no controlled shutdown, no leader hands over its partitions."""
         self._signal(signal.SIGKILL)
         if self._process is not None:
             self._process.wait(15)
@@ -219,18 +219,18 @@ class KafkaNode:
                 client.list_topics(timeout=1.0)
                 return
             except KafkaException as error:
-                said = (self.folder / "node.log").read_text(errors="replace")[-3_000:]
+                log_end = (self.folder / "node.log").read_text(errors="replace")[-3_000:]
                 if self._process.poll() is not None:
-                    raise RuntimeError(f"Kafka ended with exit code {self._process.returncode}:\n{said}") from error
+                    raise RuntimeError(f"Kafka ended with exit code {self._process.returncode}:\n{log_end}") from error
                 if time.monotonic() > deadline:
-                    raise RuntimeError(f"Kafka did not answer within {_START_DEADLINE_S:.0f} s:\n{said}") from error
+                    raise RuntimeError(f"Kafka did not answer within {_START_DEADLINE_S:.0f} s:\n{log_end}") from error
 
 
 class KafkaCluster:
     """``size`` nodes that replicate each other, every topic on all of them, one of which may be away (of three).
 
-    Clients that come by :attr:`detour_servers` pass a proxy per node, where their connections can be cut and single
-    requests held. ``environment`` tells that of a node's process, from its folder.
+    Clients of :attr:`detour_servers` connect through a proxy per node, which can cut their connections and hold single
+    requests. ``environment`` returns a node's environment for its folder.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Commands of ours as processes: forks of one that has imported the libraries already, so a start takes a moment.
+"""Layercache's commands as processes: forks of a process that has imported the libraries, so a start takes a moment.
 
 :func:`start` is ``subprocess.Popen`` of ``python -m layercache ARGUMENTS`` without its imports, which take five seconds
 of a core with torch; :func:`run` is ``subprocess.run`` of it. What Python and libraries read as they start, such as
@@ -20,7 +20,7 @@ import threading
 from collections.abc import Mapping
 from typing import IO, Protocol
 
-#: A server that still imports has this long: the machine may do much else.
+#: The server may take this long to import: the machine may be busy.
 _START_DEADLINE_S = 120.0
 
 
@@ -47,11 +47,11 @@ class Process(Protocol):
 class Command:
     """A command that runs as a fork: a :class:`Process`."""
 
-    def __init__(self, arguments: list[str], asked: socket.socket) -> None:
+    def __init__(self, arguments: list[str], connection: socket.socket) -> None:
         self.args = arguments
         self.returncode: int | None = None
-        self._asked = asked
-        self._lines = asked.makefile("r")
+        self._connection = connection
+        self._lines = connection.makefile("r")
         self._reading = threading.Lock()
         self._await_line(_START_DEADLINE_S)
         self.pid = int(self._read_line())
@@ -72,7 +72,7 @@ class Command:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """Nothing happens to one that has ended."""
+        """Does nothing if the command has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
@@ -84,7 +84,7 @@ class Command:
 
     def _await_line(self, timeout: float | None) -> None:
         # The server writes whole lines, one at a start and one at an end, and then closes: none is ever half there.
-        if not select.select([self._asked], [], [], timeout)[0]:
+        if not select.select([self._connection], [], [], timeout)[0]:
             raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
 
     def _read_line(self) -> str:
@@ -105,27 +105,27 @@ def start(
     ``environment`` comes on top of this process's. ``doubles`` is a module whose ``install`` was called in the process
     before anything of ours was imported.
     """
-    said = [str(argument) for argument in arguments]
-    asked, asker = socket.socketpair()
+    words = [str(argument) for argument in arguments]
+    ours, theirs = socket.socketpair()
     request = {
-        "arguments": said,
+        "arguments": words,
         "folder": os.getcwd(),
         "environment": {**os.environ, **(environment or {})},
     }
-    with asker, open(os.devnull, "rb") as nothing:
+    with theirs, open(os.devnull, "rb") as nothing:
         streams = [nothing.fileno(), _handle(stdout, 1), _handle(stderr, 2)]
-        asked.sendall(json.dumps(request).encode() + b"\n")
+        ours.sendall(json.dumps(request).encode() + b"\n")
         control = _server(doubles)
-        with _ASKING:
-            socket.send_fds(control, [b"+"], [asker.fileno(), *streams])
-    return Command(said, asked)
+        with _FORKING:
+            socket.send_fds(control, [b"+"], [theirs.fileno(), *streams])
+    return Command(words, ours)
 
 
 def run(
     *arguments: object, environment: Mapping[str, str] | None = None, timeout: float = 120.0
 ) -> "subprocess.CompletedProcess[str]":
-    """`layercache ARGUMENTS` to its end, its exit code and what it said."""
-    with Talking(*arguments, environment=environment) as command:
+    """`layercache ARGUMENTS` to its end, its exit code and its output."""
+    with CapturedCommand(*arguments, environment=environment) as command:
         return command.end(timeout)
 
 
@@ -135,8 +135,8 @@ def start_anew(*arguments: object, output: IO[bytes]) -> Process:
     return subprocess.Popen(command, stdout=output, stderr=output)
 
 
-class Talking:
-    """`layercache ARGUMENTS` whose output is kept; killed at the end of the ``with`` block if it still runs."""
+class CapturedCommand:
+    """`layercache ARGUMENTS` with its output captured; killed at the end of the ``with`` block if it still runs."""
 
     def __init__(self, *arguments: object, environment: Mapping[str, str] | None = None) -> None:
         with contextlib.ExitStack() as undo:
@@ -146,7 +146,7 @@ class Talking:
             undo.callback(self._end)
             self._close = undo.pop_all()
 
-    def __enter__(self) -> "Talking":
+    def __enter__(self) -> "CapturedCommand":
         return self
 
     def __exit__(self, *failure: object) -> None:
@@ -156,14 +156,14 @@ class Talking:
         self._close.close()
 
     def end(self, timeout: float) -> "subprocess.CompletedProcess[str]":
-        """Waits for its end; fails with what it has said where that does not come."""
+        """Waits for its end; fails with its output if it does not end."""
         try:
             self.process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.process.args} does not end:\n{self.said()}") from None
-        return subprocess.CompletedProcess(self.process.args, self.process.wait(), *self.said())
+            raise AssertionError(f"{self.process.args} does not end:\n{self.output()}") from None
+        return subprocess.CompletedProcess(self.process.args, self.process.wait(), *self.output())
 
-    def said(self) -> tuple[str, str]:
+    def output(self) -> tuple[str, str]:
         """Its standard output and error so far."""
         return _text(self._out), _text(self._err)
 
@@ -172,12 +172,12 @@ class Talking:
         self.process.wait(30)
 
 
-_ASKING = threading.Lock()
+_FORKING = threading.Lock()
 
 
 @functools.cache
 def _server(doubles: str) -> socket.socket:
-    """Where to ask for forks; the server ends with this process."""
+    """The socket that takes requests for forks; the server ends with this process."""
     ours, theirs = socket.socketpair()
     with theirs:
         process = subprocess.Popen(
@@ -201,5 +201,5 @@ def _handle(stream: IO[bytes] | int | None, own: int) -> int:
 
 
 def _text(file: IO[bytes]) -> str:
-    # By its own position in the file: the process writes at the one that it shares with this object.
+    # pread leaves the file's position alone, which the process shares and writes at.
     return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode()

@@ -1,7 +1,7 @@
-"""`layercache worker` that dies at a moment of a test's choosing, or joins its group at one.
+"""`layercache worker` that dies, or joins its group, at a moment that a test chooses.
 
-:func:`install` puts the doubles into the process that workers are forked from, before it imports anything of ours. What
-a worker's environment names are files:
+:func:`install` puts the doubles into the process that workers are forked from, before it imports anything of ours. A
+worker's environment names files:
 
 * once ``DIE`` is there, the worker kills itself (SIGKILL) between ``send_offsets_to_transaction`` and
   ``commit_transaction``, in the first transaction with offsets of ``DIE_WITH`` partitions at least;
@@ -42,6 +42,6 @@ class _WaitingConsumer(confluent_kafka.Consumer):
 
 
 def install() -> None:
-    """Puts the doubles in the place of confluent-kafka's classes."""
+    """Replaces confluent-kafka's classes by the doubles."""
     confluent_kafka.Producer = _DyingProducer  # type: ignore[misc]
     confluent_kafka.Consumer = _WaitingConsumer  # type: ignore[misc]

@@ -34,7 +34,7 @@ class Request:
 
     @property
     def transactional_id(self) -> str:
-        """Of a request that names it first, in a version before flexible ones; else whatever stands there."""
+        """The transactional id, if the request begins with it and its version is no flexible one; else meaningless."""
         at = 8
         (length,) = struct.unpack_from(">h", self.body, at)
         at += 2 + max(0, length)
@@ -43,12 +43,12 @@ class Request:
 
     @property
     def commits(self) -> bool:
-        """Of an EndTxn up to version 2: whether it commits."""
+        """For an EndTxn up to version 2: whether it commits."""
         return self._end()[1]
 
     @property
     def epoch(self) -> int:
-        """Of an EndTxn up to version 2: its producer's epoch."""
+        """For an EndTxn up to version 2: its producer's epoch."""
         return self._end()[0]
 
     def _end(self) -> tuple[int, bool]:
@@ -79,22 +79,22 @@ class HeldRequest:
         self.reset = reset
         self.request: Request | None = None
         self.arrived = threading.Event()
-        self.let_go = asyncio.Event()
+        self.released = asyncio.Event()
         self.answered = asyncio.Event()
         self._answer = b""
 
     @property
     def is_held(self) -> bool:
-        """True once a request that matches has come."""
+        """True once a request that matches has arrived."""
         return self.arrived.is_set()
 
     def take(self, request: Request) -> None:
-        """Called by the proxy: this is the one."""
+        """The proxy calls this with the request that matches."""
         self.request = request
         self.arrived.set()
 
     def give(self, answer: bytes) -> None:
-        """Called by the proxy: what the broker said."""
+        """The proxy calls this with the broker's answer."""
         self._answer = answer
         self.answered.set()
 
@@ -103,14 +103,14 @@ class HeldRequest:
         assert self.is_held, "no request came that matches"
 
         async def act() -> bytes:
-            self.let_go.set()
+            self.released.set()
             await asyncio.wait_for(self.answered.wait(), seconds)
             return self._answer
 
         return asyncio.run_coroutine_threadsafe(act(), self._loop).result(seconds + 5)
 
     def release_end(self) -> int:
-        """The same for an EndTxn up to version 2: the error code that the broker answers."""
+        """The same for an EndTxn up to version 2; returns the broker's error code."""
         code: int = struct.unpack_from(">h", self.release(), 4)[0]  # behind the time of throttling
         return code
 
@@ -127,7 +127,7 @@ class KafkaProxy(Proxy):
     def hold(self, matches: Callable[[Request], bool], reset: bool = False) -> HeldRequest:
         """Holds the next request that matches, and whatever follows it on its connection.
 
-        Its client waits until it loses patience, or loses the connection at once (``reset``). The broker's half stays
+        Its client waits until its timeout, or loses the connection at once (``reset``). The broker's half stays
         open until :meth:`HeldRequest.release`: TCP may deliver what was sent on a connection that its sender gave up.
         """
         held = HeldRequest(self._loop, matches, reset)
@@ -135,7 +135,7 @@ class KafkaProxy(Proxy):
         return held
 
     def forget(self, held: HeldRequest) -> None:
-        """Holds nothing for it any more, where nothing has come yet."""
+        """Stops waiting for a request to hold, if none has arrived yet."""
         with suppress(ValueError):
             self._holds.remove(held)
 
@@ -182,7 +182,7 @@ class KafkaProxy(Proxy):
                     connection.held = held
                     if held.reset:
                         client_out.transport.abort()
-                    await held.let_go.wait()
+                    await held.released.wait()
                     server_out.write(size + body)
                     await asyncio.wait_for(held.answered.wait(), 60)
                     continue
@@ -214,12 +214,12 @@ class KafkaProxy(Proxy):
                     client_out.write(size + body)
                     await client_out.drain()
                 except OSError:
-                    if held is None or held.answered.is_set():  # else the answer is still waited for
+                    if held is None or held.answered.is_set():  # else release() still waits for the answer
                         return
 
 
 @dataclass
 class _Connection:
-    """What both directions of a connection know."""
+    """State that both directions of a connection share."""
 
     held: HeldRequest | None = None

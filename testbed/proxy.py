@@ -43,7 +43,7 @@ class Proxy:
         self._soon(self._abort)
 
     def refuse(self) -> None:
-        """Resets every connection, and every new one, until :meth:`mend`."""
+        """Resets every connection, and every new one, until :meth:`heal`."""
 
         def act() -> None:
             self._refusing = True
@@ -52,19 +52,19 @@ class Proxy:
         self._soon(act)
 
     def stall(self) -> None:
-        """Connections stay open and nothing moves on them, until :meth:`mend`; then all goes on where it was."""
+        """Connections stay open and nothing moves on them, until :meth:`heal`; then everything continues."""
         self._soon(self._flowing.clear)
 
     def half_open(self) -> None:
-        """What clients send arrives, what they are answered is lost; :meth:`mend` resets these connections."""
+        """Requests arrive, answers are lost; :meth:`heal` resets these connections."""
 
         def act() -> None:
             self._swallowing = True
 
         self._soon(act)
 
-    def mend(self) -> None:
-        """All is well again."""
+    def heal(self) -> None:
+        """Ends every fault."""
 
         def act() -> None:
             if self._swallowing:
@@ -110,7 +110,7 @@ class Proxy:
             finally:
                 server_out.transport.abort()
                 self._open.discard(server_out)
-        # The broker is away, or the connection is, or the proxy ends: either way it ends for both.
+        # The broker or the client has gone, or the proxy ends: either way both connections end.
         except (OSError, asyncio.CancelledError):
             pass
         finally:
@@ -138,5 +138,5 @@ class Proxy:
                     continue
                 sink.write(data)
                 await sink.drain()
-        # The other direction is of no use without this one: librdkafka and Kafka close whole connections.
+        # One direction alone is useless: librdkafka and Kafka close whole connections.
         sink.transport.abort()

@@ -27,7 +27,7 @@ def create_topics(bootstrap_servers: str, topics: Topics) -> Topics:
 
 
 def partitions_of(topic: str, client: AdminClient | Consumer) -> dict[int, PartitionMetadata]:
-    """The partitions of a topic that was created, perhaps just now: a broker hears of it after who created it."""
+    """A topic's partitions, even just after its creation: other brokers learn of it later than the client."""
     found: dict[int, PartitionMetadata] = {}
 
     def is_known() -> bool:

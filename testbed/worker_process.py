@@ -42,7 +42,7 @@ class WorkerProcess:
         assert self.said(text, times), f"ended with {self.process.returncode} before {text!r}:\n{self.log.read_text()}"
 
     def has_partitions(self, at_least: int = 1) -> bool:
-        """True where the log's latest word is that it works on so many partitions at least."""
+        """True if the log says last that it works on at least so many partitions."""
         *_, last = ["", *_WORKING_ON.findall(self.log.read_text())]
         return len(last.split(",")) >= at_least if last else False
 
@@ -81,7 +81,7 @@ def running_worker(
 def start_worker(
     settings: Settings, folder: Path, name: str = "worker", anew: bool = False, **hooks: object
 ) -> WorkerProcess:
-    """The same, for who looks after its end."""
+    """The same, for a caller that ends the worker itself."""
     config, log = folder / f"{name}.toml", folder / f"{name}.log"
     config.write_text(as_toml(settings))
     with log.open("ab") as output:
@@ -132,37 +132,37 @@ class Reader:
                 "fetch.message.max.bytes": 6_000_000,
             }
         )
-        # No group: a member that a slow machine throws out would begin anew, and see everything twice.
+        # Without a group: on a slow machine the broker may expel a member, which would read everything twice.
         numbers = partitions_of(topic, self._consumer)
         self._consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in numbers])
         self.messages: list[Message] = []
 
     def read(self, seconds: float = 0.2) -> None:
-        """Takes in what is there."""
+        """Reads the records that are there."""
         for message in self._consumer.consume(500, seconds):
             error = message.error()
             assert error is None, error
             self.messages.append(message)
 
     def read_until(self, enough: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
-        """Reads until ``enough``; fails, naming ``what``, where that takes too long."""
+        """Reads until ``enough``; fails, naming ``what``, if that takes too long."""
         deadline = time.monotonic() + seconds
         while not enough():
             assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what} ({len(self.messages)} were read)"
             self.read()
 
     def read_count(self, count: int, seconds: float = 120.0) -> list[Message]:
-        """Reads until there are ``count`` records, and asserts that there are no more just then."""
+        """Reads until there are ``count`` records, and asserts that there are no more at that moment."""
         self.read_until(lambda: len(self.messages) >= count, f"{count} records", seconds)
         assert len(self.messages) == count
         return self.messages
 
     def predictions(self) -> list[Prediction]:
-        """What was read, as predictions."""
+        """The records read so far, as predictions."""
         return [decoder.decode(message.value() or b"") for message in self.messages]
 
     def close(self) -> None:
-        """Leaves."""
+        """Closes the consumer."""
         self._consumer.close()
 
 

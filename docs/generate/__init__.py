@@ -1,1 +1,1 @@
-"""The site's pages that are made from the code at every build, and what MkDocs calls to make them."""
+"""Makes pages of the site from the code at every build; :mod:`hooks` is what MkDocs calls."""

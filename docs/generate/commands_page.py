@@ -30,17 +30,17 @@ def page() -> str:
 
 
 def _without_lists(text: str) -> str:
-    """Lists of a group's commands end their sentences in the middle, and the page's contents list them all."""
+    """Drops lists of a group's commands: they cut sentences off, and the page's contents list all commands."""
     return re.sub(r"^\*\*Commands\*\*:\n\n(\* .*\n)+", "", text, flags=re.MULTILINE)
 
 
 def _one_level(text: str) -> str:
-    """Commands of groups as headings of the same level as others: all are listed alike in the page's contents."""
+    """Gives all commands the same heading level, so that the page's contents list them alike."""
     return re.sub(r"^#{2,} `", "## `", text, flags=re.MULTILINE)
 
 
 def _examples_fenced(text: str) -> str:
-    """Examples in help texts are laid out by hand, for terminals."""
+    """Fences the examples, which help texts lay out by hand for terminals."""
 
     def fenced(found: re.Match[str]) -> str:
         lines = "\n".join(line.removeprefix("  ") for line in found[1].splitlines())

@@ -1,4 +1,4 @@
-"""Docstrings as mkdocstrings shows them: ours are plain sentences with Sphinx's roles, and examples for doctest."""
+"""Turns docstrings into Markdown for mkdocstrings: they are sentences with Sphinx's roles, and doctest's examples."""
 
 import doctest
 import re
@@ -32,6 +32,6 @@ class MarkdownDocstrings(Extension):
     """For mkdocstrings' ``extensions``."""
 
     def on_object(self, *, obj: Object, **_: object) -> None:
-        """Rewrites what an object says of itself."""
+        """Rewrites an object's docstring."""
         if obj.docstring is not None:
             obj.docstring.value = as_markdown(obj.docstring.value)

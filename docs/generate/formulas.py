@@ -1,4 +1,4 @@
-"""Formulas: LaTeX in ``math`` fences becomes MathML, which browsers show by themselves: no script, no network."""
+"""Formulas: LaTeX in ``math`` fences becomes MathML, which browsers show without scripts and network."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What MkDocs calls while it builds the site: adds the generated pages, and leads links out of ``docs/`` to pages."""
+"""What MkDocs calls while it builds the site: adds the generated pages, and points links out of ``docs/`` to pages."""
 
 import re
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def _moved(markdown: str) -> str:
-    """A document of the root, as a page in ``project/``: its links begin two folders further down."""
+    """A document of the root, as a page in ``project/``: its links start two folders deeper."""
     return _LINK.sub(lambda found: f"]({_from_project(found[1])}", markdown)
 
 
@@ -48,5 +48,5 @@ def _from_project(link: str) -> str:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Leads a page's links."""
+    """Points a page's links out of ``docs/`` to pages."""
     return sources.relinked(markdown, page.file.src_uri)

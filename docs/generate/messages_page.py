@@ -67,7 +67,7 @@ def _topics() -> list[str]:
 
 
 def _key(document: dict[str, Any], reference: str) -> str:
-    """What a message, or a trait that it shares with others, says of its record's key."""
+    """The description of a record's key, from the message or a trait that it shares with others."""
     components = document["components"]
     message = components["messages"][reference.rpartition("/")[2]]
     traits = [components["messageTraits"][trait["$ref"].rpartition("/")[2]] for trait in message.get("traits", ())]

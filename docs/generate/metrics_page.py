@@ -48,7 +48,7 @@ class Metric(NamedTuple):
 
 
 def worker_metrics() -> list[Metric]:
-    """All that a worker exports, by name.
+    """All metrics of a worker, by name.
 
     >>> [metric.labels for metric in worker_metrics() if metric.name == "layercache_frames_total"]
     [('exit',)]
@@ -57,7 +57,7 @@ def worker_metrics() -> list[Metric]:
 
 
 def trainer_metrics() -> list[Metric]:
-    """All that the trainer exports, by name.
+    """All metrics of the trainer, by name.
 
     >>> "layercache_trainer_audits" in [metric.name for metric in trainer_metrics()]
     True
@@ -66,7 +66,7 @@ def trainer_metrics() -> list[Metric]:
 
 
 def _metrics(registry: CollectorRegistry) -> Iterator[Metric]:
-    # Labels are known to the collectors alone: a family without samples shows none.
+    # Only collectors know their labels: a family without samples has none.
     for collector in registry._collector_to_names:
         labels = getattr(collector, "_labelnames", None) or (getattr(collector, "_label", None),)
         for family in collector.collect():

@@ -1,4 +1,4 @@
-"""Links that leave ``docs/`` lead to pages that show the file, so that the site is whole without a network."""
+"""Points links out of ``docs/`` to pages that show the file, so that the site is complete without a network."""
 
 import posixpath
 import re
@@ -17,7 +17,7 @@ PAGES = {
 
 
 def relinked(markdown: str, uri: str) -> str:
-    """A page's Markdown, ``uri`` being its place below ``docs/``, with its links out of ``docs/`` led to pages.
+    """A page's Markdown with its links out of ``docs/`` pointing to pages; ``uri`` is its path below ``docs/``.
 
     >>> relinked("[the stack](../docker-compose.yml), [heads](heads.md)", "stack.md")
     '[the stack](source/docker-compose.yml.md), [heads](heads.md)'
@@ -26,18 +26,18 @@ def relinked(markdown: str, uri: str) -> str:
     """
     folder = posixpath.dirname(uri)
 
-    def led(found: re.Match[str]) -> str:
+    def point(found: re.Match[str]) -> str:
         target = _target(folder, found[2])
         if target is None:
             return found[0]
         page = PAGES.get(target, f"source/{target}.md")
         return found[1] + posixpath.relpath(page, folder or ".")
 
-    return _LINK.sub(led, markdown)
+    return _LINK.sub(point, markdown)
 
 
 def outside(markdown: str, uri: str) -> set[str]:
-    """What of the repository outside ``docs/`` a page links to, without what has a page of its own.
+    """Files outside ``docs/`` that a page links to, except those with pages of their own.
 
     >>> outside("[stack](../docker-compose.yml), [drift](../benchmarks/drift.md)", "a/b.md")
     set()

@@ -1,1 +1,1 @@
-"""The command line: ``layercache demo | worker | trainer | publish | watch | topics | cuts | heads | settings``."""
+"""The command line: ``layercache COMMAND``, a module for each command, and :mod:`main` that puts them together."""

@@ -1,4 +1,4 @@
-"""What all commands share: reading the settings with readable errors, and logging."""
+"""Shared by all commands: settings with readable errors, exit codes, and logging."""
 
 import logging
 import os
@@ -32,8 +32,8 @@ def fail(message: str, code: int = FAILED) -> NoReturn:
 def load_settings(config: Path | None = None, **overrides: Mapping[str, Any]) -> "Settings":
     """The settings from file, environment and options, e.g. ``load_settings(config, worker={"max_batch": 8})``.
 
-    Options that are ``None`` (not given) are left to the file and the environment. Where something is wrong, one line
-    for each mistake on standard error says what, where and which values came from where; exit code 2.
+    An option that is ``None`` (not given) leaves its setting to the file and the environment. For each mistake, a line
+    on standard error says what is wrong, in which setting, and where the value came from; exit code 2.
     """
     from pydantic import ValidationError
     from pydantic_settings import SettingsError
@@ -68,17 +68,16 @@ def kafka_overrides(bootstrap: str | None, options: list[str] | None) -> dict[st
     pairs: dict[str, str] = {}
     for number, option in enumerate(options or (), 1):
         name, equals, value = option.partition("=")
-        if not equals or not name:  # not shown: it may be a password
+        if not equals or not name:  # the message does not quote it: it may be a password
             fail(f"-X number {number} has no '=': write NAME=VALUE, as in -X security.protocol=SASL_SSL", WRONG_USAGE)
         pairs[name] = value
     return {"bootstrap_servers": bootstrap, "options": pairs or None}
 
 
 def end_on_sigterm() -> None:
-    """SIGTERM while a command is still starting up: nothing is begun, so it ends at once, with exit code 0.
+    """On SIGTERM during startup, ends the command at once with exit code 0: it has nothing to finish yet.
 
-    Replaced by the handlers that the command installs once it has something to finish. As process 1 of a container it
-    would otherwise not even notice.
+    The command later replaces this handler by its own. Without one, process 1 of a container would ignore the signal.
     """
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(OK))
 
@@ -100,7 +99,7 @@ def set_up_logging(verbose: bool) -> None:
 
 
 def _refuse_unknown_sections(sections: tuple[str, ...]) -> None:
-    """A misspelt section in a variable's name would otherwise be ignored without a word."""
+    """Fails for a misspelt section in a variable's name, which would otherwise be ignored silently."""
     for name in os.environ:
         section, nested, _ = name.upper().removeprefix(ENV_PREFIX).partition("__")
         if name.upper().startswith(ENV_PREFIX) and nested and section.lower() not in sections:

@@ -1,4 +1,4 @@
-"""``layercache cuts``: where a model can be cut, and what was spent by then."""
+"""``layercache cuts``: where a model can be cut, and its cost up to each cut."""
 
 import json
 from dataclasses import asdict, replace
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from layercache.schemas.settings import Settings
 
 
-#: A pipe has no width of its own, and names should be whole.
+#: A pipe has no width, and the table must not cut off names.
 _PIPED_WIDTH = 200
 
 
@@ -63,7 +63,7 @@ def _print(costs: "CostTable", layouts: "dict[str, Layout]", places: int) -> Non
     from rich.table import Table
 
     table = Table("", box=None, header_style="bold")
-    table.add_column("cut", overflow="fold")  # names are to be copied: never cut off
+    table.add_column("cut", overflow="fold")  # users copy names, so they must be complete
     table.add_column("shape")
     table.add_column("layout")
     table.add_column("FLOPs before it", justify="right")

@@ -70,7 +70,7 @@ def command(
         common.fail(f"error: {error.name} is not installed: pip install 'layercache[dashboard]'")
     from layercache.dashboard.collector import Collector
 
-    if not _stays_here(host):
+    if not _is_loopback(host):
         what = "sees frames" if read_only else "sees frames and can change which heads workers use"
         typer.echo(
             f"warning: everyone who reaches {host} {what}: there is no login, put a proxy in front of it", err=True
@@ -83,8 +83,8 @@ def command(
         app.run(collector, host, port, read_only, ready, allowed_hosts or ())
 
 
-def _stays_here(host: str) -> bool:
-    """Whether an address is this machine's own alone."""
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
     import ipaddress
 
     try:

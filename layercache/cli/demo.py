@@ -67,5 +67,5 @@ def command(
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """A terminated demo stops its processes as a Ctrl-C'd one does."""
+    """Makes a signal end the demo as Ctrl-C does: it stops its processes."""
     raise KeyboardInterrupt

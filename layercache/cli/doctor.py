@@ -41,11 +41,11 @@ def command(
     """
     import logging
 
-    from layercache.doctor.visit import visit
+    from layercache.doctor.checkup import check_all
 
-    logging.getLogger().setLevel(logging.ERROR)  # what is worth a word is a finding
+    logging.getLogger().setLevel(logging.ERROR)  # anything worth reporting is a finding
     with _Display(as_json) as display:
-        for finding in visit(settings, display.looking):
+        for finding in check_all(settings, display.show_area):
             display.show(finding)
     found = display.found
     if as_json:
@@ -53,11 +53,11 @@ def command(
 
         typer.echo(redacted(msgspec.json.format(msgspec.json.encode(found)).decode()))
     else:
-        typer.echo(_sum(found))
+        typer.echo(_summary(found))
     raise typer.Exit(common.FAILED if any(one.state == "error" for one in found) else common.OK)
 
 
-def _sum(found: "list[Finding]") -> str:
+def _summary(found: "list[Finding]") -> str:
     counts = {state: sum(one.state == state for one in found) for state in _MARKS}
     if not counts["error"] and not counts["warning"]:
         return f"\nall well: {counts['ok']} checks"
@@ -65,7 +65,7 @@ def _sum(found: "list[Finding]") -> str:
 
 
 class _Display:
-    """A line for each finding, as it comes; on a terminal one says what is being looked at."""
+    """A line for each finding, as it comes; on a terminal also the area that is being checked."""
 
     def __init__(self, quiet: bool) -> None:
         from rich.console import Console
@@ -83,12 +83,12 @@ class _Display:
     def __exit__(self, *error: object) -> None:
         self._status.stop()
 
-    def looking(self, area: str) -> None:
-        """This area is next."""
+    def show_area(self, area: str) -> None:
+        """Shows which area is checked next."""
         self._status.update(f"looking at the {area}")
 
     def show(self, finding: "Finding") -> None:
-        """One line, and under it what to do."""
+        """One line, and below it what to do."""
         self.found.append(finding)
         if self._quiet:
             return

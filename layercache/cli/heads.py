@@ -1,4 +1,4 @@
-"""``layercache heads``: the versions of a model's heads, and which of them workers shall use."""
+"""``layercache heads``: the versions of a model's heads, and which of them workers use."""
 
 import json
 from typing import TYPE_CHECKING, Annotated
@@ -174,7 +174,7 @@ def _store(settings: "Settings") -> "HeadStore":
     except loading.ModelError as error:
         common.fail(f"error: {error}", common.WRONG_USAGE)
     if settings.model.spec.startswith("torchvision:") and settings.model.weights is None:
-        # Its weights would be random: no worker serves that model, and none would obey the order.
+        # Its weights would be random: no worker runs that model, so no worker would follow the command.
         common.fail(
             "error: whose heads? Give the --model and --weights that the workers run, or their --config",
             common.WRONG_USAGE,
@@ -183,5 +183,5 @@ def _store(settings: "Settings") -> "HeadStore":
 
 
 def _report(store: "HeadStore", as_json: bool) -> None:
-    """What holds after a change."""
+    """Says what is in force after a change."""
     typer.echo(json.dumps(heads_view.state(store), indent=2) if as_json else heads_view.sentence(store))

@@ -49,8 +49,8 @@ app.command("doctor")(doctor.command)
 app.command("settings")(settings.command)
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
         typer.echo(f"layercache {layercache.__version__}")
         raise typer.Exit()
 
@@ -86,7 +86,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(common.INTERRUPTED)
     except Exception as error:
-        # Errors of our own say what is wrong and what to do; a traceback would only hide it.
+        # Layercache's own errors say what is wrong and what to do; a traceback would only hide that.
         if verbose or type(error).__module__.partition(".")[0] not in ROOMS:
             raise
         typer.echo(redaction.redacted(f"error: {error}"), err=True)

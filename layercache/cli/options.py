@@ -1,4 +1,4 @@
-"""Options of the command line that stand for settings: text, type, choices and default are the setting's own."""
+"""Command-line options for settings: text, type, choices and default come from the setting."""
 
 import functools
 import inspect
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class SettingOption(NamedTuple):
-    """An option for ``setting``, by the setting's own name unless ``flags`` are given."""
+    """An option for ``setting``, named after the setting unless ``flags`` are given."""
 
     setting: str
     flags: tuple[str, ...] = ()
     help: str = ""
-    """What the setting is to this command, where its own text does not say it."""
+    """What the setting means for this command, if the setting's own text does not say so."""
 
 
 BOOTSTRAP = SettingOption("kafka.bootstrap_servers", ("--bootstrap", "-b"))
@@ -43,9 +43,9 @@ Command = Callable[..., None]
 
 
 def with_settings(*options: str | SettingOption) -> Callable[[Command], Command]:
-    """For a command that takes ``settings``: on the command line ``--config`` and these options stand in its place.
+    """Replaces a command's parameter ``settings`` by ``--config`` and these options on the command line.
 
-    Options are given as ``section.name``. Where the brokers are one of them, ``-X NAME=VALUE`` comes last.
+    Options are given as ``section.name``. If the brokers are one of them, ``-X NAME=VALUE`` comes last.
     """
     wanted = tuple(SettingOption(one) if isinstance(one, str) else one for one in options)
     return lambda command: _WithSettings(command, wanted)
@@ -61,17 +61,18 @@ def field_of(setting: str) -> "FieldInfo":
 
 
 def default_of(field: "FieldInfo") -> str:
-    """A setting's default as people read it; empty where there is none."""
+    """A setting's default as text; empty if there is none."""
     value = field.get_default(call_default_factory=True)
     return "" if value is None or value == {} else str(value)
 
 
 class _WithSettings:
-    """A command whose options are read off the settings when they are first asked for: pydantic takes its time."""
+    """A command that builds its options from the settings on first use, since importing pydantic takes time."""
 
     def __init__(self, command: Command, options: tuple[SettingOption, ...]) -> None:
         functools.update_wrapper(self, command)
-        self.__annotations__ = {}  # typer reads the signature; the function's own names are not all imported
+        # Typer must read the signature: the function's annotations name types that are not imported.
+        self.__annotations__ = {}
         self._command = command
         self._options = {one.setting.replace(".", "__"): one for one in options}
 

@@ -19,7 +19,7 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 @dataclass(frozen=True)
 class Measured:
-    """Pieces in the order that a frame meets them; ``ms`` of a whole batch by piece and number of frames."""
+    """Times of the pieces, in the order that a frame meets them; ``ms`` is by piece, then by frames in the batch."""
 
     model: str
     fingerprint: str
@@ -29,7 +29,7 @@ class Measured:
 
     @property
     def model_ms(self) -> dict[int, float]:
-        """Of the model alone, by number of frames: all segments, no heads."""
+        """Time of the model alone, by number of frames: all segments, no heads."""
         segments = [times for piece, times in self.ms.items() if piece.startswith("to ")]
         return {batch: sum(times[batch] for times in segments) for batch in segments[0]}
 
@@ -101,7 +101,7 @@ def measure(traced: "TracedModel", heads: "CacheHeads | None", batches: tuple[in
 
 
 def _live_heads(settings: "Settings", traced: "TracedModel") -> "CacheHeads | None":
-    """The heads that workers use; None where there are none, or every exit is closed."""
+    """The heads that workers use; None if there are none, or if every exit is closed."""
     from layercache.early_exit.heads.loading import load_heads
     from layercache.early_exit.store.head_store import open_store
 

@@ -111,7 +111,7 @@ def _open(source: str, by_reference: str | None, settings: "Settings") -> "Pictu
 
 
 def label_regex(text: str | None) -> re.Pattern[str] | None:
-    """What ``--label-pattern`` says; ends the command where that is none, or has not one group."""
+    """The regular expression of ``--label-pattern``; ends the command unless it is valid and has exactly one group."""
     if text is None:
         return None
     try:
@@ -126,7 +126,7 @@ def label_regex(text: str | None) -> re.Pattern[str] | None:
 
 
 def _expected(total: int | None, limit: int | None, loop: bool) -> int | None:
-    """How many frames there will be, where that is known."""
+    """How many frames there will be, if known."""
     if loop or total is None:
         return limit
     return total if limit is None else min(total, limit)
@@ -179,11 +179,11 @@ class _Display:
 
     @property
     def seconds(self) -> float:
-        """Since the beginning."""
+        """Seconds since the start."""
         return time.monotonic() - self._begun
 
     def close(self) -> None:
-        """Leaves the terminal to others."""
+        """Stops drawing on the terminal."""
         self._progress.stop()
 
     def show(self, counts: "Counts") -> None:

@@ -1,4 +1,4 @@
-"""``layercache report``: what exits would save on one's own model and frames, as a page to send to a colleague."""
+"""``layercache report``: what exits would save on your own model and frames, as a page to send to a colleague."""
 
 import os
 import shlex
@@ -113,7 +113,7 @@ def command(
     from layercache.stopping import stop_on_signals
     from layercache.stream.publishing.sources import SourceError
 
-    # Several trainers' worth of lines; the page tells all.
+    # Several trainers would log many lines; the page has it all.
     logging.getLogger("layercache.cache_training").setLevel(logging.ERROR)
     reading = FrameOptions(frames, frames_limit, shuffle, settings.trainer.seed, fps, pattern)
     options = Options(reading, tuple(sorted(set(budget or _BUDGETS))), minutes, _command_line())
@@ -137,7 +137,7 @@ def command(
 
 
 def _command_line() -> str:
-    """How to make the report again; paths as they were given."""
+    """The command that makes this report again, with paths as given."""
     return shlex.join(["layercache", *sys.argv[1:]])
 
 
@@ -201,11 +201,11 @@ class _Display:
         self.close()
 
     def close(self) -> None:
-        """Leaves the terminal to others."""
+        """Stops drawing on the terminal."""
         self._progress.stop()
 
     def phase(self, name: str) -> None:
-        """Another part begins."""
+        """Shows which part begins."""
         name = _PHASES.get(name, name)
         if self._task is None:
             typer.echo(name, err=True)
@@ -214,7 +214,7 @@ class _Display:
         self._progress.reset(self._task, description=name, total=None, note="")
 
     def progress(self, done: float, note: str = "") -> None:
-        """A share of this part is done."""
+        """Shows what share of this part is done."""
         if self._task is not None:
             self._progress.update(self._task, total=1.0, completed=min(1.0, done), note=note)
         elif time.monotonic() - self._said >= _LINE_EVERY_S:

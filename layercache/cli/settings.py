@@ -1,4 +1,4 @@
-"""``layercache settings``: all settings, from the types that read them."""
+"""``layercache settings``: all settings, from their types."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Row(NamedTuple):
-    """One setting as people read it."""
+    """One setting in words."""
 
     name: str
     variable: str
@@ -85,7 +85,7 @@ def _kind(option: "FieldInfo") -> str:
 
 
 def _alternatives(annotation: Any) -> list[Any]:
-    """What an annotation may be, without ``None``."""
+    """The alternatives of an annotation, without ``None``."""
     if get_origin(annotation) is Literal:
         return list(get_args(annotation))
     members = get_args(annotation) if type(None) in get_args(annotation) else (annotation,)

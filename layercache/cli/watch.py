@@ -1,4 +1,4 @@
-"""``layercache watch``: predictions as they come."""
+"""``layercache watch``: shows predictions as they arrive."""
 
 import os
 import sys
@@ -68,7 +68,7 @@ def command(
         except KafkaUnusable as error:
             common.fail(f"error: {error}")
         except BrokenPipeError:
-            # `| head` has seen enough; the interpreter would complain once more when it closes standard output
+            # `| head` has closed the pipe; the interpreter would fail once more when it closes standard output
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return
     raise typer.Exit(common.INTERRUPTED)
@@ -87,14 +87,14 @@ class _Show:
             typer.echo(f"left out: {self.refused:,} records", err=True)
 
     def take(self, message: Any) -> bool:
-        """True for a record that was what the topic should hold."""
+        """Shows a record; False if another program wrote it and it is not what the topic should hold."""
         raise NotImplementedError
 
     def refresh(self) -> None:
-        """Called often, also when nothing came."""
+        """The loop calls this often, even without a new record."""
 
     def refuse(self, message: Any, why: object) -> bool:
-        """For a record that another program wrote there."""
+        """Counts a record that another program wrote, and names the first few."""
         self.refused += 1
         if self.refused <= _NAMED_RECORDS:
             typer.echo(f"{message.topic()}-{message.partition()}-{message.offset()}: left out: {why}", err=True)
@@ -155,7 +155,7 @@ class _DeadLetters(_Show):
 
 
 class _Table(_Predictions):
-    """A table of the latest, and what all add up to, on a terminal."""
+    """On a terminal: a table of the latest predictions, and totals of all."""
 
     def __init__(self) -> None:
         from rich.console import Console

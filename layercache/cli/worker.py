@@ -39,5 +39,5 @@ def command(settings: "Settings") -> None:
 
     code = run(settings)
     if code == UNFINISHED:
-        os._exit(code)  # Python's own end would wait for the thread that still answers
+        os._exit(code)  # a normal exit would wait for the thread that is still answering
     raise typer.Exit(code)

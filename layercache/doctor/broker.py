@@ -1,4 +1,4 @@
-"""The broker: does it answer, does it let us in, can it do transactions?"""
+"""Checks the broker: does it answer, does it accept the login, can it do transactions?"""
 
 from collections.abc import Callable, Iterator
 from time import perf_counter
@@ -24,8 +24,8 @@ _TRANSACTIONS = "__transaction_state"
 Configs = dict[str, str]
 
 
-def check(settings: Settings, keep: Callable[[AdminClient, ClusterMetadata], None]) -> Iterator[Finding]:
-    """Asks the brokers for what they are, and hands client and answer to ``keep``."""
+def check(settings: Settings, on_connected: Callable[[AdminClient, ClusterMetadata], None]) -> Iterator[Finding]:
+    """Connects, and calls ``on_connected`` with the client and the cluster's metadata."""
     troubles = Troubles()
     servers = settings.kafka.bootstrap_servers
     yield from _logins(settings)
@@ -38,15 +38,15 @@ def check(settings: Settings, keep: Callable[[AdminClient, ClusterMetadata], Non
         what, _, advice = str(error).partition("; ")
         yield AREA.error("reach", what, advice or "check kafka.bootstrap_servers and kafka.options")
         return
-    assert metadata is not None  # nothing stops it
+    assert metadata is not None  # it is None only if something stops the wait, and nothing does
     spent = (perf_counter() - began) * 1000
     yield AREA.ok("reach", f"{servers} answers in {spent:.0f} ms: {_count(len(metadata.brokers), 'broker')}")
-    keep(client, metadata)
+    on_connected(client, metadata)
     yield from _features(settings, client, metadata)
 
 
 def _logins(settings: Settings) -> Iterator[Finding]:
-    """How clients log in, and whether the trainer's client can do the same."""
+    """How clients log in, and whether the trainer's client supports that login."""
     options = settings.kafka.options
     protocol = str(options.get("security.protocol", "PLAINTEXT")).upper()
     servers = settings.kafka.bootstrap_servers
@@ -70,7 +70,7 @@ def _logins(settings: Settings) -> Iterator[Finding]:
 
 
 def _options(settings: Settings) -> Iterator[Finding]:
-    """Options with which a worker would end at once, since they void what it promises."""
+    """Options that make a worker end at once, since they void its delivery guarantee."""
     delivery, refused = settings.worker.delivery, refused_options(settings)
     for one in refused:
         yield AREA.error(
@@ -81,9 +81,11 @@ def _options(settings: Settings) -> Iterator[Finding]:
 
 
 def _features(settings: Settings, client: AdminClient, metadata: ClusterMetadata) -> Iterator[Finding]:
-    """What exactly-once delivery and the new group protocol ask of a broker, by its own configuration."""
+    """Whether the broker's configuration allows exactly-once delivery and the new group protocol."""
     broker = next(iter(sorted(metadata.brokers)), None)
-    configs = described(client, ResourceType.BROKER, [str(broker)]).get(str(broker), {}) if broker is not None else {}
+    configs = (
+        read_configs(client, ResourceType.BROKER, [str(broker)]).get(str(broker), {}) if broker is not None else {}
+    )
     worker = settings.worker
     if worker.delivery == "exactly_once":
         yield _transactions(settings, configs, metadata)
@@ -124,8 +126,8 @@ def _transactions(settings: Settings, configs: Configs, metadata: ClusterMetadat
     return AREA.ok("transactions", "the broker's configuration allows them; it has done none yet")
 
 
-def described(client: AdminClient, kind: ResourceType, names: list[str]) -> dict[str, Configs]:
-    """Configuration of topics or brokers by name; of none where the broker does not say, or we may not ask."""
+def read_configs(client: AdminClient, kind: ResourceType, names: list[str]) -> dict[str, Configs]:
+    """Configuration of topics or brokers by name; leaves out those that the broker does not describe to this user."""
     found: dict[str, Configs] = {}
     futures = client.describe_configs([ConfigResource(kind, name) for name in names], request_timeout=_REQUEST_S)
     for resource, future in futures.items():

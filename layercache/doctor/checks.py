@@ -1,4 +1,4 @@
-"""What a check has found, and checks that take too long."""
+"""What a check reports, and a time limit for checks."""
 
 import queue
 import threading
@@ -12,14 +12,14 @@ State = Literal["ok", "warning", "error", "skipped"]
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One line: what was looked at, what was found, and what to do."""
+    """One line: what the doctor checked, what it found, and what to do."""
 
     area: str
     check: str
     state: State
     found: str
     fix: str = ""
-    """Empty where nothing needs to be done."""
+    """Empty if there is nothing to do."""
 
 
 class Area:
@@ -37,15 +37,15 @@ class Area:
         return Finding(area=self.name, check=check, state="ok", found=found)
 
     def warning(self, check: str, found: str, fix: str) -> Finding:
-        """It works, and a person should look."""
+        """It works, but a person should look at it."""
         return Finding(area=self.name, check=check, state="warning", found=found, fix=fix)
 
     def error(self, check: str, found: str, fix: str) -> Finding:
-        """It does not work so."""
+        """It does not work."""
         return Finding(area=self.name, check=check, state="error", found=found, fix=fix)
 
     def skipped(self, check: str, why: str) -> Finding:
-        """Not looked at."""
+        """The doctor could not check it."""
         return Finding(area=self.name, check=check, state="skipped", found=why)
 
 
@@ -55,7 +55,7 @@ Checks = Callable[[], Iterable[Finding]]
 def findings_within(seconds: float, area: Area, checks: Checks) -> Iterator[Finding]:
     """The findings of ``checks`` as they come; after ``seconds`` in all, an error that says so instead of the rest.
 
-    A check that hangs, in a store that does not answer, say, is left behind. Whatever a check raises is a finding, too.
+    A check that hangs, in a store that does not answer, say, is left behind. An exception in a check is a finding, too.
 
     >>> [finding.found for finding in findings_within(0.05, Area("store"), lambda: time.sleep(5) or ())]
     ['no answer within 0.05 s']
@@ -66,7 +66,7 @@ def findings_within(seconds: float, area: Area, checks: Checks) -> Iterator[Find
         try:
             for finding in checks():
                 news.put(finding)
-        except Exception as error:  # a check must not end the visit: whatever it met is what was found
+        except Exception as error:  # a check must not end the doctor: its exception is what it found
             news.put(area.error("check", f"{type(error).__name__}: {error}", "this was not foreseen: please report it"))
         finally:
             news.put(None)

@@ -1,4 +1,4 @@
-"""Who reads: how far workers and trainer are behind, how old the trainer's records are, and whether clocks agree."""
+"""Checks the readers: how far workers and trainer are behind, how old its records are, and whether clocks agree."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,9 +16,9 @@ from layercache.stream.worker.answering.trainer_lag import trainer_patience_s
 from layercache.stream.worker.members import models_of
 
 AREA = Area("groups")
-#: Records stamped further ahead of this machine's clock than this come from another time.
+#: A record stamped further ahead of this machine's clock than this means that clocks disagree.
 _AHEAD_S = 5
-#: What brokers say that were just started, of topics that were just created, or while a transaction ends; asked again.
+#: Errors of brokers that have just started, of topics just created, or while a transaction ends: the doctor asks again.
 _SETTLING = frozenset(
     {
         KafkaError.NOT_LEADER_FOR_PARTITION,
@@ -31,12 +31,12 @@ _SETTLING = frozenset(
 )
 _PATIENCE_S, _PAUSE_S = 10.0, 0.5
 _REQUEST_S = 5.0
-#: How long ago the latest record was, as far as one asks.
+#: The ages of the latest record that the doctor tells apart.
 _AGES = ((60, "a minute"), (600, "ten minutes"), (3_600, "an hour"), (86_400, "a day"))
 
 
 def check(settings: Settings, fingerprint: str | None = None) -> Iterator[Finding]:
-    """By clients that join nothing and commit nothing. ``fingerprint`` is that of the settings' model, where known."""
+    """Checks through clients that neither join nor commit. ``fingerprint`` is the settings' model's, if known."""
     topics = settings.topics
     yield from _warn_on_failure("workers", lambda: _workers(settings))
     yield from _warn_on_failure("models", lambda: _models(settings, fingerprint))
@@ -93,9 +93,9 @@ def _workers(settings: Settings) -> Iterator[Finding]:
 
 
 def _models(settings: Settings, fingerprint: str | None) -> Iterator[Finding]:
-    """Which models the group's members run, as their ``client.id`` says."""
+    """Which models the group's members run, by their ``client.id``."""
     group = settings.worker.group_id
-    client = admin_client(settings)  # held: without its client an answer never comes
+    client = admin_client(settings)  # kept in a variable: once the client is gone, no answer comes
     asked = client.describe_consumer_groups([group], request_timeout=_REQUEST_S)
     names = [member.client_id for member in asked[group].result(2 * _REQUEST_S).members]
     if not names:
@@ -152,7 +152,7 @@ def _latest(offsets: TopicOffsets, now: float) -> str | None:
 
 
 def _clock(settings: Settings, topic: str) -> Iterator[Finding]:
-    """Records from the future betray a clock that is ahead; one that is late looks like a stream that stands still."""
+    """Records from the future show a clock that is ahead; a late clock looks like a stream that stands still."""
     ahead = _offsets(settings, settings.worker.group_id, topic).since(int((time.time() + _AHEAD_S) * 1000))
     if any(offset is not None for offset in ahead.values()):
         yield AREA.warning(

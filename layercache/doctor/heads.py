@@ -1,4 +1,4 @@
-"""The heads that workers use: signed, of this model, and certified for what the settings promise?"""
+"""Checks the heads that workers use: are they signed, for this model, and certified for the settings' promise?"""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ AREA = Area("heads")
 
 
 def check(settings: Settings, traced: TracedModel) -> Iterator[Finding]:
-    """The live version, what an operator has said, and whether the settings fit it."""
+    """Checks the live version, an operator's pin, and whether the settings fit the version."""
     classifier = traced.classifier
     try:
         store = open_store(settings.store, classifier.name, classifier.fingerprint)
@@ -32,7 +32,7 @@ def check(settings: Settings, traced: TracedModel) -> Iterator[Finding]:
             )
         version = live.version or store.latest()
         if version is None:
-            yield from _none(settings, store, classifier.name, classifier.fingerprint)
+            yield from _no_version(settings, store, classifier.name, classifier.fingerprint)
             return
         manifest, tensors = store.load(version)
         load_heads(manifest, tensors, traced)
@@ -64,8 +64,8 @@ def _signing(settings: Settings) -> Finding:
     )  # fmt: skip
 
 
-def _none(settings: Settings, store: HeadStore, name: str, fingerprint: str) -> Iterator[Finding]:
-    """No version: the beginning, or a store full of another model's heads."""
+def _no_version(settings: Settings, store: HeadStore, name: str, fingerprint: str) -> Iterator[Finding]:
+    """There is no version: the trainer has just begun, or the store holds another model's heads."""
     mine = model_folder(name, fingerprint)
     stem = mine.rpartition("-")[0]
     folder = local_folder(settings.store.url)
@@ -121,7 +121,7 @@ def _version(settings: Settings, manifest: Manifest) -> Iterator[Finding]:
 
 
 def _age(created: str) -> str:
-    """How long ago that was, in one unit."""
+    """How long ago ``created`` was, in one unit."""
     try:
         seconds = (datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds()
     except (ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""The machine: threads, ports, room for the trainer's state."""
+"""Checks the machine: threads, ports, disk space for the trainer's state."""
 
 import os
 import platform
@@ -14,12 +14,12 @@ from layercache.schemas.settings import Settings
 
 AREA = Area("machine")
 _PORT_S = 2.0
-#: Less room than the first is an error, less than the second a warning.
-_NO_ROOM, _LITTLE_ROOM = 100e6, 2e9
+#: Less free space than the first is an error, less than the second a warning.
+_MIN_BYTES, _LOW_BYTES = 100e6, 2e9
 
 
 def check(settings: Settings) -> Iterator[Finding]:
-    """Threads, the ports that the settings name, the trainer's folder."""
+    """Checks threads, the settings' ports, and the trainer's folder."""
     yield _threads(settings)
     if settings.worker.metrics_port:
         yield worker_port(settings.worker.metrics_port)
@@ -44,7 +44,7 @@ def _threads(settings: Settings) -> Finding:
 
 
 def worker_port(port: int) -> Finding:
-    """Whether a worker's metrics answer on a port of this machine, or the port is free for one."""
+    """Whether a worker's metrics answer on a port of this machine, or the port is free."""
     name = f"worker.metrics_port {port}"
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=_PORT_S) as answer:
@@ -72,7 +72,7 @@ def _trainer_port(port: int) -> Finding:
 
 def _free(name: str, port: int) -> Finding:
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the servers set it, too
         try:
             probe.bind(("0.0.0.0", port))
         except OSError as error:
@@ -90,26 +90,26 @@ def _taken(name: str) -> Finding:
 
 def _state_dir(folder: Path, replay_mb: int) -> Finding:
     name = "trainer.state_dir"
-    there = existing(folder)
-    if not os.access(there, os.W_OK):
+    nearest = nearest_folder(folder)
+    if not os.access(nearest, os.W_OK):
         return AREA.warning(
             name, f"{folder} cannot be written to by this user", "where the trainer runs, let it in there"
         )
-    return room(AREA, name, there, f"{folder} holds up to {replay_mb} MB of frames")
+    return free_space(AREA, name, nearest, f"{folder} holds up to {replay_mb} MB of frames")
 
 
-def existing(path: Path) -> Path:
-    """The folder itself, or the nearest one above it that is there."""
+def nearest_folder(path: Path) -> Path:
+    """The folder itself, or the nearest existing one above it."""
     path = path.expanduser().absolute()
     while not path.is_dir():
         path = path.parent
     return path
 
 
-def room(area: Area, check: str, folder: Path, what: str) -> Finding:
-    """How much of the disk is free where ``folder`` is."""
+def free_space(area: Area, check: str, folder: Path, what: str) -> Finding:
+    """How much space is free on the disk of ``folder``."""
     free = shutil.disk_usage(folder).free
     found = f"{what}; {free / 1e9:.1f} GB are free there"
-    if free < _NO_ROOM:
+    if free < _MIN_BYTES:
         return area.error(check, found, "free some space")
-    return area.warning(check, found, "free some space") if free < _LITTLE_ROOM else area.ok(check, found)
+    return area.warning(check, found, "free some space") if free < _LOW_BYTES else area.ok(check, found)

@@ -1,4 +1,4 @@
-"""The model: does it load, can it be cut, how quick is it, and do its frames fit where they must?"""
+"""Checks the model: does it load, can it be cut, how fast is it, and do its frames fit a record and the memory?"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,12 +10,12 @@ from layercache.schemas.settings import Settings
 
 AREA = Area("model")
 _BATCH, _REPEATS = 8, 3
-#: A record's own header, beside what its frame takes.
+#: The size of a record's header, in addition to its frame.
 _RECORD_BYTES = 4_096
 
 
-def check(settings: Settings, keep: Callable[[TracedModel], None]) -> Iterator[Finding]:
-    """Loads and cuts it, and hands it to ``keep`` for those who look at its heads."""
+def check(settings: Settings, on_traced: Callable[[TracedModel], None]) -> Iterator[Finding]:
+    """Loads and cuts the model, and calls ``on_traced`` with it, for the check of its heads."""
     from layercache.early_exit.cutting import costs, cuts
     from layercache.early_exit.model import loading
     from layercache.early_exit.model.weights import has_weights
@@ -46,12 +46,12 @@ def check(settings: Settings, keep: Callable[[TracedModel], None]) -> Iterator[F
     frames = classifier.example(_BATCH)
     ms = costs.measure_ms(classifier.module, frames, _REPEATS) / _BATCH
     yield AREA.ok("speed", f"{traced.flops / 1e9:.3g} GFLOPs and {ms:.3g} ms a frame, in batches of {_BATCH}")
-    keep(traced)
+    on_traced(traced)
     yield from _sizes(settings, traced)
 
 
 def _sizes(settings: Settings, traced: TracedModel) -> Iterator[Finding]:
-    """Whether a frame fits a record, and a certificate's frames fit the trainer's memory."""
+    """Whether a frame fits a record, and whether a certificate's frames fit the trainer's memory."""
     preprocessing = traced.classifier.preprocessing
     pixels = preprocessing.channels * math.prod(preprocessing.size)
     frame_bytes = pixels + 4 * len(traced.classifier.classes)

@@ -1,4 +1,4 @@
-"""The store of heads: can it be read and written, does exclusive create work, and is there room?"""
+"""Checks the store of heads: can it be read and written, does exclusive create work, is there enough space?"""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from layercache.doctor.checks import Area, Finding
-from layercache.doctor.machine import existing, room
+from layercache.doctor.machine import free_space, nearest_folder
 from layercache.early_exit.store.blobs import Blobs, StoreError, without_password
 from layercache.schemas.settings import Settings
 
@@ -17,7 +17,7 @@ AREA = Area("store")
 
 
 def local_folder(url: str) -> Path | None:
-    """Where a ``file://`` URL or a plain path leads; None for every other store.
+    """The folder of a ``file://`` URL or a plain path; None for every other store.
 
     >>> local_folder("file:///srv/heads"), local_folder("s3://bucket/heads")
     (PosixPath('/srv/heads'), None)
@@ -29,25 +29,25 @@ def local_folder(url: str) -> Path | None:
 
 
 def check(settings: Settings) -> Iterator[Finding]:
-    """Reads, and writes a probe that it removes. A local folder that is not there yet is not made."""
+    """Reads the store, and writes a probe that it removes. Does not create a local folder that is missing."""
     store, shown = settings.store, without_password(settings.store.url)
     folder = local_folder(store.url)
     if store.url.startswith("memory://"):
         yield AREA.warning("place", f"{shown} is seen by one process alone", "use file://, s3://, … for a service")
     if folder is not None and not folder.is_dir():
-        yield _not_there(folder)
+        yield _missing_folder(folder)
         return
     try:
-        yield from _probed(Blobs(store.url, ".", store.options) if folder is None else Blobs(str(folder), "."), shown)
+        yield from _probe(Blobs(store.url, ".", store.options) if folder is None else Blobs(str(folder), "."), shown)
     except StoreError as error:
         what, _, advice = str(error).partition("; ")
         yield AREA.error("reach", what, advice or "check store.url and store.options")
         return
     if folder is not None:
-        yield room(AREA, "room", folder, str(folder.absolute()))
+        yield free_space(AREA, "room", folder, str(folder.absolute()))
 
 
-def _probed(blobs: Blobs, shown: str) -> Iterator[Finding]:
+def _probe(blobs: Blobs, shown: str) -> Iterator[Finding]:
     began = perf_counter()
     folders = [name for name in blobs.list() if not name.startswith(".")]
     spent = (perf_counter() - began) * 1000
@@ -73,14 +73,14 @@ def _probed(blobs: Blobs, shown: str) -> Iterator[Finding]:
 
 
 def _remove(blobs: Blobs, probe: str) -> None:
-    with suppress(StoreError):  # what could not be written need not be there
+    with suppress(StoreError):  # the probe may not exist, if writing it failed
         blobs.remove(probe)
 
 
-def _not_there(folder: Path) -> Finding:
-    above = existing(folder)
-    if os.access(above, os.W_OK):
-        return AREA.ok("place", f"{folder} is not there yet; it can be made in {above}")
+def _missing_folder(folder: Path) -> Finding:
+    parent = nearest_folder(folder)
+    if os.access(parent, os.W_OK):
+        return AREA.ok("place", f"{folder} is not there yet; it can be made in {parent}")
     return AREA.error(
-        "place", f"{folder} is not there, and {above} cannot be written to", "make it, or let this user in"
+        "place", f"{folder} is not there, and {parent} cannot be written to", "make it, or let this user in"
     )

@@ -1,4 +1,4 @@
-"""The topics: there, large enough, kept long enough, and on enough brokers."""
+"""Checks the topics: do they exist, with the right record size, retention, partitions and replicas?"""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._metadata import ClusterMetadata, TopicMetadata
 from confluent_kafka.admin._resource import ResourceType
 
-from layercache.doctor.broker import Configs, described
+from layercache.doctor.broker import Configs, read_configs
 from layercache.doctor.checks import Area, Finding
 from layercache.schemas.settings import Settings
 from layercache.stream.kafka.topics import Wanted, wanted_topics
@@ -16,12 +16,14 @@ _HOUR_MS = 3_600_000
 
 
 def check(settings: Settings, client: AdminClient, metadata: ClusterMetadata) -> Iterator[Finding]:
-    """The four topics, one after the other."""
+    """Checks the four topics, one after the other."""
     wanted = wanted_topics(settings)
-    there = [topic for topic in wanted if topic.name in metadata.topics and metadata.topics[topic.name].error is None]
-    configs = described(client, ResourceType.TOPIC, [topic.name for topic in there]) if there else {}
+    existing = [
+        topic for topic in wanted if topic.name in metadata.topics and metadata.topics[topic.name].error is None
+    ]
+    configs = read_configs(client, ResourceType.TOPIC, [topic.name for topic in existing]) if existing else {}
     for topic in wanted:
-        if topic not in there:
+        if topic not in existing:
             yield AREA.error(
                 topic.name, "there is no such topic that this user may see",
                 "`layercache topics create`, or give the user rights on it",
@@ -47,7 +49,7 @@ def _found(known: TopicMetadata, config: Configs) -> str:
 
 
 def _placement(topic: str, known: TopicMetadata, config: Configs) -> Iterator[Finding]:
-    """Leaders, and replicas that keep up."""
+    """Faults of leaders and replicas."""
     parts = known.partitions
     lost = [number for number, one in parts.items() if one.leader < 0]
     if lost:
@@ -76,7 +78,7 @@ def _placement(topic: str, known: TopicMetadata, config: Configs) -> Iterator[Fi
 
 
 def _fit(topic: Wanted, known: TopicMetadata, config: Configs) -> Iterator[Finding]:
-    """Against the settings."""
+    """Where the topic differs from the settings."""
     size, asked = config.get("max.message.bytes"), int(topic.config["max.message.bytes"])
     if size is not None and int(size) < asked:
         yield AREA.error(

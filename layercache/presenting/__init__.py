@@ -1,3 +1,3 @@
-"""What several commands show alike: settings without their secrets (:mod:`redaction`), and versions of heads
+"""Shared by several commands: text without the settings' secrets (:mod:`redaction`), and versions of heads
 (:mod:`heads_view`).
 """

@@ -1,4 +1,4 @@
-"""How versions of heads are shown: as JSON, in a sentence, in tables."""
+"""Shows versions of heads as JSON, in a sentence, or in tables."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def state(store: "HeadStore") -> dict[str, Any]:
-    """What the store says is in force."""
+    """What is in force, by the store, for JSON."""
     live, pin = store.live(), store.pin_state()
     return {
         "store": store.url,
@@ -22,12 +22,12 @@ def state(store: "HeadStore") -> dict[str, Any]:
 
 
 def sentence(store: "HeadStore") -> str:
-    """The same for people."""
+    """What is in force, in a sentence."""
     return describe_state(store.live(), store.pin_state(), store.latest())
 
 
 def describe_state(live: "Live", pin: "Pin | None", latest: str | None) -> str:
-    """The same of what has been read already."""
+    """The same, from values that the caller has read already."""
     why = f" ({pin.reason})" if pin and pin.reason else ""
     if live.closed:
         return f"all exits are kept closed{why}; `layercache heads unpin` opens them again"
@@ -37,7 +37,7 @@ def describe_state(live: "Live", pin: "Pin | None", latest: str | None) -> str:
 
 
 def summary(manifest: "Manifest") -> dict[str, Any]:
-    """A version in a list."""
+    """One version, for a list."""
     expected, certificate, overload = manifest.expected, manifest.certificate, manifest.overload
     return {
         "version": manifest.version,
@@ -57,12 +57,12 @@ def summary(manifest: "Manifest") -> dict[str, Any]:
 
 
 def print_versions(store: "HeadStore") -> None:
-    """All versions, and what is in force."""
+    """Prints all versions, and what is in force."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table("", box=None, header_style="bold")
-    table.add_column("version", no_wrap=True)  # to be copied, it must be whole; it begins with the time of its making
+    table.add_column("version", no_wrap=True)  # users copy it, so it must be complete; it begins with its creation time
     for name in ("why", "exits", "hits", "FLOPs saved", "risk at most"):
         table.add_column(name)
     live = store.live().version
@@ -87,7 +87,7 @@ def print_versions(store: "HeadStore") -> None:
 
 
 def print_version(manifest: "Manifest") -> None:
-    """One version: its exits, and why they are safe."""
+    """Prints one version: its exits, and its certificate."""
     from rich.console import Console
     from rich.table import Table
 
@@ -112,7 +112,7 @@ def print_version(manifest: "Manifest") -> None:
 
 
 def _print_overload(console: "Console", overload: "Overload") -> None:
-    """What a worker that is behind may do."""
+    """Prints the thresholds of a worker that is behind, and their certificate."""
     thresholds = ", ".join(f"{threshold:.4f}" for threshold in overload.thresholds)
     console.print(f"under overload, thresholds {thresholds}", markup=False)
     console.print(_certified(overload.certificate), markup=False)

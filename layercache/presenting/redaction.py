@@ -1,6 +1,6 @@
-"""Nothing that a command prints shows a password: whatever a library puts into its errors, it is taken out here.
+"""Removes passwords from everything that a command prints, whatever a library puts into its errors.
 
-Our own messages never hold one. Those of librdkafka, of object stores and of HTTP clients are not ours.
+Layercache's own messages never contain one; those of librdkafka, object stores and HTTP clients may.
 """
 
 import logging
@@ -21,14 +21,14 @@ HIDDEN = "***"
 #: Options whose values are secrets, by their names in librdkafka, in fsspec's file systems, and in their clients.
 _SECRET = re.compile(r"pass|secret|token|credential|jaas|\bkey\b|key[._]?(pem|id)?$|pem$|oauthbearer\.config", re.I)
 _PLACE = re.compile(r"(location|url|file|path|endpoint)$", re.I)
-#: Shorter values would be found in every other word.
+#: A shorter secret would match parts of ordinary words.
 _SHORTEST = 4
 
 _hidden: set[str] = set()
 
 
 def hide(settings: "Settings") -> None:
-    """From now on the secrets in ``settings`` are taken out of what is printed and logged."""
+    """From now on, :func:`redacted` and the log's formatter remove the secrets in ``settings``."""
     _hidden.update(secrets_of(settings))
 
 
@@ -46,7 +46,7 @@ def redacted(text: str) -> str:
 
 
 def secrets_of(settings: "Settings") -> set[str]:
-    """Every secret in the settings, as it may show up in a message."""
+    """Every secret in the settings, in each form that a message may contain."""
     found = set()
     kafka, store, references = settings.kafka, settings.store, settings.references
     for options in (kafka.options, kafka.consumer_options, kafka.producer_options, store.options, references.prefixes):
@@ -58,14 +58,14 @@ def secrets_of(settings: "Settings") -> set[str]:
 
 
 class Formatter(logging.Formatter):
-    """Formats without secrets, tracebacks included."""
+    """Formats log records without secrets, tracebacks included."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redacted(super().format(record))
 
 
 def install() -> None:
-    """Tracebacks of uncaught errors are printed without secrets, too."""
+    """Removes secrets from the tracebacks of uncaught errors, too."""
     sys.excepthook = _print_exception
     threading.excepthook = lambda failed: (
         _print_exception(failed.exc_type, failed.exc_value, failed.exc_traceback) if failed.exc_value else None
@@ -86,7 +86,7 @@ def _in_options(options: Mapping[str, object]) -> Iterator[str]:
 
 
 def _lines(value: str) -> Iterable[str]:
-    """Of a key in PEM, each line of it: errors quote lines."""
+    """Each long line of a key in PEM, since errors quote single lines."""
     return (line for line in value.splitlines() if len(line) > 16 and not line.startswith("-----"))
 
 

@@ -49,7 +49,7 @@ def test_a_watch_over_the_trainer_outlives_its_broker(tmp_path: Path) -> None:
             for _ in range(ROUNDS):
                 cluster.proxies[0].refuse()
                 has_looked(2)  # the second began and ended without a broker
-                cluster.proxies[0].mend()
+                cluster.proxies[0].heal()
                 has_looked(3)
                 cluster.proxies[0].cut()
         finally:

@@ -131,12 +131,12 @@ def is_written(cluster: KafkaCluster) -> bool:
         while end() == before:
             if not written.left():
                 # The node coordinates the transaction after all, and the lost reply was its registration's.
-                cluster.proxies[node].mend()
+                cluster.proxies[node].heal()
                 works.close()
                 return False
         with pytest.raises(Aborted):
             works.commit()
-        cluster.proxies[node].mend()
+        cluster.proxies[node].heal()
         committed_in_the_end(works, topics.predictions, b"again", key, (topics.frames, 1))
         works.close()
         with reading(direct, topics.predictions) as reader:

@@ -70,7 +70,7 @@ def test_refusing_lasts_until_mended(proxy: Proxy) -> None:
     proxy.refuse()
     with closing(socket.create_connection(("127.0.0.1", proxy.port), _WAIT_S)) as client:
         assert is_reset(client)
-    proxy.mend()
+    proxy.heal()
     connected(proxy).close()
 
 
@@ -82,7 +82,7 @@ def test_what_was_stalled_arrives_after_all(proxy: Proxy) -> None:
         with pytest.raises(TimeoutError):
             client.recv(1)
         client.settimeout(_WAIT_S)
-        proxy.mend()
+        proxy.heal()
         assert client.recv(1) == b"b"
 
 
@@ -94,6 +94,6 @@ def test_half_open_loses_answers_and_resets_when_mended(proxy: Proxy) -> None:
         with pytest.raises(TimeoutError):
             client.recv(1)
         client.settimeout(_WAIT_S)
-        proxy.mend()
+        proxy.heal()
         assert is_reset(client)
     connected(proxy).close()

@@ -21,7 +21,7 @@ def test_signals_reach_it(number: signal.Signals, code: int) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        with commands.Talking("watch", "--bootstrap", f"127.0.0.1:{silent.getsockname()[1]}") as command:
+        with commands.CapturedCommand("watch", "--bootstrap", f"127.0.0.1:{silent.getsockname()[1]}") as command:
             silent.accept()  # the command is at work
             assert command.process.poll() is None
             command.process.send_signal(number)

@@ -41,7 +41,7 @@ def test_a_transaction_outlives_them_with_its_producer(apache_kafka: Broker) -> 
             if outage_s:
                 apache_kafka.proxy.refuse()
                 time.sleep(outage_s)
-                apache_kafka.proxy.mend()
+                apache_kafka.proxy.heal()
                 time.sleep(connecting_s)
             assert works.commit()
             assert works._watched is first

@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from layercache.cache_training.service.credentials import _unsecured
 from layercache.schemas.settings import Kafka, Settings, Store, Trainer, Worker
 from layercache.stream.kafka.topics import create
-from testbed.commands import Talking
+from testbed.commands import CapturedCommand
 from testbed.topics import unique_topics
 from testbed.trainer_process import as_toml, running_trainer
 from testbed.waiting import wait_until
@@ -76,10 +76,10 @@ class Commands:
     def __init__(self, settings: Settings, folder: Path) -> None:
         self._config = folder / "commands.toml"
         self._config.write_text(as_toml(settings))
-        self._running: dict[str, Talking] = {}
+        self._running: dict[str, CapturedCommand] = {}
 
     def start(self, command: str, *arguments: str) -> None:
-        self._running[command] = Talking(*command.split(), *arguments, "--config", self._config)
+        self._running[command] = CapturedCommand(*command.split(), *arguments, "--config", self._config)
 
     def end(self, command: str) -> tuple[int, str, str]:
         """Exit code, standard output and error; no secret is in them."""

@@ -303,7 +303,7 @@ class Injector:
             breaks(proxy)
         self._pass(seconds)
         for proxy in hit:
-            proxy.mend()
+            proxy.heal()
         return Struck(self._all, since, f"{len(hit)} of {len(proxies)} ways for {seconds:.1f} s")
 
     def _pass(self, seconds: float) -> None:

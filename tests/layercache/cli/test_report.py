@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from layercache.cli.main import app
-from testbed.commands import Talking
+from testbed.commands import CapturedCommand
 from testbed.waiting import wait_until
 from tests.support.pictures import coloured, encode
 from tests.support.tiny_model import CLASSES, TinyModel
@@ -91,10 +91,12 @@ def test_of_resnet18_without_weights_it_says_what_it_sees(tmp_path: Path) -> Non
 def test_ctrl_c_leaves_a_report_of_what_was_seen(tiny_model: TinyModel, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     model = ("--model", tiny_model.settings.spec, "--weights", str(tiny_model.settings.weights))
-    with Talking(
+    with CapturedCommand(
         "report", *model, "--frames", photos(tmp_path / "photos", 400), "--minutes", 30, "--out", page
     ) as report:
-        wait_until(lambda: "\nthe stream" in report.said()[1] or report.process.poll() is not None, "the stream's line")
+        wait_until(
+            lambda: "\nthe stream" in report.output()[1] or report.process.poll() is not None, "the stream's line"
+        )
         report.process.send_signal(signal.SIGINT)
         done = report.end(120)
     assert done.returncode == 130, done.stderr
