@@ -12,7 +12,7 @@ from layercache.stream.frames.decoding import (
     check_size,
     checked_kind,
     npy_pixels,
-    pillow_pixels,
+    upright,
 )
 
 #: The longer side of a thumbnail, in pixels: sharp on a phone's dense screen, and some kilobytes.
@@ -40,7 +40,7 @@ def thumbnail(value: bytes | None, limits: Limits) -> Picture:
         check_size(*image_header.picture_size(kind, value), limits)
         with PIL.Image.open(io.BytesIO(value), formats=(_FORMATS[kind],)) as opened:
             opened.draft("RGB", (SIDE, SIDE))  # a large JPEG is decoded small, in a fraction of the time
-            return _encoded(PIL.Image.fromarray(pillow_pixels(opened)))
+            return _encoded(upright(opened))
     except DecodeError as error:
         raise NoPicture(str(error)) from error
     except Exception as error:  # decoders raise what they like

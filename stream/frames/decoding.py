@@ -133,15 +133,15 @@ def from_pillow(image: PIL.Image.Image) -> Tensor:
     >>> from_pillow(PIL.Image.new("RGBA", (4, 2))).shape
     torch.Size([3, 2, 4])
     """
-    return channels_first(pillow_pixels(image))
+    return channels_first(np.array(upright(image)))
 
 
-def pillow_pixels(image: PIL.Image.Image) -> Pixels:
-    """The same as an array: H x W for grey, else H x W x 3."""
+def upright(image: PIL.Image.Image) -> PIL.Image.Image:
+    """The picture turned as its EXIF says, in 8 bits: grey (mode L), or RGB without its transparency."""
     picture = PIL.ImageOps.exif_transpose(image)
     if picture.mode.startswith("I"):  # 16 bits of grey
-        return (np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8)
-    return np.array(picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB"))
+        return PIL.Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8))
+    return picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
 
 
 def npy_pixels(value: bytes, limits: Limits, resize: int | None = None) -> Pixels:
