@@ -5,13 +5,11 @@ from itertools import chain, combinations, product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from layercache.cache_training.certifying.choosing import DOUBTS, ScoredCandidate, calibrate, choose, shares
-from layercache.cache_training.learning.batch_times import BatchTimes
 from layercache.cache_training.learning.candidates import Candidate, Costs
-from layercache.early_exit.cutting.costs import TimeTable
 from layercache.early_exit.policy import cascade
 from layercache.schemas.manifest import HeadSpec
 
@@ -96,6 +94,7 @@ def saving(subset: Sequence[ScoredCandidate], costs: dict[str, Costs], risk: flo
 
 
 @settings(max_examples=25, deadline=None)
+@example(59573792, 235, 3, 1, 0.25)  # two subsets save the same
 @given(st.integers(0, 2**32), st.integers(1, 300), st.integers(1, 3), st.integers(1, 2), st.floats(1e-4, 0.3))
 def test_no_subset_at_any_setting_saves_more_than_the_choice(
     seed: int, frames: int, cuts: int, heads: int, risk: float
@@ -113,36 +112,14 @@ def test_no_subset_at_any_setting_saves_more_than_the_choice(
         for cut in costs
     ]
     subsets = chain.from_iterable(combinations(best_at, size) for size in range(1, cuts + 1))
-    most, doubt, subset = max(
-        ((*saving(subset, costs, risk), subset) for subset in subsets), key=lambda one: round(one[0], 12)
-    )
+    saved = [(*saving(subset, costs, risk), [one.candidate.name for one in subset]) for subset in subsets]
+    most = max(time for time, *_ in saved)
     choice = choose(scored, costs, risk)
     if most == 0:
         assert choice is None
     else:
         assert choice is not None
-        assert [one.candidate.name for one in choice.exits] == [one.candidate.name for one in subset]
-        assert choice.doubt == doubt
+        # Several where an exit, whose frames another one takes anyway, adds nothing.
+        best = [(doubt, names) for time, doubt, names in saved if time == pytest.approx(most, abs=1e-12)]
+        assert (choice.doubt, [one.candidate.name for one in choice.exits]) in best
         assert choice.time_saved == pytest.approx(most, abs=1e-12)
-
-
-def test_a_piece_that_costs_the_same_for_few_frames_changes_the_choice() -> None:
-    """By shares of frames two exits pay; where a call costs the same for 1 frame as for 8, only the last one does."""
-    never = np.zeros(1000, np.bool_)
-    early, late = (
-        ScoredCandidate(one, 1.0, np.where(np.arange(1000) < sure, 0.999, 0.5).astype(np.float32), never)
-        for one, sure in ((candidate("e", "early", 0.01), 600), (candidate("l", "late", 0.05), 800))
-    )
-    pieces = {"to early": 20.0, "to late": 40.0, "to the end": 40.0, "head e": 1.0, "head l": 5.0}
-    spread = BatchTimes(TimeTable({piece: {1: ms / 8, 8: ms} for piece, ms in pieces.items()}), batch=8)
-    fixed = BatchTimes(TimeTable({piece: {1: ms, 8: ms} for piece, ms in pieces.items()}), batch=8)
-    by_frames, by_spread, by_fixed = (choose([early, late], REACH, 0.005, times) for times in (None, spread, fixed))
-    assert by_frames is not None
-    assert by_spread is not None
-    assert [one.candidate.name for one in by_frames.exits] == ["e", "l"]
-    assert [one.candidate.name for one in by_spread.exits] == ["e", "l"]
-    assert by_spread.time_saved == pytest.approx(by_frames.time_saved)
-    # At late all 8 frames are gone with a chance of 0.8 ** 8, else the rest costs its 40 however few are left.
-    assert by_fixed is not None
-    assert [one.candidate.name for one in by_fixed.exits] == ["l"]
-    assert by_fixed.time_saved == pytest.approx(1 - (0.65 + 0.4 * (1 - 0.8**8)), abs=1e-3)
