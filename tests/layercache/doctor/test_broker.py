@@ -165,6 +165,7 @@ def test_records_from_the_future_betray_a_clock(apache_kafka: Broker) -> None:
     assert settings.topics.frames in warning.found
 
 
+@pytest.mark.patient
 def test_a_broker_that_is_not_there_takes_seconds() -> None:
     (port,) = free_ports(1)
     began = time.monotonic()

@@ -121,6 +121,7 @@ def test_too_high_a_replication_factor_says_how_many_brokers_there_are(apache_ka
     assert said == [f"waiting up to 1 s for 3 broker(s) at {apache_kafka.bootstrap_servers}"]
 
 
+@pytest.mark.patient
 def test_a_broker_that_never_answers_is_told_when_the_wait_is_over() -> None:
     (port,) = free_ports(1)
     begun = time.monotonic()

@@ -38,6 +38,7 @@ def test_size_counts_the_value_the_key_and_the_headers(settings: Settings) -> No
     assert done == [None]
 
 
+@pytest.mark.patient
 def test_frames_that_no_broker_takes_are_told_with_the_reason() -> None:
     (port,) = free_ports(1)
     options: dict[str, str | int | float | bool] = {"delivery.timeout.ms": 500}

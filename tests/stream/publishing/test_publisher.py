@@ -216,6 +216,7 @@ def test_a_missing_topic_says_how_to_create_it(embedded_broker: Broker, stop: th
         publish(settings, Album(*numbered(1)), Plan(), stop)
 
 
+@pytest.mark.patient
 def test_a_broker_that_is_not_there_is_told_within_ten_seconds_or_so(stop: threading.Event) -> None:
     (port,) = free_ports(1)
     settings = Settings(kafka=Kafka(bootstrap_servers=f"127.0.0.1:{port}"))

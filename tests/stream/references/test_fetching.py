@@ -109,6 +109,7 @@ def test_what_is_not_allowed_is_not_asked_for(
     assert not store.opened
 
 
+@pytest.mark.patient
 def test_a_read_that_hangs_is_left_behind_and_others_go_on(store: type[Fickle], fetching: Callable[..., Fetch]) -> None:
     store.hanging = {"bucket/f0"}
     fetch = fetching(timeout_s=1, attempts=2, parallel=1)
@@ -119,6 +120,7 @@ def test_a_read_that_hangs_is_left_behind_and_others_go_on(store: type[Fickle], 
     assert "2 attempts, the last: no answer within 1 s" in said
 
 
+@pytest.mark.patient
 def test_waiting_for_others_takes_nobodys_attempts(store: type[Fickle], fetching: Callable[..., Fetch]) -> None:
     """A store that answers well within an attempt, and many frames at once: their turns come late, and none fails."""
     store.failures["bucket/f0"] = 2
@@ -146,6 +148,7 @@ def test_what_nobody_waits_for_is_not_fetched(store: type[Fickle], executor: Thr
     fetcher.close()
 
 
+@pytest.mark.patient
 def test_a_dead_store_does_not_exhaust_the_process(store: type[Fickle], fetching: Callable[..., Fetch]) -> None:
     store.hanging = {f"bucket/f{number}" for number in range(100)}
     fetch = fetching(timeout_s=0.05, attempts=1, parallel=8)

@@ -14,6 +14,7 @@ def as_before() -> Iterator[None]:
     yield
     gc.unfreeze()
     gc.set_threshold(*thresholds)
+    gc.freeze()  # as conftest.py at the root has it
 
 
 @pytest.fixture
