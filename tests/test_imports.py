@@ -6,6 +6,7 @@ from the repository's root the same file could be imported as ``stream.kafka.top
 """
 
 import ast
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -176,6 +177,33 @@ def test_nothing_uses_the_names_that_the_rooms_have_at_the_root() -> None:
         for line, other in imported(ast.parse(file.read_text()), "tests"):
             if other.partition(".")[0] in LINKED:
                 found.append(f"{file.relative_to(ROOT)}:{line}: {other}")
+    assert found == []
+
+
+#: `__init__` files whose docstring is for the users of one name, not for readers of the room.
+FRONT_DOORS = {"layercache", "benchmarks", "examples"}
+
+
+def told_modules(docstring: str) -> set[str]:
+    """What a room's docstring names as its own; another room's modules it names in full.
+
+    >>> sorted(told_modules("First :mod:`b`, then :mod:`a`, unlike :mod:`layercache.stream`."))
+    ['a', 'b']
+    """
+    return {name for name in re.findall(r":mod:`(\w+)`", docstring)} - {"layercache"}
+
+
+def test_every_room_opens_with_a_docstring_that_names_all_its_modules_and_no_others() -> None:
+    own = modules()
+    rooms = {name: file for name, file in own.items() if file.name == "__init__.py" and name not in FRONT_DOORS}
+    assert len(rooms) > 30, "most rooms were not found: the test would pass by testing nothing"
+    found = []
+    for room, file in rooms.items():
+        inside = {name.removeprefix(f"{room}.") for name in own if name.startswith(f"{room}.")}
+        here = {name for name in inside if "." not in name} - {"__main__", "conftest"}
+        told = told_modules(ast.get_docstring(ast.parse(file.read_text())) or "")
+        found += [f"{room} does not name {name}" for name in sorted(here - told)]
+        found += [f"{room} has no {name}" for name in sorted(told - here)]
     assert found == []
 
 

@@ -1,4 +1,7 @@
-"""When to attempt a certificate, on which frames, and what to publish of it. :mod:`..learning` teaches the heads."""
+"""When to attempt a certificate, on which frames, and what to publish of it.
+
+:mod:`layercache.cache_training.learning` teaches the heads.
+"""
 
 import logging
 from collections.abc import Callable, Sequence
