@@ -24,10 +24,11 @@ _NO_UNITS = frozenset(
     for path in (
         "docs", "tests/docs", "tests/benchmarks", "tests/faults", "tests/fuzz", "tests/integration", "tests/mutants",
         "tests/simulation",
-        "tests/cache_training/certifying/test_promise.py", "tests/early_exit/model/test_timm_models.py",
-        "tests/early_exit/model/test_torchvision.py", "tests/layercache/api/test_training.py",
-        "tests/layercache/cli/test_doctor.py", "tests/layercache/cli/test_report.py",
-        "tests/layercache/report/test_rehearsal.py",
+        "tests/cache_training/certifying/test_promise.py", "tests/early_exit/cutting/test_layouts.py",
+        "tests/early_exit/heads/test_skims.py", "tests/early_exit/model/test_timm_models.py",
+        "tests/early_exit/model/test_torchvision.py", "tests/early_exit/test_drift.py",
+        "tests/layercache/api/test_training.py", "tests/layercache/cli/test_doctor.py",
+        "tests/layercache/cli/test_report.py", "tests/layercache/report/test_rehearsal.py",
     )
 )  # fmt: skip
 _LONGEST = tuple(_ROOT / "tests/integration" / name for name in ("test_demo.py", "test_drift.py"))
