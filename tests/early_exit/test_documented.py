@@ -17,7 +17,9 @@ WITHOUT_EXAMPLE = {
     "cutting.layouts.layouts": "a step of liveness.profile, whose example shows what it finds",
     "memory.keep_freed_memory": "changes malloc for the whole process",
     "model.metadata.of_timm": "timm may not be installed",
+    "model.python_files.build": "a step of loading.load, whose example loads a user's file by it",
     "model.timm_models.build": "timm may not be installed",
+    "model.torchvision_models.build": "a step of loading.load; its weights may have to be fetched",
     "model.weights.weights_file": "a step of loading.load, whose example finds a file by it",
 }
 #: What functions return; their examples show it.
