@@ -16,7 +16,7 @@ from layercache.stream.kafka.reach import PATIENCE_S, cluster, connect, partitio
 
 log = logging.getLogger(__name__)
 
-_METADATA_S, _POLL_S = 1.0, 0.1
+_METADATA_S, _REQUEST_S, _POLL_S = 1.0, 5.0, 0.1
 #: How often a follower looks for partitions that were added.
 _PARTITIONS_EVERY_S = 30.0
 
@@ -88,7 +88,7 @@ class TopicFollower:
     def open(self, stopping: Callable[[], bool] = lambda: False, patience_s: float = PATIENCE_S) -> int:
         """Connects, and returns the number of partitions once every later record is sure to be seen.
 
-        0 where ``stopping`` came first.
+        0 where ``stopping`` came first. A broker, and each partition's leader, has ``patience_s`` seconds to answer.
         """
         # Not the client of last time: one that knew an earlier topic of this name may never read the new one.
         self._consumer = consumer = connect(Consumer, self._config, self._troubles)
@@ -97,7 +97,7 @@ class TopicFollower:
             return 0
         found = {name: partitions_of(metadata, name, self._settings) for name in self.topics}
         self.positions = {
-            (name, number): self._start(consumer, (name, number), len(numbers))
+            (name, number): self._start(consumer, (name, number), len(numbers), patience_s)
             for name, numbers in found.items()
             for number in numbers
         }
@@ -124,7 +124,7 @@ class TopicFollower:
 
     def watermarks(self) -> dict[Partition, tuple[int, int]]:
         """By partition, the first offset that is still there, and the one after the last."""
-        return {partition: self._watermarks(self._open_consumer, partition) for partition in self.positions}
+        return {partition: self._watermarks(self._open_consumer, partition, _REQUEST_S) for partition in self.positions}
 
     def seek(self, positions: Mapping[Partition, int]) -> None:
         """Goes on at these offsets; partitions that are not named go on where they are."""
@@ -143,7 +143,7 @@ class TopicFollower:
             raise RuntimeError("the follower is not open")
         return self._consumer
 
-    def _start(self, consumer: Consumer, partition: Partition, partitions: int) -> int:
+    def _start(self, consumer: Consumer, partition: Partition, partitions: int, patience_s: float) -> int:
         """A number for the end: "the end" itself would be looked up later, and miss what comes until then.
 
         The embedded broker's number is too low where records came in batches: following then begins with the latest
@@ -152,15 +152,15 @@ class TopicFollower:
         before = self.positions.get(partition)
         if before is None and self._before_end is None:
             return OFFSET_BEGINNING
-        low, end = self._watermarks(consumer, partition)
+        low, end = self._watermarks(consumer, partition, patience_s)
         # A topic that was made anew ends before the place where the old one was left.
         if before is not None and low <= before <= end:
             return before
         return low if self._before_end is None else max(low, end - -(-self._before_end // partitions))
 
-    def _watermarks(self, consumer: Consumer, partition: Partition) -> tuple[int, int]:
+    def _watermarks(self, consumer: Consumer, partition: Partition, timeout_s: float) -> tuple[int, int]:
         try:
-            return watermarks(consumer, TopicPartition(*partition))
+            return watermarks(consumer, TopicPartition(*partition), timeout_s)
         except KafkaException as error:
             raise unreadable([partition[0]], error) from error
 

@@ -65,9 +65,9 @@ def is_waiting(offsets: GroupOffsets, timestamp_ms: int) -> dict[int, bool | Non
     }
 
 
-def watermarks(consumer: Consumer, partition: TopicPartition) -> tuple[int, int]:
+def watermarks(consumer: Consumer, partition: TopicPartition, timeout_s: float = _REQUEST_S) -> tuple[int, int]:
     """The first offset that is still there, and the one after the last. Raises ``KafkaException``."""
-    found = consumer.get_watermark_offsets(partition, _REQUEST_S)
+    found = consumer.get_watermark_offsets(partition, timeout_s)
     if found is None:
         raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
     return found

@@ -28,7 +28,9 @@ log = logging.getLogger(__name__)
 #: How long a command waits for a broker that does not answer.
 PATIENCE_S = 8.0
 
-_PROBE_S = 1.0
+#: How long one attempt may take, and one of a service: it tries for ever, and a broker that is slow must not always be
+#: too slow.
+_PROBE_S, _SERVICE_PROBE_S = 1.0, 2.0
 
 
 class NoAnswer(KafkaUnusable):
@@ -64,16 +66,18 @@ def cluster(
     stopping: Callable[[], bool] = lambda: False,
     patience_s: float = PATIENCE_S,
     waiting: Callable[[KafkaException], None] = lambda error: None,
+    probe_s: float = _PROBE_S,
 ) -> ClusterMetadata | None:
     """What the brokers say about themselves and their topics; None where ``stopping`` came first.
 
-    ``waiting`` is called after each attempt that no broker answered. Raises :class:`NoAnswer` where no broker answers
-    within ``patience_s`` seconds, and :class:`KafkaUnusable` where the broker refuses us, or we its certificate.
+    ``waiting`` is called after each attempt that no broker answered within ``probe_s`` seconds. Raises
+    :class:`NoAnswer` where no broker answers within ``patience_s`` seconds, and :class:`KafkaUnusable` where the broker
+    refuses us, or we its certificate.
     """
     deadline = time.monotonic() + patience_s
     while not stopping():
         try:
-            return client.list_topics(timeout=_PROBE_S)
+            return client.list_topics(timeout=probe_s)
         except KafkaException as error:
             client.poll(0)  # lets error_cb speak
             for cause in (error.args[0], troubles.latest):
@@ -99,7 +103,8 @@ def wait_for_topics(settings: Settings, stopping: Callable[[], bool], topics: It
             why = troubles if troubles.latest is not None else error.args[0].str()
             log.warning("no answer from Kafka at %s (%s); trying again", servers, why)
 
-    metadata = cluster(admin_client(settings, troubles), settings, troubles, stopping, math.inf, report)
+    client = admin_client(settings, troubles)
+    metadata = cluster(client, settings, troubles, stopping, math.inf, report, _SERVICE_PROBE_S)
     if metadata is None:
         return False
     if missing := [name for name in topics if name not in metadata.topics]:
