@@ -16,20 +16,8 @@ from layercache.early_exit.store.head_store import HeadStore, StoreError
 from layercache.schemas.settings import Promise
 from tests.cache_training.streams import answered, pictures, traced
 from tests.cache_training.trainers import BUDGET, SETTINGS, feed, new_trainer, train_until_published
-from tests.support.tiny_model import TinyModel
 
 pytestmark = pytest.mark.usefixtures("steady_times")
-
-
-@pytest.fixture
-def model(tiny_model: TinyModel) -> TracedModel:
-    torch.set_num_threads(1)
-    return traced(tiny_model)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> HeadStore:
-    return HeadStore(f"file://{tmp_path / 'heads'}", "tiny")
 
 
 def test_it_opens_exits_that_keep_the_promise_on_frames_never_seen(model: TracedModel, store: HeadStore) -> None:

@@ -1,11 +1,9 @@
 """What certifies was never learnt or tuned on and never certifies again; what comes out is told by class and key."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks.promise import __main__ as promise
 from benchmarks.promise.runs import live
@@ -18,22 +16,10 @@ from layercache.early_exit.engine import Engine
 from layercache.early_exit.heads.loading import load_heads
 from layercache.early_exit.store.head_store import HeadStore
 from layercache.schemas.settings import Promise
-from tests.cache_training.streams import answered, pictures, traced
+from tests.cache_training.streams import answered, pictures
 from tests.cache_training.trainers import BUDGET, SETTINGS, feed, keyed_record, new_trainer, train_until_published
-from tests.support.tiny_model import TinyModel
 
 pytestmark = pytest.mark.usefixtures("steady_times")
-
-
-@pytest.fixture
-def model(tiny_model: TinyModel) -> TracedModel:
-    torch.set_num_threads(1)
-    return traced(tiny_model)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> HeadStore:
-    return HeadStore(f"file://{tmp_path / 'heads'}", "tiny")
 
 
 def test_no_frame_certifies_that_was_learnt_or_tuned_on(model: TracedModel, store: HeadStore) -> None:

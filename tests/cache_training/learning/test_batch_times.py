@@ -6,7 +6,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-import torch
 
 from layercache.cache_training.certifying import versions
 from layercache.cache_training.certifying.choosing import ExitChoice, ScoredCandidate
@@ -18,9 +17,8 @@ from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.engine import Engine
 from layercache.early_exit.store.head_store import HeadStore
 from layercache.schemas.manifest import HeadSpec
-from tests.cache_training.streams import answered, pictures, traced
+from tests.cache_training.streams import answered, pictures
 from tests.cache_training.trainers import new_trainer
-from tests.support.tiny_model import TinyModel
 
 TABLE = TimeTable(
     {
@@ -35,12 +33,6 @@ TABLE = TimeTable(
 
 def exit_at(cut: str, name: str) -> Candidate:
     return Candidate(name, cut, HeadSpec(family="pooled", features=(4,), classes=2), Costs(0.01, 0.01), seed=0)
-
-
-@pytest.fixture
-def model(tiny_model: TinyModel) -> TracedModel:
-    torch.set_num_threads(1)
-    return traced(tiny_model)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8, 32, 64])

@@ -15,7 +15,7 @@ from layercache.early_exit.heads.families import SkimHead
 from layercache.early_exit.heads.skims import skim_path
 from layercache.schemas.manifest import HeadSpec
 from tests.cache_training.builders import buffer_of
-from tests.early_exit.cutting.test_cuts import classifier
+from tests.early_exit.models import classifier
 
 
 class Block(nn.Module):

@@ -14,15 +14,9 @@ from layercache.early_exit.engine import Engine
 from layercache.early_exit.store.head_store import HeadStore, StoreError
 from layercache.schemas.settings import Promise, Trainer
 from testbed.waiting import wait_until
-from tests.cache_training.streams import answered, pictures, traced
-from tests.support.tiny_model import TinyModel
+from tests.cache_training.streams import answered, pictures
 
 pytestmark = pytest.mark.usefixtures("steady_times")
-
-
-@pytest.fixture
-def model(tiny_model: TinyModel) -> TracedModel:
-    return traced(tiny_model)
 
 
 def new_thread(model: TracedModel, folder: Path, checkpoint_s: float) -> tuple[TrainingThread, HeadStore]:

@@ -4,43 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
-import torchvision.models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from layercache.early_exit.cutting import cuts
 from layercache.early_exit.cutting.costs import count_flops
-from layercache.early_exit.cutting.cuts import CutError, TracedModel
+from layercache.early_exit.cutting.cuts import CutError
 from layercache.early_exit.model import loading
-from layercache.early_exit.model.loading import Classifier
-from layercache.early_exit.model.preprocessing import Preprocessing
 from layercache.schemas.settings import Model
 from tests.early_exit.model.test_loading import write_model
+from tests.early_exit.models import chain, classifier, of_torchvision
 from tests.support.tiny_model import TinyModel
-
-
-def classifier(module: nn.Module, size: tuple[int, int] = (8, 8), channels: int = 3) -> Classifier:
-    preprocessing = Preprocessing(size, (0.5,) * channels, (0.25,) * channels)
-    module = module.eval().requires_grad_(False)
-    cpu, classes = torch.device("cpu"), tuple("abcde")
-    return Classifier(module, preprocessing, classes, "mine", "f" * 64, cpu, torch.float32)
-
-
-def of_torchvision(name: str) -> Classifier:
-    torch.manual_seed(0)
-    return classifier(torchvision.models.get_model(name, weights=None, num_classes=5), (64, 64))
-
-
-def chain(traced: TracedModel, names: list[str], frames: Tensor) -> Tensor:
-    """The segments one after another; none may change what it was given."""
-    value = frames
-    for segment in traced.segments(names):
-        before = value.clone()
-        result = segment(value)
-        assert value.equal(before), f"a segment of {names} wrote into its input"
-        value = result
-    return value
 
 
 def test_proposals_for_resnet18_are_ends_of_blocks_spread_over_the_model() -> None:

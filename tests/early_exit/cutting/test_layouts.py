@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from layercache.early_exit.cutting import cuts
-from tests.early_exit.cutting.test_cuts import classifier
 from tests.early_exit.model.test_torchvision import of_torchvision
+from tests.early_exit.models import classifier
 
 SIDE = 8
 

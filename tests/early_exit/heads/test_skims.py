@@ -18,7 +18,7 @@ from layercache.early_exit.heads.loading import load_heads, tensor_names
 from layercache.early_exit.heads.skims import END, path_flops_share, skim_path
 from layercache.early_exit.store.head_store import HeadStore
 from layercache.schemas.manifest import Exit, HeadSpec, Manifest
-from tests.early_exit.cutting.test_cuts import classifier
+from tests.early_exit.models import classifier
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,11 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-import torch
 import torchvision.models
 
 from layercache.early_exit.cutting import cuts
 from layercache.early_exit.model.loading import Classifier
-from tests.early_exit.cutting.test_cuts import chain, classifier
+from tests.early_exit.models import assert_the_chain_is_the_model, classifier
 from tests.support.cheap_weights import build
 
 #: Frames are of 32 × 32, or about the least that a model can take.
@@ -44,18 +43,7 @@ def test_there_are_all_the_builders_that_we_know_of() -> None:
 
 @pytest.mark.parametrize("name", builders())
 def test_the_chain_is_the_model_bit_for_bit(name: str) -> None:
-    model = of_torchvision(name)
-    traced = cuts.trace(model)
-    every, proposed = ([cut.name for cut in of] for of in (traced.cuts, traced.proposed))
-    for batch, chosen in ((1, (proposed, [])), (3, (every, proposed))):
-        frames = model.example(batch)
-        with torch.inference_mode():
-            expected = model.module(frames.clone())
-            assert expected.isfinite().all()
-            assert expected.std() > 1e-3, "weights that leave nothing to compare"
-            for names in chosen:
-                assert chain(traced, names, frames).equal(expected)
-    assert_sensible(traced)
+    assert_sensible(assert_the_chain_is_the_model(of_torchvision(name)))
 
 
 def assert_sensible(traced: cuts.TracedModel) -> None:
