@@ -17,13 +17,15 @@ import pytest
 
 _ROOT = Path(__file__).parent
 
-#: Tests beside other processes, of documents and of benchmarks; and of simulations, large models and whole programs,
-#: which take seconds.
+#: Tests beside other processes, of documents and of benchmarks; and of simulations, large models, whole trainings and
+#: whole programs, which take seconds.
 _NO_UNITS = frozenset(
     _ROOT / path
     for path in (
         "docs", "tests/docs", "tests/benchmarks", "tests/faults", "tests/fuzz", "tests/integration", "tests/mutants",
         "tests/simulation",
+        "layercache/api/training.py", "layercache/cache_training/trainer.py", "tests/cache_training/test_overload.py",
+        "tests/cache_training/test_trainer.py", "tests/cache_training/certifying/test_certifier.py",
         "tests/cache_training/certifying/test_promise.py", "tests/early_exit/cutting/test_layouts.py",
         "tests/early_exit/heads/test_skims.py", "tests/early_exit/model/test_timm_models.py",
         "tests/early_exit/model/test_torchvision.py", "tests/early_exit/test_drift.py",
