@@ -127,7 +127,8 @@ def folder_of_pictures(folder: Path, count: int) -> Path:
 @pytest.fixture
 def small(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Report:
     """A report on so few frames that nothing can be certified; it has its race on a busy machine, too."""
-    monkeypatch.setattr("layercache.report.run._LATE", math.inf)
+    for limit in ("_LATE", "_RACE"):
+        monkeypatch.setattr(f"layercache.report.run.{limit}", math.inf)
     options = FrameOptions(str(folder_of_pictures(tmp_path / "photos", 240)))
     return run(settings, Options(options, budgets=(0.05, 0.2), minutes=0.06))
 
