@@ -101,7 +101,7 @@ def test_a_broker_that_goes_away_and_comes_back(
             reader.read_until(lambda: len(reader.messages) > 0, "a first prediction")
             own_node.stop()
             away = time.monotonic()
-            worker.wait_for("WARNING stream")
+            worker.wait_for("WARNING layercache.stream")
             own_node.start()
             assert time.monotonic() - away > 1
             publish(settings, [Picture(encode(coloured("blue"), "PNG"), id=f"after-{n}") for n in range(10)])

@@ -10,7 +10,16 @@ from tests.faults.harness.verdict import Outcome
 
 _ROOT = Path(__file__).parents[3]
 #: A phase counts for the code that it ran on, and for no other: the product's rooms, and the harness.
-_CODE = ("layercache", "schemas", "early_exit", "stream", "cache_training", "tests/faults/harness", "tests/support")
+_CODE = (
+    "layercache",
+    "schemas",
+    "early_exit",
+    "stream",
+    "cache_training",
+    "testbed",
+    "tests/faults/harness",
+    "tests/support",
+)
 
 
 class _Kept(msgspec.Struct):
