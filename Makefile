@@ -8,7 +8,8 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 PYTEST_ARGS ?=
-# 0 runs everything in this process, for a debugger. Tests with a broker wait more than they work, so three share two cores.
+# 0 runs everything in this process, for a debugger. Tests with a broker wait more than they work: three processes share two
+# cores, and four those of the slow ones, which wait for brokers to be away and for sleepers. Unit tests only work.
 TEST_PROCESSES ?= 3
 # Tests of one file stay in one process, and files come in the order that conftest.py gives: the longest first.
 PYTEST_SPREAD := --dist loadfile --no-loadscope-reorder
@@ -53,7 +54,8 @@ help:
 demo: $(VENV)/.demo
 	$(BIN)/layercache demo $(DEMO_ARGS)
 
-unit slow: TEST_PROCESSES := 2
+unit: TEST_PROCESSES := 2
+slow: TEST_PROCESSES := 4
 
 unit: $(VENV)/.dev
 	$(BIN)/python -m pytest -m unit -n $(TEST_PROCESSES) $(PYTEST_SPREAD) $(PYTEST_ARGS)
