@@ -1,4 +1,4 @@
-"""Memory over weeks: what was freed stays ready for the next micro-batch, and what nobody needs is let go."""
+"""Memory over weeks: what was freed stays ready for the next micro-batch, and what nothing needs is let go."""
 
 import ctypes
 import linecache

@@ -44,7 +44,7 @@ class _Asked(NamedTuple):
 
 
 def _serve(control: socket.socket) -> _Asked | None:
-    """Forks until nobody can ask any more, and then ends what still runs: None. In a fork: what it is to be."""
+    """Forks until no process can ask any more, and then ends what still runs: None. In a fork: what it is to be."""
     running: dict[int, socket.socket] = {}
     woken, wakes = socket.socketpair()
     for end in (woken, wakes):
@@ -129,7 +129,7 @@ def _run(asked: _Asked) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to whoever asks; forks take it again
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the process that asks; forks take it again
     faulthandler.enable(2)
     for _name in sys.argv[2:]:
         importlib.import_module(_name).install()

@@ -59,7 +59,7 @@ class ModelAnswers:
         return (self[row] for row in range(len(self)))
 
     def take_records(self) -> list[DistillationBatch]:
-        """What these answers teach, once: pictures are not kept for as long as somebody keeps the answers."""
+        """What these answers teach, once: pictures are not kept for as long as the caller keeps the answers."""
         records = self._records.copy()
         self._records.clear()
         return records

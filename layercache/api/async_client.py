@@ -10,11 +10,12 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from layercache.api.client import PATIENCE_S, Client
-from layercache.api.following import DeadLetter, Following
+from layercache.api.following import Following
 from layercache.api.values import Sendable
 from layercache.schemas.prediction import Prediction
 from layercache.schemas.settings import Settings
 from layercache.stream.kafka.waiting import Deadline
+from layercache.stream.watching import DeadLetter
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -9,14 +9,14 @@ from datetime import datetime
 from types import TracebackType
 from typing import Self
 
-from layercache.api.following import Answers, DeadLetter, Following, read_prediction
+from layercache.api.following import Answers, Following, read_prediction
 from layercache.api.publishing import Publisher, PublishError, frame_headers
 from layercache.api.values import Sendable, encoded
 from layercache.schemas.prediction import Prediction
 from layercache.schemas.settings import Settings, load
 from layercache.stream.kafka.waiting import Deadline
 from layercache.stream.publishing.publisher import PARTING_S
-from layercache.stream.watching import read_dead_letter
+from layercache.stream.watching import DeadLetter, read_dead_letter
 
 #: How long a call waits for room, and :meth:`Client.close` for what is queued, where the caller does not say.
 PATIENCE_S = 60.0

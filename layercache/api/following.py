@@ -12,7 +12,6 @@ from confluent_kafka import Message
 
 from layercache.schemas.prediction import Prediction, decoder
 from layercache.schemas.settings import Settings
-from layercache.stream.kafka.clients import KafkaUnusable
 from layercache.stream.kafka.following import follow
 from layercache.stream.watching import DeadLetter, read_dead_letter
 
@@ -182,6 +181,3 @@ class Answers:
 
 def _position(message: Message) -> tuple[str | None, int | None, int | None]:
     return message.topic(), message.partition(), message.offset()
-
-
-__all__ = ["Answers", "DeadLetter", "DeadLetterError", "Following", "KafkaUnusable", "read_prediction"]

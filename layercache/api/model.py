@@ -41,7 +41,7 @@ class _NoStore:
         return None
 
     def load(self, version: str) -> tuple[Manifest, dict[str, Tensor]]:
-        raise AssertionError(f"nobody said that there is a version {version}")
+        raise AssertionError(f"this source never named a version {version}")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from layercache.stream.frames.decoding import Limits, channels_first, decode_fra
 #: One picture: encoded, the path of a file, Pillow's, an array H x W (x 3), or a tensor ``[C, H, W]``, both uint8.
 Picture = bytes | str | os.PathLike[str] | PIL.Image.Image | Array | Tensor
 
-#: The same as a worker's by default: nobody's picture may fill the memory.
+#: The same as a worker's by default: no caller's picture may fill the memory.
 _LIMITS = Limits.of(Worker())
 
 

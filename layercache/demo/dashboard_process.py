@@ -16,7 +16,7 @@ from layercache.demo.processes import Child, Children
 _HOST = "127.0.0.1"
 #: Below the ports that systems give to outgoing connections, so that nobody takes one before it is listened on.
 _PAGE_PORTS, _METRICS_PORTS = range(8080, 8100), range(9100, 9120)
-#: The stream goes first, whoever looks at it.
+#: The stream goes before the dashboard, however many browsers are open.
 _NICENESS = 10
 _LOOK_S = 0.25
 
@@ -32,7 +32,7 @@ def is_installed() -> bool:
 
 
 def free_port(ports: range) -> int | None:
-    """The first port that nobody on this machine listens on.
+    """The first port that no process on this machine listens on.
 
     >>> with socket.create_server(("127.0.0.1", 0)) as taken:
     ...     number = taken.getsockname()[1]
@@ -95,7 +95,7 @@ class Dashboard:
     ) -> None:
         self._closing.set()
         if self._thread is not None:
-            self._thread.join(1.0)  # a browser that takes its time holds nobody up
+            self._thread.join(1.0)  # a browser that takes its time does not hold up the demo
 
     def settled(self) -> bool:
         """Whether it has started, which takes seconds of a core that the stream should have, or never will."""

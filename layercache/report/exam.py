@@ -78,11 +78,11 @@ class Sitting:
 
     def take(self, batch: Batch) -> None:
         """Answers a micro-batch by every paper, and by the full model."""
-        nobody = np.zeros(len(batch), np.bool_)
-        full = self._full.run(batch.pictures, nobody)
+        no_audits = np.zeros(len(batch), np.bool_)
+        full = self._full.run(batch.pictures, no_audits)
         self._known.append(Known(full.labels, full.probabilities.max(1), batch.truth, batch.content))
         for paper, answered in zip(self.papers, self._answered, strict=True):
-            answers = paper.engine.run(batch.pictures, nobody)
+            answers = paper.engine.run(batch.pictures, no_audits)
             answered.append(Answered(answers.exits, answers.labels))
         if self._curve is not None:
             self._scores.append(self._curve.score(batch.pictures))

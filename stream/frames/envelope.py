@@ -69,22 +69,24 @@ def dead_letter_of(frame: Frame, error: Unanswerable, max_record_bytes: int, top
     What does not fit is left out, the value first, then the frame's own headers, then its key. The reason stays, and
     where the frame was.
     """
-    told: Headers = dead_letter.headers(error.reason, str(error)[:_MESSAGE], frame.topic, frame.partition, frame.offset)
+    reason: Headers = dead_letter.headers(
+        error.reason, str(error)[:_MESSAGE], frame.topic, frame.partition, frame.offset
+    )
     if error.reason is Reason.TOO_LARGE_HEADERS:
         own: Headers = []
         key = frame.key if len(frame.key or b"") <= envelope_limit(max_record_bytes) else None
     else:
         # A dead letter that was published again may have left its value out before; this one need not.
         own, key = [header for header in frame.raw_headers if header[0] not in dead_letter.OF_A_VALUE], frame.key
-    whole = DeadLetter(frame.value, key, [*own, *told])
+    whole = DeadLetter(frame.value, key, [*own, *reason])
     if whole.size <= topic_bytes:
         return whole
     if frame.value is not None:
-        told = [*told, *dead_letter.headers_without_value(frame.value)]
-    for smaller in (DeadLetter(None, key, [*own, *told]), DeadLetter(None, key, told)):
+        reason = [*reason, *dead_letter.headers_without_value(frame.value)]
+    for smaller in (DeadLetter(None, key, [*own, *reason]), DeadLetter(None, key, reason)):
         if smaller.size <= topic_bytes:
             return smaller
-    return DeadLetter(None, None, told)
+    return DeadLetter(None, None, reason)
 
 
 def shown(text: str) -> str:

@@ -112,7 +112,7 @@ class HeadWatch:
         except (StoreError, HeadsError) as error:
             self._on_error()
             if isinstance(error, SignatureError):
-                self.serving = self._full  # somebody else writes to the store: what it said before is in doubt, too
+                self.serving = self._full  # another party writes to the store: what it said before is in doubt, too
                 self._seen = None
             if str(error) != self._trouble:
                 self._trouble = str(error)

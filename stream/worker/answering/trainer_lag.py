@@ -83,7 +83,7 @@ class TrainerWatch:
 
     def _is_behind(self, partition: int, waits: bool | None, now: float) -> bool:
         """``waits`` says whether a record that came of late waits for the trainer; None where none came."""
-        if waits is None:  # where nothing came of late, nobody is in a hurry
+        if waits is None:  # where no record came of late, the trainer cannot be behind
             self._seemed_at.pop(partition, None)
             return False
         if not waits:

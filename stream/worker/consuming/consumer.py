@@ -146,14 +146,14 @@ class FrameConsumer:
         self._must_leave |= must_leave
 
     def offset_metadata(self, began: int = 0) -> str:
-        """The metadata to commit an offset with, so that nobody takes it for another topic's; ``began`` is a note."""
+        """The metadata to commit an offset with: they say of which topic it is. ``began`` is a note."""
         return stamp(self._positions.topic_id, began)
 
     def lags(self) -> dict[int, int]:
         """By partition, how many frames are still to be read, as far as the last fetch told.
 
-        Transaction markers count as long as records may follow them. Partitions are missing while nobody knows yet
-        where they begin.
+        Transaction markers count as long as records may follow them. Partitions are missing while the broker has
+        not told yet where they begin.
         """
         ends = {}
         for partition in self._positions:
@@ -333,8 +333,8 @@ class FrameConsumer:
         # A client that is assigned an offset does not ask for the committed one itself: its question would hold up all
         # other partitions while a transaction over one of them is open, and the client would give the question up at
         # the next rebalance. The offset is never the log's end: the client must ask where that is, too, and may go
-        # there after the seek (see Positions.to_seek), past frames that nobody has read. Where it goes to the beginning
-        # instead, the consumer notices, since offsets begin again.
+        # there after the seek (see Positions.to_seek), past frames that no worker has read. Where it goes to the
+        # beginning instead, the consumer notices, since offsets begin again.
         places = [TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in sorted(numbers)]
         if self._options.is_incremental:
             client.incremental_assign(places)

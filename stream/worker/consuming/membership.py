@@ -10,7 +10,7 @@ from layercache.stream.kafka.clients import Config, is_kip848, poll_budget_s, se
 #: The options that a :class:`layercache.stream.worker.consuming.consumer.FrameConsumer` needs, whatever the user's say.
 #: An offset may be out of range, since the log was cut short or begins again: the client then goes to the log's
 #: beginning, where the consumer notices it; the end would hide frames. The client tells of a log's end, since nothing
-#: else says of the markers there, which nobody reads, that they are no frames.
+#: else says of the markers there, which no consumer gets, that they are no frames.
 READER: Config = {"auto.offset.reset": "earliest", "enable.partition.eof": True}
 
 #: The user's choice for partitions without a commit, as librdkafka spells it.

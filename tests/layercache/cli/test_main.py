@@ -229,6 +229,14 @@ def test_an_unforeseen_error_keeps_its_traceback() -> None:
 
 
 @pytest.mark.process
+@pytest.mark.parametrize("package", ["schemas.mine", "stream"])
+def test_an_error_of_a_users_package_keeps_its_traceback_whatever_its_name(package: str) -> None:
+    done = failing(f"type('Mine', (ValueError,), {{'__module__': {package!r}}})('of a model')")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.process
 def test_ctrl_c_is_exit_code_130() -> None:
     done = failing("KeyboardInterrupt()")
     assert done.returncode == 130
