@@ -10,7 +10,7 @@
 ARG PYTHON=python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS requirements
-ARG EXTRAS="s3 video dashboard"
+ARG EXTRAS="s3 video dashboard fast"
 COPY pyproject.toml deploy/constraints.txt ./
 # By themselves, so that the layers of packages below are built again when they change, not whenever pyproject.toml does.
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; x = p['optional-dependencies']; \

@@ -27,7 +27,7 @@ BIN := $(VENV)/bin
 # Several processes share the machine: threads of torch that wait for each other cost more than they bring.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo unit test slow faults simulate mutants fuzz lint types check format bench-paper bench-pipeline bench-scaling soak screenshots docs clean
+.PHONY: demo unit test slow exhaustive faults simulate mutants fuzz lint types check format bench-paper bench-pipeline bench-scaling soak screenshots docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -35,6 +35,7 @@ help:
 	@echo "make unit    unit tests: no broker, no other process and no browser; a minute"
 	@echo "make test    unit and integration tests, five minutes on two cores; no Docker and no service needed"
 	@echo "make slow    the tests that make test leaves out: the largest models and, with KAFKA_HOME, a short run of make faults"
+	@echo "make exhaustive  the slow tests that repeat others on larger models, 15 minutes"
 	@echo "make fuzz    damaged input to everything that reads bytes; FUZZ_ARGS=\"--minutes 10\"; writes docs/security.md"
 	@echo "make faults  kills, stops, holds and cuts everything under load, 80 minutes; KAFKA_HOME; FAULTS_ARGS=--resume goes on; writes docs/reliability.md"
 	@echo "make simulate  a million interleavings of workers, network and broker, 75 minutes on two cores; SIMULATE_ARGS=\"--seed 5\""
@@ -43,7 +44,7 @@ help:
 	@echo "make types   mypy --strict"
 	@echo "make check   lint, types and all tests"
 	@echo "make format  lets ruff rewrite what it can"
-	@echo "make bench-paper    tables and plots of the paper's tasks, its method and ours; BENCH_ARGS=--quick: 45 minutes"
+	@echo "make bench-paper    tables and plots of the paper's tasks, its method, ours and plain runtimes; BENCH_ARGS=--quick: an hour"
 	@echo "make bench-pipeline beside Faust, Quix Streams and bytewax, with KAFKA_HOME; BENCH_ARGS=--quick: six minutes"
 	@echo "make bench-scaling  1, 2 and 4 workers on as many partitions, with KAFKA_HOME"
 	@echo "make soak    15 minutes of more than a worker can take: is memory flat? KAFKA_HOME; BENCH_ARGS=\"--minutes 2\""
@@ -64,9 +65,13 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not slow and not faults" -n $(TEST_PROCESSES) $(PYTEST_SPREAD) $(PYTEST_ARGS)
 
 slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "slow and not faults" -n $(TEST_PROCESSES) $(PYTEST_SPREAD) $(PYTEST_ARGS)
-	@# One after the other: these count on the time that things take. 5 is pytest's "no tests", where PYTEST_ARGS names others.
-	$(BIN)/python -m pytest -m faults $(PYTEST_ARGS) || [ $$? = 5 ]
+	$(BIN)/python -m pytest -m "slow and not faults and not exhaustive" -n $(TEST_PROCESSES) $(PYTEST_SPREAD) $(PYTEST_ARGS)
+	@# After the others and in two processes: these count on the time that things take, and mostly wait. 5 is pytest's "no
+	@# tests", where PYTEST_ARGS names others.
+	$(BIN)/python -m pytest -m faults -n 2 $(PYTEST_SPREAD) $(PYTEST_ARGS) || [ $$? = 5 ]
+
+exhaustive: $(VENV)/.dev
+	$(BIN)/python -m pytest -m exhaustive -n $(TEST_PROCESSES) $(PYTEST_ARGS)
 
 fuzz: $(VENV)/.dev
 	-$(BIN)/python -m pip install -q $(PIP_ARGS) -e '.[fuzz]' # without it, inputs do not follow the code's branches

@@ -17,20 +17,23 @@ import pytest
 
 _ROOT = Path(__file__).parent
 
-#: Tests beside other processes, of documents and of benchmarks; and of simulations, large models, trainings, plots and
-#: whole programs, which take seconds.
+#: Tests beside other processes, of documents and of benchmarks; and of simulations, large or compiled models,
+#: trainings, plots and whole programs, which take seconds.
 _NO_UNITS = frozenset(
     _ROOT / path
     for path in (
         "docs", "tests/docs", "tests/benchmarks", "tests/faults", "tests/fuzz", "tests/integration", "tests/mutants",
         "tests/simulation",
         "layercache/api/training.py", "layercache/cache_training/trainer.py", "tests/cache_training/test_overload.py",
+        "tests/cache_training/test_compiled_versions.py",
         "tests/cache_training/test_trainer.py", "tests/cache_training/certifying/test_certifier.py",
         "tests/cache_training/certifying/test_promise.py", "tests/cache_training/learning/test_candidates.py",
-        "tests/early_exit/cutting/test_cuts.py", "tests/early_exit/cutting/test_layouts.py",
+        "tests/early_exit/compiled", "tests/early_exit/cutting/test_cuts.py",
+        "tests/early_exit/cutting/test_layouts.py",
         "tests/early_exit/heads/test_skims.py", "tests/early_exit/model/test_timm_models.py",
         "tests/early_exit/model/test_torchvision.py", "tests/early_exit/test_drift.py",
         "tests/layercache/api/test_training.py", "tests/layercache/cli/test_doctor.py",
+        "tests/stream/worker/answering/test_heads_compiled.py",
         "tests/layercache/cli/test_report.py", "tests/layercache/demo/test_report.py",
         "tests/layercache/report/test_page.py", "tests/layercache/report/test_rehearsal.py",
     )

@@ -25,8 +25,8 @@ from layercache.early_exit.cutting import cuts
 from layercache.early_exit.cutting.costs import TimeTable, expected_ms, measure_times
 from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.engine import Engine
+from layercache.early_exit.heads.cache_heads import CacheHeads
 from layercache.early_exit.heads.families import build_head, fuse
-from layercache.early_exit.heads.loading import CacheHeads
 from layercache.early_exit.memory import keep_freed_memory
 from layercache.early_exit.model import loading
 from layercache.schemas.manifest import Exit, HeadSpec, Manifest

@@ -11,8 +11,10 @@ import logging
 import tempfile
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,10 +26,11 @@ from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.engine import Engine
 from layercache.early_exit.heads.loading import load_heads
 from layercache.early_exit.model import loading
-from layercache.early_exit.policy import draw_audits
 from layercache.early_exit.store.head_store import HeadStore
-from layercache.schemas.distillation import DistillationBatch, DistillationHeader
 from layercache.schemas.settings import Model, Promise, Trainer
+from layercache.stream.frames.frame import Frame
+from layercache.stream.worker.answering.micro_batch import MicroBatch
+from layercache.stream.worker.answering.records import DistillationWriter
 
 _BATCH = 32
 
@@ -56,6 +59,10 @@ def main() -> None:
     parser.add_argument("--max-cuts", type=int, default=4)
     parser.add_argument("--limit", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--precisions", nargs="*", default=[], choices=["int8", "bfloat16"],
+                        help="try the compiled model as an exit, too")  # fmt: skip
+    parser.add_argument("--without-lessons", action="store_true",
+                        help="keep from the trainer what the compiled model answered")  # fmt: skip
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
@@ -67,20 +74,21 @@ def main() -> None:
         store = HeadStore(f"file://{folder}", "model")
         promise = Promise(max_disagreement=options.max_disagreement)
         trainer = OnlineTrainer(traced, store, promise, Trainer(seed=options.seed, max_cuts=options.max_cuts),
-                                clock=time.thread_time)  # fmt: skip
+                                clock=time.thread_time, precisions=options.precisions)  # fmt: skip
         for candidate in trainer.learner.candidates:
             print(f"{candidate.name:24} {candidate.costs.flops:6.2%} of FLOPs, {candidate.costs.time:6.2%} of time")
-        stream(traced, trainer, store, frames, truth, options.rate)
+        stream(traced, trainer, store, frames, truth, options.rate, not options.without_lessons)
 
 
 def stream(
-    traced: TracedModel, trainer: OnlineTrainer, store: HeadStore, frames: Tensor, truth: np.ndarray, rate: float
-) -> None:
-    """Sends the frames through engine and trainer; prints every thousand."""
-    engine = Engine(traced)
+    traced: TracedModel, trainer: OnlineTrainer, store: HeadStore, frames: Tensor, truth: np.ndarray, rate: float,
+    lessons: bool,
+) -> None:  # fmt: skip
+    """Sends the frames through engine and trainer, as a worker does; prints every thousand."""
+    engine, writer = Engine(traced), DistillationWriter(traced.classifier.fingerprint, "", 0)
     at, began, waiting, rest = 0, time.thread_time(), 0.0, 0.0
-    exits = np.empty(len(frames), np.int16)
-    costs, wrong = np.ones(len(frames)), np.zeros(len(frames), np.bool_)
+    left = np.empty((2, len(frames)), np.bool_)  # at any exit, and at a head
+    costs, wrong = np.ones((2, len(frames))), np.zeros(len(frames), np.bool_)
     while at < len(frames):
         waiting += rate * (time.thread_time() - began + rest)
         while waiting >= _BATCH and at < len(frames):
@@ -88,35 +96,34 @@ def stream(
             if engine.version != store.latest():
                 manifest, tensors = store.load(store.latest() or "")
                 engine = Engine(traced, load_heads(manifest, tensors, traced))
-            positions = np.arange(rows.start, rows.stop)
-            audits = draw_audits("frames", np.zeros(len(positions), np.int32), positions, engine.audit_rate)
-            answers = engine.run(frames[rows], audits)
-            exits[rows], wrong[rows] = answers.exits, answers.labels != truth[rows]
-            costs[rows] = engine.flops_shares[answers.exits]
-            ids = tuple(str(position) for position in positions[answers.full_rows])
-            trainer.ingest(
-                DistillationBatch(
-                    DistillationHeader(model=traced.classifier.fingerprint, topic="frames", worker="", frame_ids=ids,
-                                       audit_rate=engine.audit_rate, heads_version=engine.version),
-                    frames[rows].numpy()[answers.full_rows], answers.logits, audits[answers.full_rows].astype(np.uint8),
-                    answers.live_exit, answers.live_label, np.zeros(len(ids), np.int32), positions[answers.full_rows],
-                    np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64),
-                )
-            )  # fmt: skip
+            sent = [Frame("frames", 0, position, 0, None, None) for position in range(rows.start, rows.stop)]
+            answered = MicroBatch.of(sent, frames[rows], engine.audit_rate).answer(engine)
+            answers = answered.answers
+            early = answers.exits >= 0
+            left[:, rows] = early, early & (answers.exits != (-1 if engine.end is None else engine.end))
+            wrong[rows] = answers.labels != truth[rows]
+            costs[:, rows] = engine.flops_shares[answers.exits], engine.time_shares[answers.exits]
+            for record in writer.records(answered):
+                if lessons or not record.of_lessons:
+                    # Without the times that this process measured, which depend on what else the machine is doing.
+                    header = msgspec.structs.replace(record.header, segment_ms={})
+                    trainer.ingest(replace(record, header=header))
             if rows.stop // 1000 > at // 1000:
-                report(f"{rows.stop:6} frames", slice(max(0, rows.stop - 1000), rows.stop), exits, costs, wrong)
+                report(f"{rows.stop:6} frames", slice(max(0, rows.stop - 1000), rows.stop), left, costs, wrong)
             at, waiting = rows.stop, waiting - _BATCH
         began = time.thread_time()
         rest = trainer.work()
         rest = rest if rest > 0.31 else 0.0
     quarter = slice(3 * len(frames) // 4, None)
-    report("last quarter", quarter, exits, costs, wrong)
+    report("last quarter", quarter, left, costs, wrong)
 
 
-def report(what: str, rows: slice, exits: np.ndarray, costs: np.ndarray, wrong: np.ndarray) -> None:
+def report(what: str, rows: slice, left: np.ndarray, costs: np.ndarray, wrong: np.ndarray) -> None:
     """One line about some of the frames."""
-    hits, saved, disagreement = np.mean(exits[rows] >= 0), 1 - costs[rows].mean(), wrong[rows].mean()
-    print(f"{what}: hits {hits:.1%}, FLOPs saved {saved:.1%}, disagreement {disagreement:.2%}", flush=True)
+    (hits, at_heads), (flops, spent) = left[:, rows].mean(1), costs[:, rows].mean(1)
+    disagreement = wrong[rows].mean()
+    print(f"{what}: hits {hits:.1%} ({at_heads:.1%} at heads), FLOPs saved {1 - flops:.1%}, time saved {1 - spent:.1%} "
+          f"({1 / spent:.2f} times as quick), disagreement {disagreement:.2%}", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

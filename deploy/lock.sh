@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 {
   echo "# What the image is built with, dependencies of dependencies included. Made by deploy/lock.sh; run it again after a change of pyproject.toml."
-  "${1:-uv}" pip compile -q pyproject.toml --extra s3 --extra timm --extra video --extra dashboard --upgrade \
+  "${1:-uv}" pip compile -q pyproject.toml --extra s3 --extra timm --extra video --extra dashboard --extra fast --upgrade \
     --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-annotate --no-header |
     grep -vE '^(nvidia|cuda)-|^triton=='
 } >deploy/constraints.new

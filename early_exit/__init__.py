@@ -1,10 +1,11 @@
 """The model side: where a model can be cut, the heads on its cuts, who leaves where, and the store of heads.
 
 In the order that a frame meets them: :mod:`model` builds the pretrained classifier and fits pictures to it,
-:mod:`cutting` finds where it can be cut and cuts it, :mod:`heads` are what stands there, :mod:`policy` says who is
-audited and who leaves where, :mod:`engine` runs micro-batches, :mod:`drift` watches them, :mod:`store` keeps versions
-of heads. :mod:`machine` has the errors of the machine itself, and :mod:`memory` keeps what was freed ready for the next
-micro-batch.
+:mod:`cutting` finds where it can be cut and cuts it, :mod:`compiled` runs it as a graph of OpenVINO, :mod:`runtimes`
+chooses what runs it as a whole, :mod:`heads` are what stands at the cuts, :mod:`policy` says who is audited and who
+leaves where, :mod:`cascades` lead to the exits, and :mod:`engine` runs micro-batches by them; :mod:`drift` watches
+them, :mod:`store` keeps versions of heads. :mod:`machine` has the errors of the machine itself, and :mod:`memory` keeps
+what was freed ready for the next micro-batch.
 
 Examples here run on the demo's classifier, from the repository's root:
 

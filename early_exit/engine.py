@@ -2,20 +2,24 @@
 
 import copy
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from layercache.early_exit.cascades import cascade_of
 from layercache.early_exit.cutting.costs import fair_clock
 from layercache.early_exit.cutting.cuts import TracedModel
-from layercache.early_exit.heads.loading import CacheHeads
+from layercache.early_exit.heads.cache_heads import CacheHeads
+from layercache.early_exit.heads.scoring import scored
 from layercache.early_exit.memory import forget_generated_sources
-from layercache.schemas.manifest import Certificate, flops_shares
+from layercache.schemas.manifest import Certificate, flops_shares, time_shares
+
+T = TypeVar("T")
 
 #: How much a new time moves the running mean of a segment's times.
 _TIME_WEIGHT = 0.1
@@ -118,16 +122,15 @@ class Engine:
         exits = manifest.exits if manifest else ()
         self.exits: tuple[str, ...] = tuple(exit_.cut for exit_ in exits)
         shares = flops_shares(manifest)
+        self.end: int | None = len(exits) - 1 if exits and exits[-1].head is None else None
+        """Index of the exit that is the model itself, compiled; None where all exits are heads."""
         self.exit_names: tuple[str, ...] = tuple(shares)
         """By :attr:`Answers.exits`: the exits, then ``full``, which the index -1 finds as the last."""
         self.flops_shares: npt.NDArray[np.float64] = np.array([*shares.values()])
         """By the same index: FLOPs of a frame, as a share of the plain model's."""
-        self._segments = traced.segments(self.exits)
-        self._heads: list[nn.Module] = [
-            head.to(classifier.device, classifier.dtype) for head in (heads.modules if heads else ())
-        ]
-        for segment in (*self._segments, *self._heads):
-            segment.to(memory_format=torch.channels_last)
+        self.time_shares: npt.NDArray[np.float64] = np.array([*time_shares(manifest).values()])
+        """The same of time, as it was on the trainer's machine."""
+        self._cascade = cascade_of(traced, heads)
         self._temperatures = [exit_.temperature for exit_ in exits]
         # As the policy compares them: everyday's, and overload's where there are any, ``[settings, exits]``.
         everyday, overload = [exit_.threshold for exit_ in exits], manifest.overload if manifest else None
@@ -135,7 +138,6 @@ class Engine:
         self._in_force = 0
         self.budget: Literal["normal", "overload"] = "normal"
         self.max_disagreement = self._served_budget(manifest.certificate if manifest else None)
-        self._names = [name for cut in self.exits for name in (f"to {cut}", f"head {cut}")] + ["to the end"]
         self._clock = fair_clock(classifier.device)
         self._times: defaultdict[str, dict[int, tuple[float, float]]] = defaultdict(dict)
         forget_generated_sources()
@@ -176,7 +178,7 @@ class Engine:
         # numpy decides which frames leave: on so few numbers torch's dispatch costs many times the work itself.
         n = len(frames)
         kept = np.ones(n, np.bool_) if self.mode == "shadow" else audits
-        x = self._enter(frames)
+        value = self._enter(frames)
         alive = np.arange(n)
         labels = np.empty(n, np.int64)
         exits = np.full(n, -1, np.int16)
@@ -185,8 +187,8 @@ class Engine:
         would_leave = np.full((len(self._thresholds), n), -1, np.int32)
         would_answer = np.empty((len(self._thresholds), n), np.int32)
         for index in range(len(self.exits)):
-            x = self._timed(2 * index, self._segments[index], x)
-            chances, score, label = self._score(index, x)
+            value, exit_logits = self._cascade.step(index, value, self._timed)
+            chances, score, label = scored(exit_logits, self._temperatures[index])
             fires = score.cpu().numpy() >= self._thresholds[:, index, None]
             if not fires.any():
                 continue
@@ -203,11 +205,10 @@ class Engine:
                 alive = alive[stays]
                 if not len(alive):
                     break
-                # Not index_select: that would lose channels_last, and every later segment would pay for it.
-                x = x[torch.from_numpy(stays).to(x.device)]
+                value = self._cascade.keep(value, stays)
         logits = np.empty((0, probabilities.shape[1]), np.float32)
         if len(alive):
-            ends = self._timed(2 * len(self.exits), self._segments[-1], x).float()
+            ends = self._cascade.finish(frames, alive, value, self._timed).float()
             logits = ends.cpu().numpy()
             labels[alive] = ends.argmax(1).cpu().numpy()
             probabilities[alive] = ends.softmax(1).cpu().numpy()
@@ -236,10 +237,10 @@ class Engine:
         """
         scores, labels = [], []
         with torch.inference_mode():
-            x = self._enter(frames)
-            for index, segment in enumerate(self._segments[:-1]):
-                x = segment(x)
-                _, score, label = self._score(index, x)
+            value = self._enter(frames)
+            for index, temperature in enumerate(self._temperatures):
+                value, logits = self._cascade.step(index, value, lambda name, frames, call: call())
+                _, score, label = scored(logits, temperature)
                 scores.append(score.cpu().numpy())
                 labels.append(label.cpu().numpy())
         if not scores:
@@ -270,25 +271,16 @@ class Engine:
         """
         return {name: {round(n): ms for n, ms in means.values()} for name, means in self._times.items()}
 
-    def _enter(self, frames: Tensor) -> Tensor:
-        classifier = self.traced.classifier
-        inputs = classifier.preprocessing.normalise(frames.to(classifier.device), classifier.dtype)
-        return inputs.contiguous(memory_format=torch.channels_last)
+    def _enter(self, frames: Tensor) -> Any:
+        return self._cascade.enter(frames)
 
-    def _score(self, index: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Probabilities ``[N, classes]``, score ``[N]`` and label ``[N]`` of an exit's head."""
-        logits = self._timed(2 * index + 1, self._heads[index], x)
-        probabilities = (logits.float() / self._temperatures[index]).softmax(1)
-        score, label = probabilities.max(1)
-        return probabilities, score, label
-
-    def _timed(self, index: int, module: nn.Module, x: Tensor) -> Tensor:
+    def _timed(self, name: str, frames: int, call: Callable[[], T]) -> T:
         began = self._clock()
-        result: Tensor = module(x)
-        if x.device.type == "cpu":  # elsewhere the call returns before the work is done
+        result = call()
+        if self.traced.classifier.device.type == "cpu":  # elsewhere the call returns before the work is done
             spent = (self._clock() - began) * 1000
-            means = self._times[self._names[index]]
-            power = (len(x) - 1).bit_length()
-            n, ms = means.get(power, (len(x), spent))
-            means[power] = (n + _TIME_WEIGHT * (len(x) - n), ms + _TIME_WEIGHT * (spent - ms))
+            means = self._times[name]
+            power = (frames - 1).bit_length()
+            n, ms = means.get(power, (frames, spent))
+            means[power] = (n + _TIME_WEIGHT * (frames - n), ms + _TIME_WEIGHT * (spent - ms))
         return result

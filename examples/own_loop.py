@@ -42,11 +42,13 @@ def main(count: int = 10_000, learning_s: float = 0.5) -> None:
             if (start + len(batch)) % 1_000 < BATCH or start + len(batch) == len(frames):
                 now = model.statistics()
                 new = now.frames - before.frames
-                spent = (now.flops_share * now.frames - before.flops_share * before.frames) / new
+                flops = (now.flops_share * now.frames - before.flops_share * before.frames) / new
+                time = (now.time_share * now.frames - before.time_share * before.frames) / new
                 early = 1 - (now.exits.get("full", 0) - before.exits.get("full", 0)) / new
                 print(
                     f"{now.frames:6,} frames: of the last {new:,}, {early:.0%} left early, "
-                    f"{spent:.0%} of the FLOPs were spent, and {others - since} had another label than the full model's"
+                    f"{time:.0%} of the time and {flops:.0%} of the FLOPs were spent, "
+                    f"and {others - since} had another label than the full model's"
                 )
                 before, since = now, others
         model.close()

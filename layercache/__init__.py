@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from layercache.early_exit.cutting.cuts import trace as trace
     from layercache.early_exit.engine import Answers as Answers
     from layercache.early_exit.engine import Engine as Engine
-    from layercache.early_exit.heads.loading import CacheHeads as CacheHeads
+    from layercache.early_exit.heads.cache_heads import CacheHeads as CacheHeads
     from layercache.early_exit.heads.loading import load_heads as load_heads
     from layercache.early_exit.model.loading import Classifier as Classifier
     from layercache.early_exit.model.loading import load as load_model

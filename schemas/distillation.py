@@ -1,11 +1,11 @@
-"""A record of the ``distillation`` topic: the full-path frames of one micro-batch, as safetensors.
+"""A record of the ``distillation`` topic: the full-path frames of one micro-batch, or its lessons, as safetensors.
 
 =============  ========  ==================  =====================================================================
 tensor         dtype     shape               meaning
 =============  ========  ==================  =====================================================================
 inputs         uint8     [N, C, H, W]        resized and cropped, before normalising
-logits         float32   [N, classes]        the full model's
-audit          uint8     [N]                 1 where the frame was drawn as an audit, 0 for a miss
+logits         float32   [N, classes]        the full model's; [N, 0] in a record of lessons
+audit          uint8     [N]                 1 where the frame was drawn as an audit, 0 for a miss or a lesson
 live_exit      int32     [N]                 audits: index of the exit that would have answered; -1: none would
 live_label     int32     [N]                 audits: the exits' answer; the full model's label if no exit would answer
 partition      int32     [N]                 of the frame
@@ -15,6 +15,11 @@ key_hash       int64     [N]                 hash of the frame's key; 0 where it
 overload_label int32     [N]                 audits: ``live_label`` under the thresholds for overload; only where the
                                              heads have such. A worker sends both, whichever it answers by.
 =============  ========  ==================  =====================================================================
+
+*Lessons* are frames that no head was sure of and that the model's own compiled end answered. They are there to learn
+from and for nothing else, and the trainer asks the full model for their answers. A record holds lessons alone, or none:
+lessons have no logits, no ``exits`` and no audits. A reader that knows of none finds another number of classes than its
+model has, and leaves the record out, as it leaves out another model's.
 
 Metadata (safetensors holds text only): ``header``, the JSON of :class:`DistillationHeader`.
 """
@@ -41,7 +46,7 @@ class DistillationHeader(msgspec.Struct, frozen=True, kw_only=True):
 
     format: int = 1
     model: str
-    """Fingerprint of the model that answered."""
+    """Fingerprint of the model that answered, or, of lessons, that the worker serves."""
     topic: str
     """The topic that the frames came from."""
     topic_id: str = ""
@@ -50,7 +55,8 @@ class DistillationHeader(msgspec.Struct, frozen=True, kw_only=True):
     heads_version: str | None
     audit_rate: float
     miss_share: float = 1.0
-    """Share of the misses that are sent: below 1 while the trainer or a broker cannot keep up. All audits are sent."""
+    """Share of the misses that are sent: below 1 while the trainer or a broker cannot keep up. All audits are sent.
+    Of lessons: the share of such frames that is sent."""
     frame_ids: tuple[str, ...]
     exits: tuple[str, ...] = ()
     """The cuts of the live exits, in the order that ``live_exit`` counts."""
@@ -88,6 +94,11 @@ class DistillationBatch:
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    @property
+    def of_lessons(self) -> bool:
+        """True where the frames are lessons: without the full model's answers, to learn from and for nothing else."""
+        return bool(self.logits.shape[1] == 0)
 
     def rows(self, start: int, stop: int) -> "DistillationBatch":
         """A record of the frames from ``start`` to before ``stop``."""

@@ -33,10 +33,11 @@ class HeadSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):
-    """One open exit. Its name is its cut's."""
+    """One open exit. Its name is its cut's; the end of a compiled path is named for its precision."""
 
     cut: str
-    head: HeadSpec
+    head: HeadSpec | None
+    """null at the end of a compiled path: the exit is the model itself, in another precision."""
     temperature: float
     threshold: float
     """A frame leaves here when max softmax(logits / temperature) is at least this."""
@@ -44,6 +45,11 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     """FLOPs spent on a frame that leaves here, all heads passed included, as a share of the plain model's."""
     time_share: float
     """The same for measured time."""
+
+    @property
+    def family(self) -> str:
+        """The head's family, or the precision that the exit is named for."""
+        return self.head.family if self.head else self.cut
 
 
 class ClassResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,8 +72,9 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     """The number of this attempt on this model, from 1."""
     error: float
-    """This test's share of 1 - confidence: (1 - confidence) / (k (k + 1)) for attempt k, or, if the attempt was for two
-    budgets, this budget's part of that."""
+    """This test's level, its share of 1 - confidence: (1 - confidence) / (k (k + 1)) for attempt k plus `recycled`, or,
+    if the attempt was for two budgets, this budget's part of that; half of it for a setting bolder than the attempt's
+    target."""
     frames: int
     """Certification audits in the test."""
     disagreements: int
@@ -84,6 +91,19 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     """With a cap: the largest Clopper-Pearson bound of any of these tests at this attempt's error."""
     worst_classes: tuple[ClassResult, ...] = ()
     """Classes of the full model with the most disagreements in the test, the worst first; at most 20."""
+    recycled: float = 0.0
+    """The part of the attempt's error that earlier attempts passed on, whose planned targets were certified (online
+    fallback; Tian and Ramdas 2021)."""
+    recycled_from: tuple[int, ...] = ()
+    """The numbers of those attempts."""
+    repeated: int = 0
+    """Audits that came beside `frames`, of pictures that the heads may have learnt, since they had come before. The
+    test had to pass without them, and together with them."""
+    repeated_disagreements: int = 0
+    """On how many of these the exits disagree with the full model."""
+    span_s: float | None = None
+    """The time from the first to the last of `frames`, by their records' timestamps: a promise about a stream that was
+    watched for so long. null where that was not recorded."""
 
     def covers(self, max_disagreement: float, confidence: float, max_class_disagreement: float | None) -> bool:
         """Whether this certificate is at least as strict as these limits.
@@ -119,6 +139,27 @@ class Overload(msgspec.Struct, frozen=True, kw_only=True):
     expected: Expected
 
 
+#: What a compiled path computes in, and so what its end is named.
+PathPrecision = Literal["int8", "bfloat16"]
+
+
+class CompiledPath(msgspec.Struct, frozen=True, kw_only=True):
+    """The model compiled, in a precision that saves time: its exits answer, and what they are not sure of runs the
+    model as its owner gave it, from the picture."""
+
+    runtime: Literal["openvino"] = "openvino"
+    precision: PathPrecision
+    graphs: tuple[str, ...]
+    """A piece for each exit, in order, each named by its SHA-256: from the picture, or from the piece before, to the
+    map that the next piece takes and the exit's logits. The files are ``<model>/graphs/<sha256>.safetensors``."""
+    made_by: str = ""
+    """The runtime's version where the graphs were made, for readers."""
+    exits: tuple[Exit, ...] = ()
+    overload: Overload | None = None
+    """In the file, the version's exits and thresholds for overload stand here, and the manifest's own are empty: a
+    worker too old to know compiled paths then keeps every exit closed. :func:`decode` puts them in their place."""
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """A version of cache heads: where to cut, which exits are open, and why that is safe."""
 
@@ -135,8 +176,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     predecessor: str | None
     exits: tuple[Exit, ...]
     """In the order of the model; empty where every exit is closed."""
+    path: CompiledPath | None = None
+    """What leads to the exits, where it is not the model's own layers as they are."""
     full_flops_share: float = 1.0
     """FLOPs of a frame that runs the full path past all open exits, as a share of the plain model's."""
+    full_time_share: float = 1.0
+    """The same for measured time."""
     audit_rate: float
     certificate: Certificate | None
     expected: Expected | None
@@ -161,6 +206,17 @@ def flops_shares(manifest: Manifest | None) -> dict[str, float]:
     return {exit_.cut: exit_.flops_share for exit_ in exits} | {FULL: full}
 
 
+def time_shares(manifest: Manifest | None) -> dict[str, float]:
+    """The same as :func:`flops_shares` for measured time, as it was on the trainer's machine.
+
+    >>> time_shares(None), time_shares(heads.manifest)
+    ({'full': 1.0}, {'layer2': 0.5, 'full': 1.0})
+    """
+    exits = manifest.exits if manifest else ()
+    full = manifest.full_time_share if manifest and exits else 1.0
+    return {exit_.cut: exit_.time_share for exit_ in exits} | {FULL: full}
+
+
 class Pin(msgspec.Struct, frozen=True, kw_only=True):
     """``<model>/PIN``: an operator holds a version, or keeps every exit closed (``version`` is null)."""
 
@@ -170,7 +226,7 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 encoder = msgspec.json.Encoder()
-decoder = msgspec.json.Decoder(Manifest)
+_decoder = msgspec.json.Decoder(Manifest)
 pin_decoder = msgspec.json.Decoder(Pin)
 
 
@@ -180,6 +236,15 @@ class LaterFormat(ValueError):
 
 class _Format(msgspec.Struct):
     format: int = 1
+
+
+def encode(manifest: Manifest) -> bytes:
+    """A manifest's JSON, as it is stored."""
+    path = manifest.path
+    if path is not None:
+        path = msgspec.structs.replace(path, exits=manifest.exits, overload=manifest.overload)
+        manifest = msgspec.structs.replace(manifest, exits=(), overload=None, path=path)
+    return encoder.encode(manifest)
 
 
 def decode(data: bytes) -> Manifest:
@@ -192,9 +257,14 @@ def decode(data: bytes) -> Manifest:
     layercache.schemas.manifest.LaterFormat: of format 2, this version reads format 1
     """
     try:
-        return decoder.decode(data)
+        manifest = _decoder.decode(data)
     except msgspec.ValidationError:
         found = msgspec.json.decode(data, type=_Format).format
         if found == 1:
             raise
-    raise LaterFormat(f"of format {found}, this version reads format 1")
+        raise LaterFormat(f"of format {found}, this version reads format 1") from None
+    path = manifest.path
+    if path is None:
+        return manifest
+    whole = msgspec.structs.replace(path, exits=(), overload=None)
+    return msgspec.structs.replace(manifest, exits=path.exits, overload=path.overload, path=whole)

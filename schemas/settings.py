@@ -101,6 +101,11 @@ class Topics(_Section):
     )
 
 
+#: What may run the model, and in what its compiled path may compute; see :class:`Model`.
+Runtime = Literal["auto", "torch", "openvino"]
+Precision = Literal["auto", "float32", "bfloat16", "int8"]
+
+
 class Model(_Section):
     """The pretrained model."""
 
@@ -121,6 +126,17 @@ class Model(_Section):
     )
     device: str = Field("cpu", description="Where to run it: cpu, cuda, cuda:1, mps.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Of weights and maps.")
+    runtime: Runtime = Field(
+        "auto",
+        description="What runs it: `torch` is PyTorch alone, and compiles nothing; `auto` runs the full model by "
+        "OpenVINO where that is installed (`pip install 'layercache[fast]'`), quicker, and answers like PyTorch; "
+        "`openvino` always does, and ends with the reason where it cannot.",
+    )
+    precision: Precision = Field(
+        "auto",
+        description="In what the compiled model of a version may compute, whose answers are certified like any exit's: "
+        "`auto` is whichever saves most, `float32` makes none. The full model always computes in `model.dtype`.",
+    )
 
 
 class Promise(_Section):
@@ -154,6 +170,12 @@ class Promise(_Section):
         gt=0,
         description="Frames of one key within this time are near-copies, one of which is tested. At least as long "
         "as a scene lasts.",
+    )
+    min_span_s: float = Field(
+        0.0,
+        ge=0,
+        description="Nothing opens on audits of less than this time, by the timestamps of their frames: a day, say, so "
+        "that many cameras are not certified by the light of one minute.",
     )
 
     @model_validator(mode="after")

@@ -18,10 +18,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import IO, Protocol
 
 #: The server may take this long to import: the machine may be busy.
 _START_DEADLINE_S = 120.0
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 class Process(Protocol):
@@ -182,6 +184,7 @@ def _server(doubles: str) -> socket.socket:
     with theirs:
         process = subprocess.Popen(
             [sys.executable, "-m", "testbed.forkserver", str(theirs.fileno()), *filter(None, [doubles])],
+            cwd=_ROOT,  # where this package is; a test may be elsewhere when it asks first
             stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # numpy's starts its threads when it is imported
         )  # fmt: skip

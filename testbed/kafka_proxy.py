@@ -98,6 +98,16 @@ class HeldRequest:
         self._answer = answer
         self.answered.set()
 
+    @property
+    def is_answered(self) -> bool:
+        """True once the broker has answered it."""
+        return self.answered.is_set()
+
+    def send(self) -> None:
+        """Sends it on to the broker, whose answer may wait for clients that somebody must poll meanwhile."""
+        assert self.is_held, "no request came that matches"
+        self._loop.call_soon_threadsafe(self.released.set)
+
     def release(self, seconds: float = 20.0) -> bytes:
         """Sends it on to the broker, though its client may be gone; returns what follows the answer's correlation."""
         assert self.is_held, "no request came that matches"

@@ -28,7 +28,7 @@ FLOORS = (
         "layercache.early_exit.model",
         "layercache.early_exit.store",
     ),
-    ("layercache.early_exit.cutting",),
+    ("layercache.early_exit.cutting", "layercache.early_exit.compiled"),
     ("layercache.early_exit.heads",),
     ("layercache.early_exit",),
     ("layercache.stream.kafka",),

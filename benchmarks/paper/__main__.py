@@ -1,16 +1,15 @@
 """The paper's two tasks, its method and ours: tables and plots into ``docs/benchmarks``.
 
-    python -m benchmarks.paper --data DIR [--backbone resnet18]... [--seeds 1,2,3,4,5] [--quick]
+    python -m benchmarks.paper --data DIR [--backbone resnet18]... [--method compiled]... [--seeds 1,2,3,4,5] [--quick]
 
 Heads learn from unlabelled frames of one half of the stream, every number comes from the other half. What was searched
 was searched on seed 0. A run that was stopped goes on where it was: what is done lies in ``<out>/.paper``.
 """
 
 import argparse
-import importlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,13 +17,15 @@ from typing import Protocol
 
 import msgspec
 import torch
+from torch import Tensor
 
+from benchmarks.paper import compiled, ours
 from benchmarks.paper import method as papers_method
 from benchmarks.paper import report as page
 from benchmarks.paper.data import BACKBONES, Budget, DataError, Task, open_task
-from benchmarks.paper.latency import PLAIN, Latency, compare, plain, race, serving
+from benchmarks.paper.latency import PLAIN, Latency, compare, one_thread, plain, race, serving
 from benchmarks.paper.method import Observed
-from benchmarks.paper.records import Chosen, Record, publish, read, write
+from benchmarks.paper.records import COMPILED, TORCH, Chosen, Record, publish, read, write
 from benchmarks.paper.rows import (
     AS_PAPER,
     WITHIN_ACCURACY,
@@ -37,9 +38,10 @@ from benchmarks.paper.rows import (
     sweep,
     within_disagreement,
 )
+from layercache.early_exit.engine import Engine
 from layercache.early_exit.memory import keep_freed_memory
 
-METHODS = ("paper", "layercache")
+METHODS = ("paper", "layercache", "compiled")
 #: How learning is followed: the parts of the learning half that are learnt from, besides all of it.
 PARTS = {"cifar10": (500, 1000, 2000), "lfw": (200, 400)}
 
@@ -69,7 +71,8 @@ class RunPlan:
         """Method, seed, frames and the record's file; the paper's method first, since ours is matched to it."""
         for method in self.methods:
             for seed in self.seeds:
-                parts = PARTS[BACKBONES[backbone].task] if self.parts and seed == self.seeds[0] else ()
+                followed = self.parts and seed == self.seeds[0] and method != "compiled"
+                parts = PARTS[BACKBONES[backbone].task] if followed else ()
                 for frames in (None, *parts):
                     part = f"-{frames}-frames" if frames else ""
                     yield method, seed, frames, self.path(backbone, method, seed, part)
@@ -96,6 +99,11 @@ class Bench:
         return open_task(self.backbone, self.plan.data, self.plan.QUICK if self.plan.quick else None)
 
     @cached_property
+    def whole_task(self) -> Task:
+        """All frames, also for a quick look: fewer hardly certify anything."""
+        return open_task(self.backbone, self.plan.data) if self.plan.quick else self.task
+
+    @cached_property
     def observed(self) -> Observed:
         say(f"{self.backbone}: the full model answers {len(self.task.frames):,} frames")
         return papers_method.observe(self.task, papers_method.RECIPES[self.backbone])
@@ -104,8 +112,7 @@ class Bench:
         """The function that learns."""
         if name == "paper":
             return self._paper
-        learn: Learn = importlib.import_module("benchmarks.paper.ours").learn
-        return learn
+        return ours.learn
 
     def _paper(self, task: Task, seed: int, budget: Budget) -> Outcome:
         recipes = papers_method.RECIPES[self.backbone]
@@ -113,6 +120,8 @@ class Bench:
 
     def run(self, name: str, seed: int, frames: int | None) -> Record:
         """One method on one seed."""
+        if name == "compiled":
+            return self.run_compiled(seed, frames)
         rows = self.task.evaluation(seed)
         truth = Truth(self.observed.logits[rows].argmax(1).numpy(), self.task.labels[rows])
         began = time.perf_counter()
@@ -141,22 +150,74 @@ class Bench:
             seconds=seconds,
         )
 
+    def run_compiled(self, seed: int, frames: int | None) -> Record:
+        """The plain runtimes, and ours where the model may be compiled, on one seed."""
+        task = self.whole_task
+        rows = task.evaluation(seed)
+        pictures = task.frames[torch.from_numpy(rows)]
+        truth = Truth(ours.answered(task, Engine(task.traced), rows).labels, task.labels[rows])
+        began = time.perf_counter()
+        steps = ours.RECIPES[self.backbone].steps // (2 if self.plan.quick else 1)
+        budget = Budget(frames, self.plan.quick)
+        outcomes = compiled.learn(task, seed, budget, compiled.proposed(task), steps, say)
+        seconds = time.perf_counter() - began
+        with one_thread():
+            plain_engines = compiled.plain_runtimes(task, seed)
+            served = {limit: outcome.engine(outcome.certified[limit]) for limit, outcome in outcomes.items()}
+            names = {limit: percent(limit, "certified") + COMPILED for limit in outcomes}
+            runners = {PLAIN: plain(task.traced.classifier)}
+            runners |= {name: serving(engine) for name, engine in plain_engines.items()}
+            runners |= {names[limit]: serving(engine) for limit, engine in served.items()}
+            latency = self._times(runners, pictures)
+            closed = Point(0.0, 0.0, truth.accuracy, {}, ())
+            runtimes = [Chosen(TORCH, closed, latency[PLAIN])]
+            for name, engine in plain_engines.items():
+                runtimes.append(Chosen(name, compiled.whole(engine, pictures, truth), latency[name]))
+        chosen = [
+            Chosen(
+                names[limit],
+                measure(outcome, outcome.certified[limit], truth),
+                latency[names[limit]],
+                outcome.upper_bound,
+                served[limit].segment_ms(),
+            )
+            for limit, outcome in outcomes.items()
+        ]
+        return Record(
+            task=task.name,
+            backbone=self.backbone,
+            method="compiled",
+            seed=seed,
+            learning_frames=len(task.learning(seed)[:frames]),
+            evaluation_frames=len(rows),
+            full_accuracy=truth.accuracy,
+            plain=latency[PLAIN],
+            rows=tuple(chosen),
+            curve=tuple(sweep(outcomes[min(outcomes)], truth)) if outcomes else (),
+            seconds=seconds,
+            runtimes=tuple(runtimes),
+        )
+
     def _latency(self, outcome: Outcome, chosen: dict[str, Point], seed: int) -> dict[str, tuple[Latency, ...]]:
         """Times on one thread: as the worker runs. Criteria that chose the same setting are timed once."""
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
         settings = {str(point.thresholds): point for point in chosen.values()}
-        runners = {PLAIN: plain(self.task.traced.classifier)}
-        runners |= {name: serving(outcome.engine(point.settings)) for name, point in settings.items()}
+        with one_thread():
+            runners = {PLAIN: plain(self.task.traced.classifier)}
+            runners |= {name: serving(outcome.engine(point.settings)) for name, point in settings.items()}
+            found = self._times(runners, self.task.frames[torch.from_numpy(self.task.evaluation(seed))])
+        timed = {criterion: found[str(point.thresholds)] for criterion, point in chosen.items()}
+        return timed | {PLAIN: found[PLAIN]}
+
+    def _times(
+        self, runners: Mapping[str, Callable[[Tensor], object]], frames: Tensor
+    ) -> dict[str, tuple[Latency, ...]]:
+        """By runner, for each batch size: beside the plain model's."""
         found: dict[str, list[Latency]] = {name: [] for name in runners}
         for batch, count in self.plan.timed.items():
-            frames = self.task.frames[self.task.evaluation(seed)[:count]]
-            times = race(runners, frames, batch, repeats=2 if self.plan.quick else 3)
+            times = race(runners, frames[:count], batch, repeats=2 if self.plan.quick else 3)
             for name in runners:
                 found[name].append(compare(times[name], times[PLAIN], batch))
-        torch.set_num_threads(threads)
-        timed = {criterion: tuple(found[str(point.thresholds)]) for criterion, point in chosen.items()}
-        return timed | {PLAIN: tuple(found[PLAIN])}
+        return {name: tuple(latencies) for name, latencies in found.items()}
 
 
 def run(plan: RunPlan) -> list[Record]:
@@ -171,10 +232,17 @@ def run(plan: RunPlan) -> list[Record]:
                 say(what)
                 record = bench.run(method, seed, frames)
                 write(path, record)
-                saved = record.row(percent(0.01)).point.flops_saved
-                say(f"{what}: {saved:.1%} of FLOPs saved at 1% disagreement, learnt in {record.seconds:.0f} s")
+                say(f"{what}: {summary(record)}, learnt in {record.seconds:.0f} s")
             records.append(record)
     return records
+
+
+def summary(record: Record) -> str:
+    """What came of a run, for the line of progress."""
+    if not record.runtimes:
+        return f"{record.row(percent(0.01)).point.flops_saved:.1%} of FLOPs saved at 1% disagreement"
+    ratios = [f"{row.criterion} {row.latency[-1].throughput_ratio:.2f}×" for row in record.rows]
+    return f"in batches of {record.plain[-1].batch}: {', '.join(ratios) or 'nothing certified'}"
 
 
 def report(records: list[Record], out: Path) -> None:
@@ -184,7 +252,8 @@ def report(records: list[Record], out: Path) -> None:
     rows = publish(whole)
     (out / "paper.json").write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1) + b"\n")
     (out / "paper.md").write_text(page.table(rows))
-    page.plot_savings(whole, out / "paper-savings.png")
+    if swept := [record for record in whole if not record.runtimes]:
+        page.plot_savings(swept, out / "paper-savings.png")
     followed = {record.backbone for record in records if not record.plain}
     if followed:
         page.plot_learning([one for one in records if one.backbone in followed], out / "paper-learning.png")
@@ -201,7 +270,7 @@ def main() -> None:
     data = os.environ.get("LAYERCACHE_DATA")
     parser.add_argument("--data", type=Path, default=Path(data) if data else None, help="default: LAYERCACHE_DATA")
     parser.add_argument("--backbone", action="append", choices=list(BACKBONES), help="default: all")
-    parser.add_argument("--method", action="append", choices=METHODS, help="default: both")
+    parser.add_argument("--method", action="append", choices=METHODS, help="default: all")
     parser.add_argument("--seeds", default=None, help="default: 1,2,3,4,5; with --quick 1")
     parser.add_argument("--quick", action="store_true", help="a quick look: fewer frames, one seed")
     parser.add_argument("--no-parts", action="store_true", help="do not follow what less frames would have taught")

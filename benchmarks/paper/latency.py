@@ -1,6 +1,7 @@
 """Wall time of early-exit models beside the plain model's, on the same frames, in turns."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import msgspec
 import numpy as np
@@ -27,6 +28,17 @@ class Latency(msgspec.Struct, frozen=True):
     p99_saved: float
     throughput_ratio: float
     """Frames per second over the plain model's."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """As the worker runs, and what is compiled meanwhile."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def plain(classifier: Classifier) -> Callable[[Tensor], object]:

@@ -23,7 +23,7 @@ from benchmarks.paper.data import Rows, Task
 from benchmarks.paper.rows import Exit, Outcome, Thresholds
 from layercache.early_exit.cutting.costs import count_flops
 from layercache.early_exit.engine import Engine
-from layercache.early_exit.heads.loading import CacheHeads
+from layercache.early_exit.heads.cache_heads import CacheHeads
 from layercache.schemas import manifest as schema
 
 #: The share of the learning half that only decides which epoch was best.

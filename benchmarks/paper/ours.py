@@ -21,10 +21,12 @@ from benchmarks.paper.rows import DISAGREEMENTS, Exit, Outcome, Thresholds
 from layercache.cache_training.certifying import versions
 from layercache.cache_training.certifying.certificate import allowed, certify
 from layercache.cache_training.certifying.certifier import AIM
-from layercache.cache_training.certifying.choosing import DOUBTS, ExitChoice, ScoredCandidate, calibrate, choose
+from layercache.cache_training.certifying.choosing import ExitChoice, Option, ScoredCandidate, calibrate, choose
+from layercache.cache_training.certifying.threshold_family import CLOSED, ThresholdFamily
 from layercache.cache_training.learning.kept_frames import FrameBuffer, Frames
 from layercache.cache_training.learning.learner import Learner
 from layercache.cache_training.learning.proposals import fit_skim
+from layercache.cache_training.learning.routes import Route
 from layercache.early_exit.engine import Engine
 from layercache.early_exit.heads.loading import load_heads
 from layercache.early_exit.policy import cascade
@@ -32,11 +34,10 @@ from layercache.schemas.manifest import HeadSpec, Manifest
 
 #: Shares of the learning half: the rest certifies.
 _LEARNING, _TUNING = 0.62, 0.08
-_ERROR = 0.05
+ERROR = 0.05
+PAPER_DAY = datetime(2022, 9, 18, tzinfo=UTC)
 _RING_MB = 1500
 _SCORE_BATCH = 64
-#: No score reaches this.
-_CLOSED = 2.0
 _REPORT_S = 30.0
 
 
@@ -63,26 +64,22 @@ RECIPES = {
 
 def learn(task: Task, seed: int, budget: Budget) -> Outcome:
     """Teaches heads on the learning half (its first ``budget.frames``), certifies them, and scores the other half."""
-    rows = task.learning(seed)[: budget.frames]
     full = Engine(task.traced)
-    learning, tuning, certification = np.split(
-        rows, (np.array((_LEARNING, _LEARNING + _TUNING)) * len(rows)).astype(int)
-    )
+    learning, tuning, certification = split(task.learning(seed)[: budget.frames])
     recipe = RECIPES[task.backbone]
-    learner = _taught(task, recipe, seed, _answered(task, full, learning), recipe.steps // (2 if budget.quick else 1))
-    scored = _scored(learner, _answered(task, full, tuning))
-    everything = ExitChoice(scored, 0.0, 0.0)
-    paper_day = datetime(2022, 9, 18, tzinfo=UTC)
-    manifest, tensors = versions.draft(task.traced.classifier, None, everything, learner.cut_costs, 0.0, paper_day)
-    engine = _engine(task, manifest, tensors, (_CLOSED,) * len(scored))
-    families = {
-        budget: _family(scored, choose(scored, learner.cut_costs, _aim(budget, len(certification))))
-        for budget in DISAGREEMENTS
-    }
-    scores, labels = _scores(engine, task, task.evaluation(seed))
+    steps = recipe.steps // (2 if budget.quick else 1)
+    learner = taught(task, recipe.heads(task), seed, answered(task, full, learning), steps)
+    scored = _scored(learner, answered(task, full, tuning))
+    untested = ThresholdFamily(np.empty((0, len(scored)), np.float32), np.empty(0), np.empty(0))
+    everything = ExitChoice(learner.route, scored, untested, target=-1)
+    manifest, tensors = versions.draft(task.traced.classifier, None, everything, 0.0, PAPER_DAY)
+    engine = _engine(task, manifest, tensors, (CLOSED,) * len(scored))
+    option = Option(Route(learner.route.reach), scored)
+    families = {budget: _family(scored, choose(option, aim(budget, len(certification)))) for budget in DISAGREEMENTS}
+    scores, labels = score(engine, task.frames[torch.from_numpy(task.evaluation(seed))])
     return Outcome(
         exits=tuple(
-            Exit(one.candidate.cut, learner.cut_costs[one.candidate.cut].flops, one.candidate.costs.flops)
+            Exit(one.candidate.cut, learner.route.reach[one.candidate.cut].flops, one.candidate.costs.flops)
             for one in scored
         ),
         scores=scores,
@@ -93,21 +90,35 @@ def learn(task: Task, seed: int, budget: Budget) -> Outcome:
     )
 
 
-def _aim(budget: float, frames: int) -> float:
+def split(rows: Rows) -> tuple[Rows, Rows, Rows]:
+    """A learning half's rows that teach, that tune, and that certify."""
+    learning, tuning, certification = np.split(
+        rows, (np.array((_LEARNING, _LEARNING + _TUNING)) * len(rows)).astype(int)
+    )
+    return learning, tuning, certification
+
+
+def aim(budget: float, frames: int) -> float:
     """The risk for which exits are chosen: somewhat less than what ``frames`` certify, as the trainer does."""
-    return AIM * max(0, allowed(frames, budget, _ERROR)) / frames or budget
+    return AIM * max(0, allowed(frames, budget, ERROR)) / frames or budget
 
 
 def _family(scored: Sequence[ScoredCandidate], choice: ExitChoice | None) -> list[Thresholds]:
     """From safest to boldest, with the exits of a choice open; empty where tuning expects no exit to be worth it."""
-    opened = [choice is not None and one in choice.exits for one in scored]
-    return [
-        tuple(float(np.float32(1 - doubt)) if one else inf for one in opened) for doubt in (DOUBTS if choice else ())
-    ]
+    if choice is None:
+        return []
+    names = [one.candidate.name for one in choice.exits]
+    settings = [dict(zip(names, thresholds, strict=True)) for thresholds in choice.family.thresholds.tolist()]
+    return [tuple(_open(setting.get(one.candidate.name, CLOSED)) for one in scored) for setting in settings]
 
 
-def _taught(task: Task, recipe: SkimRecipe, seed: int, frames: Frames, steps: int) -> Learner:
-    heads = recipe.heads(task)
+def _open(threshold: float) -> float:
+    """The same, ``inf`` for an exit that is closed."""
+    return inf if threshold == CLOSED else threshold
+
+
+def taught(task: Task, heads: Mapping[str, Sequence[HeadSpec]], seed: int, frames: Frames, steps: int) -> Learner:
+    """The learner of ``heads``, by cut, after so many steps on ``frames``."""
     learner = Learner(task.traced, list(heads), _RING_MB, seed, heads, steps)
     buffer, nothing = FrameBuffer(len(frames), "oldest", seed), FrameBuffer(1, "oldest")
     buffer.add(frames)
@@ -120,12 +131,11 @@ def _taught(task: Task, recipe: SkimRecipe, seed: int, frames: Frames, steps: in
     return learner
 
 
-def _answered(task: Task, full: Engine, rows: Rows) -> Frames:
+def answered(task: Task, full: Engine, rows: Rows) -> Frames:
     """Frames of the stream with the full model's logits, as a worker sends them."""
     inputs = task.frames[torch.from_numpy(rows)]
     logits = [full.run(part, np.ones(len(part), np.bool_)).logits for part in inputs.split(_SCORE_BATCH)]
-    identity = rows.astype(np.uint64)
-    return Frames(inputs.numpy(), np.concatenate(logits), identity, identity)
+    return Frames.apart(inputs.numpy(), np.concatenate(logits), rows.astype(np.uint64))
 
 
 def _scored(learner: Learner, tuning: Frames) -> tuple[ScoredCandidate, ...]:
@@ -145,11 +155,19 @@ def _engine(task: Task, manifest: Manifest, tensors: dict[str, torch.Tensor], th
         for exit_, threshold in zip(manifest.exits, thresholds, strict=True)
         if isfinite(threshold)
     )
-    return Engine(task.traced, load_heads(msgspec.structs.replace(manifest, exits=exits), tensors, task.traced))
+    open_cuts = {exit_.cut for exit_ in exits}
+    cuts = sorted((exit_.cut for exit_ in manifest.exits), key=len, reverse=True)  # one may begin with another's name
+    kept = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if next(cut for cut in cuts if name.startswith(f"{cut}.")) in open_cuts
+    }
+    return Engine(task.traced, load_heads(msgspec.structs.replace(manifest, exits=exits), kept, task.traced))
 
 
-def _scores(engine: Engine, task: Task, rows: Rows) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    parts = [engine.score(part) for part in task.frames[torch.from_numpy(rows)].split(_SCORE_BATCH)]
+def score(engine: Engine, frames: torch.Tensor) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Every exit's scores and labels, ``[N, exits]`` each."""
+    parts = [engine.score(part) for part in frames.split(_SCORE_BATCH)]
     return np.concatenate([scores for scores, _ in parts]), np.concatenate([labels for _, labels in parts])
 
 
@@ -157,14 +175,14 @@ def _certified(
     engine: Engine, task: Task, full: Engine, rows: Rows, families: Mapping[float, Sequence[Thresholds]]
 ) -> dict[float, Thresholds]:
     """By budget: the boldest setting of its family that passes, every exit closed where none does."""
-    scores, labels = _scores(engine, task, rows)
-    truth = _answered(task, full, rows).labels
+    scores, labels = score(engine, task.frames[torch.from_numpy(rows)])
+    truth = answered(task, full, rows).labels
     found = {}
     for budget, family in families.items():
         found[budget] = (inf,) * scores.shape[1]
         exits = [cascade(scores, np.array(setting, np.float32)) for setting in family]
         answers = [np.where(e >= 0, labels[np.arange(len(e)), e], truth) for e in exits]
-        verdict = certify(np.stack([answer != truth for answer in answers]), budget, _ERROR) if family else None
+        verdict = certify(np.stack([answer != truth for answer in answers]), budget, ERROR) if family else None
         if verdict is not None:
             found[budget] = family[verdict.index]
     return found

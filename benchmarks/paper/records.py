@@ -11,6 +11,16 @@ import numpy as np
 from benchmarks.paper.latency import Latency
 from benchmarks.paper.rows import Point
 
+#: The published names of the whole model by PyTorch, and by OpenVINO in int8.
+TORCH, INT8 = "torch", "openvino int8"
+#: So begin the names of all plain runtimes.
+RUNTIMES = ("torch", "openvino")
+EVERY_FRAME = "every frame"
+#: Ends the criteria of ours where the model may be compiled.
+COMPILED = ", compiled"
+#: By the name of a method here: its published name. Ours is one method, on the model's own layers and compiled.
+_PUBLISHED = {"compiled": "layercache"}
+
 
 class Chosen(msgspec.Struct, frozen=True):
     """The setting that a criterion picked, what it did, and how long it took by batch size."""
@@ -18,6 +28,10 @@ class Chosen(msgspec.Struct, frozen=True):
     criterion: str
     point: Point
     latency: tuple[Latency, ...]
+    upper_bound: float | None = None
+    """On the disagreement, where one was certified."""
+    piece_ms: dict[str, dict[int, float]] = {}
+    """By piece and frames in a micro-batch."""
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -36,6 +50,8 @@ class Record(msgspec.Struct, frozen=True):
     curve: tuple[Point, ...]
     seconds: float
     """Learning and scoring, without measuring times."""
+    runtimes: tuple[Chosen, ...] = ()
+    """The whole model by each plain runtime, whose name is the criterion; timed in turns with the rows."""
 
     def row(self, criterion: str) -> Chosen:
         """The setting of that criterion; raises ``KeyError``."""
@@ -68,6 +84,15 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     seeds: tuple[int, ...]
     spread: dict[str, tuple[float, float]]
     """Least and most over the seeds, by column."""
+    upper_bound: float | None = None
+    """On the disagreement, where one was certified."""
+    ratio_to_int8: float | None = None
+    """Frames per second over OpenVINO's in int8, where that was timed in turns with this."""
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether this is a plain runtime's, or ours where the model may be compiled."""
+        return self.method.startswith(RUNTIMES) or self.criterion.endswith(COMPILED)
 
 
 def write(path: Path, record: Record) -> None:
@@ -88,26 +113,46 @@ def publish(records: Iterable[Record]) -> list[Row]:
     rows: list[Row] = []
     for _, of_backbone in groupby(records, key=lambda record: record.backbone):
         backbone = list(of_backbone)
-        rows += _full(backbone)
+        rows += _full([record for record in backbone if not record.runtimes])
         for _, of_method in groupby(backbone, key=lambda record: record.method):
             method = list(of_method)
+            for name in dict.fromkeys(runtime.criterion for record in method for runtime in record.runtimes):
+                found = _rows([(record, one) for record in method for one in record.runtimes if one.criterion == name])
+                rows += [msgspec.structs.replace(row, method=name, criterion=EVERY_FRAME) for row in found]
             for criterion in dict.fromkeys(row.criterion for record in method for row in record.rows):
-                chosen = [(record, record.row(criterion)) for record in method]
-                for index, latency in enumerate(chosen[0][1].latency):
-                    rows.append(
-                        _row(criterion, latency.batch, [(r, row.point, row.latency[index]) for r, row in chosen])
-                    )
+                # Not every seed may have certified something.
+                rows += _rows([(record, row) for record in method for row in record.rows if row.criterion == criterion])
+    return rows
+
+
+def _rows(chosen: Sequence[tuple[Record, Chosen]]) -> list[Row]:
+    """A criterion's rows by batch size; ``chosen`` has a case for each seed."""
+    rows = []
+    for index, latency in enumerate(chosen[0][1].latency):
+        cases = [(record, row.point, row.latency[index]) for record, row in chosen]
+        bounds = [row.upper_bound for _, row in chosen if row.upper_bound is not None]
+        ratios = [one.latency[index].mean_ms / row.latency[index].mean_ms
+                  for record, row in chosen for one in record.runtimes if one.criterion == INT8]  # fmt: skip
+        row = _row(chosen[0][1].criterion, latency.batch, cases)
+        rows.append(
+            msgspec.structs.replace(
+                row,
+                method=_PUBLISHED.get(row.method, row.method),
+                upper_bound=float(np.mean(bounds)) if bounds else None,
+                ratio_to_int8=float(np.mean(ratios)) if ratios else None,
+            )
+        )
     return rows
 
 
 def _full(records: Sequence[Record]) -> list[Row]:
     rows = []
-    for index, latency in enumerate(records[0].plain):
+    for index, latency in enumerate(records[0].plain if records else ()):
         seen = {record.seed: record for record in records}
         cases = [
             (record, Point(0.0, 0.0, record.full_accuracy, {}, ()), record.plain[index]) for record in seen.values()
         ]
-        rows.append(msgspec.structs.replace(_row("every frame", latency.batch, cases), method="full"))
+        rows.append(msgspec.structs.replace(_row(EVERY_FRAME, latency.batch, cases), method="full"))
     return rows
 
 

@@ -55,6 +55,12 @@ class Outcome:
     """The early-exit model that serves with the exits that a setting opens."""
     certified: Mapping[float, Thresholds] = field(default_factory=dict)
     """By the disagreement that was certified: the setting, all closed where nothing could be."""
+    nowhere: float = 1.0
+    """What a frame costs that no exit answers, heads left out."""
+    upper_bound: float | None = None
+    """On the disagreement, of what was certified; with one budget only."""
+    time_saved: Callable[[npt.NDArray[np.int32]], float] | None = None
+    """The expected share of the plain model's time, for where the frames leave, -1 for nowhere."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,8 @@ class Point(msgspec.Struct, frozen=True):
     """By cut: the share of all frames that leave there."""
     thresholds: tuple[float | None, ...]
     """By exit; None: closed."""
+    time_saved: float | None = None
+    """What was expected, by the time of each piece."""
 
     @property
     def settings(self) -> Thresholds:
@@ -104,7 +112,9 @@ def measure(outcome: Outcome, thresholds: Thresholds, truth: Truth) -> Point:
     hits = exits >= 0
     answers = np.where(hits, outcome.labels[np.arange(len(exits)), np.maximum(exits, 0)], truth.full)
     heads = np.cumsum([exit_.head if used else 0.0 for exit_, used in zip(outcome.exits, open_, strict=True)])
-    costs = np.append([exit_.trunk for exit_ in outcome.exits] + heads, 1 + (heads[-1] if len(heads) else 0.0))
+    costs = np.append(
+        [exit_.trunk for exit_ in outcome.exits] + heads, outcome.nowhere + (heads[-1] if len(heads) else 0.0)
+    )
     hit_rates: dict[str, float] = {}
     for index, exit_ in enumerate(outcome.exits):
         if open_[index]:
@@ -115,6 +125,7 @@ def measure(outcome: Outcome, thresholds: Thresholds, truth: Truth) -> Point:
         accuracy=float(np.mean(answers == truth.labels)),
         hit_rates=hit_rates,
         thresholds=tuple(value if isfinite(value) else None for value in thresholds),
+        time_saved=outcome.time_saved(exits) if outcome.time_saved else None,
     )
 
 

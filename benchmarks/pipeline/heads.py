@@ -88,7 +88,7 @@ def _learn(traced: TracedModel, store: HeadStore) -> None:
     full = Engine(traced)
     truth = np.concatenate([full.run(part, np.ones(len(part), np.bool_)).labels for part in frames.split(32)])
     trainer = OnlineTrainer(traced, store, Promise(), Trainer(max_cuts=_MAX_CUTS), clock=time.thread_time)
-    learning.stream(traced, trainer, store, frames, truth, _RATE)
+    learning.stream(traced, trainer, store, frames, truth, _RATE, lessons=True)
 
 
 def _traced(model: str) -> TracedModel:

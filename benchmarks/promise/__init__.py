@@ -1,4 +1,5 @@
 """Does the promise hold for life: ``python -m benchmarks.promise``.
 
-:mod:`simulated_streams` are streams and heads whose risk is known; :mod:`runs` are the certifier's lives on them.
+:mod:`simulated_streams` and :mod:`simulated_heads` are streams and heads whose risk is known; :mod:`runs` are the
+certifier's lives on them, as it is and with :mod:`mutants` of it.
 """

@@ -1,43 +1,66 @@
 """Simulated lives of the trainer's certifier: one stream, many attempts, and did a version ever break its promise?
 
 Everything that certifies is the trainer's own: windows, intake, dealing, choosing, the certifier, the store. Only what
-the heads would have said is simulated. A mutant is the same with one of its parts replaced by a tempting mistake.
+the heads would have said is simulated.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cache
-from itertools import count
-from unittest.mock import patch
+from hashlib import sha256
+from itertools import count, pairwise
 
 import fsspec
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
-from benchmarks.promise.simulated_streams import SimulatedHeads, Stream, latents_of, risks
-from layercache.cache_training.certifying import audits, certificate, certifier
-from layercache.cache_training.certifying.audits import AuditIntake, Windows
-from layercache.cache_training.certifying.certificate import ClassCap, Errors, Verdict, upper_bound, verdict_of
+from benchmarks.promise.mutants import MUTANTS
+from benchmarks.promise.simulated_heads import SimulatedHeads, risks
+from benchmarks.promise.simulated_streams import Stream, latents_of
+from layercache.cache_training.certifying.audits import AuditIntake
+from layercache.cache_training.certifying.certificate import upper_bound
 from layercache.cache_training.certifying.certifier import Certifier
-from layercache.cache_training.certifying.choosing import ScoredCandidate
-from layercache.cache_training.certifying.dealing import blocks
+from layercache.cache_training.certifying.choosing import Option, ScoredCandidate
 from layercache.cache_training.certifying.live_version import LiveVersion
-from layercache.cache_training.learning.candidates import Candidate, Costs
+from layercache.cache_training.certifying.windows import Windows
+from layercache.cache_training.learning.candidates import Candidate, Costs, ExitCandidate
+from layercache.cache_training.learning.compiled_exits import CompiledExit
 from layercache.cache_training.learning.kept_frames import Frames
-from layercache.early_exit.store.head_store import HeadStore
-from layercache.schemas.distillation import DistillationBatch
-from layercache.schemas.manifest import HeadSpec, Manifest
+from layercache.cache_training.learning.routes import Route
+from layercache.early_exit.store.head_store import HeadStore, StoreError
+from layercache.early_exit.store.version_files import GRAPH
+from layercache.schemas.attempt import AttemptOutcome
+from layercache.schemas.manifest import CompiledPath, HeadSpec, Manifest
 from layercache.schemas.settings import Promise
 
-_CUTS = ("early", "late")
-_COSTS = {"early": Costs(0.3, 0.3), "late": Costs(0.6, 0.6)}
+_CUTS = ("early", "late", "int8")
+_PLAIN = Route({"early": Costs(0.3, 0.3), "late": Costs(0.6, 0.6)})
+#: Nobody runs a compiled path's graphs here; a version has them all the same.
+_GRAPHS = {sha256(bytes([number])).hexdigest(): torch.tensor([number], dtype=torch.uint8) for number in range(4)}
+_WHOLE, *_PIECES = _GRAPHS
+
+
+def _path(reach: dict[str, Costs], graphs: Sequence[str]) -> Route:
+    """Past it the model begins anew."""
+    return Route(
+        reach,
+        nowhere=Costs(2.0, 1.0 + reach["int8"].time),
+        path=CompiledPath(precision="int8", graphs=tuple(graphs), made_by="simulated"),
+        tensors={f"{GRAPH}{digest}": _GRAPHS[digest] for digest in graphs},
+    )
+
+
+#: The model in int8 alone, and with heads on its path.
+_END = _path({"int8": Costs(1.0, 0.25)}, [_WHOLE])
+_PATH = _path({"early": Costs(0.3, 0.08), "late": Costs(0.6, 0.18), "int8": Costs(1.0, 0.3)}, _PIECES)
 _HEAD_COSTS = Costs(0.01, 0.01)
 _TUNING_FRAMES = 200
 _FOLDERS = count()
 _LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
+_SECONDS = count()
 
 
 @dataclass(frozen=True)
@@ -65,6 +88,10 @@ class Scenario:
     """Or after so many audits."""
     frames_at_once: int | None = None
     """Between two looks of the certifier; by default a third of its window."""
+    loses_outcomes: bool = False
+    """Three of four outcomes cannot be written before the trainer is killed and goes on from its checkpoint."""
+    trainers: int = 1
+    """So many try to certify on streams of their own with one store: while one attempts, the next one does, too."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +110,19 @@ class Life:
     """Frames in the certificate of the last version; 0 without one."""
 
 
+class _RecordedVersion(LiveVersion):
+    """Also keeps what this trainer has published."""
+
+    def __init__(self, store: HeadStore, promise: Promise, classes: int) -> None:
+        super().__init__(store, promise, classes)
+        self.published: list[Manifest] = []
+
+    def publish(self, manifest: Manifest, tensors: dict[str, Tensor]) -> None:
+        """As ever."""
+        super().publish(manifest, tensors)
+        self.published.append(manifest)
+
+
 class Simulated:
     """A stream's trainer, but for learning: its heads are simulated."""
 
@@ -91,12 +131,24 @@ class Simulated:
         self.stream, self.heads = scenario.stream(seed), scenario.heads()
         self.windows = Windows(512, scenario.window_frames, _TUNING_FRAMES, seed)
         self.intake = AuditIntake(self.windows, scenario.promise.block_s)
-        self.published = LiveVersion(store, scenario.promise, scenario.classes)
-        model = _Model(tuple(str(label) for label in range(scenario.classes)))
-        self._certifier = Certifier(
-            model, self.published, self.intake, _COSTS, self._score, min_audit_rate=0.02, now=lambda: _LONG_AGO
-        )
+        self.meanwhile: Callable[[], object] = lambda: None
+        """What happens while an attempt that is claimed has not yet looked at its frames."""
+        self.versions, self.overloads, self.broken = 0, 0, False
+        self._store = store
         self._random = np.random.default_rng([seed, 1])
+        self.start()
+
+    def start(self) -> None:
+        """Also again, after being killed right after an attempt: all that is left are the frames and what was used."""
+        self.published = _RecordedVersion(self._store, self.scenario.promise, self.scenario.classes)
+        self._certifier = Certifier(
+            _Model(tuple(str(label) for label in range(self.scenario.classes))),
+            self.published, self.intake, self._score, min_audit_rate=0.02,
+            make_durable=self._save, now=lambda: _LONG_AGO + timedelta(seconds=next(_SECONDS)),
+        )  # fmt: skip
+
+    def _save(self) -> None:
+        self.meanwhile()
 
     def step(self) -> bool:
         """Takes in some audits and lets the certifier look; True where it attempted something."""
@@ -108,7 +160,13 @@ class Simulated:
             return False
         learnt = [window.frames() for window in (self.windows.learning, self.windows.misses)]
         self.heads.learn(self.intake.audits, self._random, [frames for frames in learnt if frames is not None])
-        return self._certifier.consider(_scored(self.heads, tuning, self.scenario.classes))
+        attempted = self._certifier.consider(_options(self.heads, tuning, self.scenario.classes))
+        for manifest in self.published.published:
+            self.versions += 1
+            self.overloads += manifest.overload is not None
+            self.broken |= _breaks(manifest, self.heads, self.stream, self.scenario)
+        self.published.published.clear()
+        return attempted
 
     def _score(
         self, manifest: Manifest, tensors: dict[str, Tensor], frames: Frames
@@ -119,31 +177,60 @@ class Simulated:
         return scores[:, rows], np.where(wrong[:, rows], (full + 1) % self.scenario.classes, full)
 
 
+class _ForgetfulStore(HeadStore):
+    """Can write one outcome in four."""
+
+    def finish_attempt(self, number: int, outcome: AttemptOutcome) -> bool:
+        """Of every fourth attempt."""
+        if number % 4:
+            raise StoreError("no space left on device")
+        return super().finish_attempt(number, outcome)
+
+
 def live(scenario: Scenario, seed: int) -> Life:
     """One stream from its first audit to its last attempt, all from ``seed``."""
     folder = f"simulated-{next(_FOLDERS)}"
-    simulated = Simulated(scenario, seed, HeadStore("memory://promise", folder, now=lambda: _LONG_AGO))
-    intake, published = simulated.intake, simulated.published
-    versions, overloads, broken, attempts = 0, 0, False, 0
-    while attempts < scenario.attempts and intake.audits < scenario.longest and not broken:
-        before = published.live
-        attempts += simulated.step()
-        if published.live is not before and published.live is not None:
-            versions += 1
-            overloads += published.live.overload is not None
-            broken = _breaks(published.live, simulated.heads, simulated.stream, scenario)
+    kind = _ForgetfulStore if scenario.loses_outcomes else HeadStore
+    store = kind("memory://promise", folder, now=lambda: _LONG_AGO)
+    trainers = [Simulated(scenario, seed + 1_000_000 * number, store) for number in range(scenario.trainers)]
+    for one, following in pairwise(trainers):
+        following.intake.lineage = one.intake.lineage  # of a copied checkpoint: nothing but the store keeps them apart
+        one.meanwhile = following.step
+    attempts, first = 0, trainers[0]
+    while attempts < scenario.attempts and first.intake.audits < scenario.longest and not _any_broken(trainers):
+        attempts += first.step()
+        for other in trainers[1:]:
+            other.step()
+        if scenario.loses_outcomes:
+            first.start()
     if attempts:
         fsspec.filesystem("memory").rm(f"/promise/{folder}", recursive=True)
-    final = published.live.certificate if published.live else None
+    final = first.published.live.certificate if first.published.live else None
     tested = final.frames if final else 0
-    return Life(attempts, versions, overloads, broken, intake.audits, published.time_saved, tested)
+    return Life(
+        attempts,
+        sum(one.versions for one in trainers),
+        sum(one.overloads for one in trainers),
+        _any_broken(trainers),
+        first.intake.audits,
+        first.published.time_saved,
+        tested,
+    )
+
+
+def _any_broken(trainers: list[Simulated]) -> bool:
+    return any(one.broken for one in trainers)
 
 
 @cache
-def _candidates(classes: int) -> tuple[Candidate, ...]:
+def _candidates(classes: int) -> tuple[ExitCandidate, ...]:
     """What drafts are made of. Nobody trains them, so that all streams can share them."""
     spec = HeadSpec(family="pooled", features=(1,), classes=classes)
-    return tuple(Candidate(f"{cut}/simulated", cut, spec, _HEAD_COSTS, seed=0) for cut in _CUTS)
+    *heads, end = _CUTS
+    return (
+        *(Candidate(f"{cut}/simulated", cut, spec, _HEAD_COSTS, seed=0) for cut in heads),
+        CompiledExit(end, end, None, Costs(0.0, 0.0)),
+    )
 
 
 def _answers(heads: SimulatedHeads, frames: Frames) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
@@ -152,12 +239,16 @@ def _answers(heads: SimulatedHeads, frames: Frames) -> tuple[npt.NDArray[np.floa
     return (1 - heads.doubts(latents)).astype(np.float32), latents.luck[:, None] < heads.chances(latents)
 
 
-def _scored(heads: SimulatedHeads, tuning: Frames, classes: int) -> list[ScoredCandidate]:
+def _options(heads: SimulatedHeads, tuning: Frames, classes: int) -> list[Option]:
+    """Heads on the model's own layers; where the model itself is an exit, in int8, that alone and heads on its path."""
     scores, wrong = _answers(heads, tuning)
-    return [
+    scored = [
         ScoredCandidate(candidate, 1.0, scores[:, exit_], wrong[:, exit_] & heads.honest)
         for exit_, candidate in enumerate(_candidates(classes)[: heads.exits])
     ]
+    if heads.exits < len(_CUTS):
+        return [Option(_PLAIN, scored)]
+    return [Option(_PLAIN, scored[:-1]), Option(_END, scored[-1:]), Option(_PATH, scored)]
 
 
 def _breaks(manifest: Manifest, heads: SimulatedHeads, stream: Stream, scenario: Scenario) -> bool:
@@ -230,40 +321,3 @@ def simulate(scenario: Scenario, seeds: range, mutant: str = "none") -> Result:
         audits=float(np.mean([life.audits for life in lives])),
         time_saved=float(np.mean([life.time_saved for life in lives])),
     )
-
-
-def _trust_the_mean(
-    wrong: npt.NDArray[np.bool_], budget: float, error: float, cap: ClassCap | None = None
-) -> Verdict | None:
-    passes = np.append(wrong.mean(1) <= budget, False)
-    passed = int(passes.argmin())
-    return verdict_of(passed - 1, wrong[passed - 1], budget, error) if passed else None
-
-
-def _trust_the_bolder_mean(
-    wrong: npt.NDArray[np.bool_], after: Verdict, budget: float, error: float, cap: ClassCap | None = None
-) -> Verdict | None:
-    verdict = _trust_the_mean(wrong[after.index + 1 :], budget, error, cap)
-    return replace(verdict, index=verdict.index + after.index + 1) if verdict else None
-
-
-def _overload_takes_all(attempt: int, confidence: float, two_budgets: bool) -> Errors:
-    return replace(_ERRORS_OF(attempt, confidence, two_budgets), overload=1 - confidence)
-
-
-def _deal_by_frame(batch: DistillationBatch, block_s: float) -> npt.NDArray[np.uint64]:
-    return blocks(replace(batch, key_hash=np.zeros_like(batch.key_hash)), block_s)
-
-
-_ERRORS_OF = Errors.of
-#: The trainer as it is, and mistakes that the simulation must catch.
-MUTANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
-    "none": nullcontext,
-    "empirical mean": lambda: patch.object(certifier, "certify", _trust_the_mean),
-    "error not shared": lambda: patch.object(certificate, "attempt_error", lambda attempt, confidence: 1 - confidence),
-    "overload by the mean": lambda: patch.object(certifier, "certify_bolder", _trust_the_bolder_mean),
-    "overload's error not shared": lambda: patch.object(Errors, "of", _overload_takes_all),
-    "copies counted singly": lambda: patch.object(certifier, "one_per_block", lambda block: np.arange(len(block))),
-    "dealt by frame": lambda: patch.object(audits, "blocks", _deal_by_frame),
-    "classes not tested": lambda: patch.object(ClassCap, "passes", lambda cap, wrong, error: np.ones(len(wrong), bool)),
-}

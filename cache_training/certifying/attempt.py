@@ -1,4 +1,4 @@
-"""One attempt's frames, run at every setting of the family: what each setting saves, and where it disagrees."""
+"""One attempt's frames, run at every setting of its choice's family: what each saves, and where it disagrees."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,15 +8,13 @@ import numpy.typing as npt
 
 from layercache.cache_training.certifying import versions
 from layercache.cache_training.certifying.certificate import ClassCap, verdict_of
-from layercache.cache_training.certifying.choosing import DOUBTS, ExitChoice
+from layercache.cache_training.certifying.choosing import ExitChoice
 from layercache.cache_training.certifying.classes import worst_classes
-from layercache.cache_training.learning.batch_times import BatchTimes
-from layercache.cache_training.learning.candidates import Costs
+from layercache.cache_training.certifying.savings import saves_nearly
+from layercache.cache_training.certifying.windows import span_s
+from layercache.cache_training.learning.kept_frames import Frames
 from layercache.early_exit.policy import cascade
 from layercache.schemas.manifest import Certificate, Expected
-
-#: An attempt takes the safest setting that saves at least this share of what the boldest certified one saves.
-_NEARLY = 0.96
 
 
 @dataclass(frozen=True)
@@ -32,9 +30,13 @@ class Attempt:
     """By setting: the exit ``[N]`` at which each frame leaves, -1 for none."""
     wrong: npt.NDArray[np.bool_]
     """``[settings, N]``: whether the answer differs from the full model's."""
+    whole: npt.NDArray[np.bool_]
+    """``[settings, N + repeated]``: the same on these frames and on repeated ones, of pictures that heads may know."""
     cap: ClassCap | None = None
     classes_alone: int = 0
     """With a cap: how many classes have a test of their own."""
+    span_s: float | None = None
+    """From the first of the N frames to the last."""
 
     @classmethod
     def run(
@@ -44,25 +46,27 @@ class Attempt:
         choice: ExitChoice,
         scores: npt.NDArray[np.float32],
         answers: npt.NDArray[np.int64],
-        labels: npt.NDArray[np.int64],
+        tested: Frames,
         cap: ClassCap | None = None,
         classes_alone: int = 0,
     ) -> "Attempt":
-        """Makes an attempt of the exits' ``scores`` and ``answers``, ``[N, exits]`` each."""
-        exits = [cascade(scores, np.full(scores.shape[1], 1 - doubt, np.float32)) for doubt in DOUBTS]
+        """Makes an attempt of the exits' ``scores`` and ``answers``, ``[M, exits]`` each, for M ``tested`` frames."""
+        labels, new = tested.labels, ~tested.repeated
+        exits = [cascade(scores, thresholds) for thresholds in choice.family.thresholds]
         given = [np.where(e >= 0, answers[np.arange(len(e)), e], labels) for e in exits]
-        wrong = np.stack([answer != labels for answer in given])
-        return cls(number, confidence, choice, labels, exits, wrong, cap, classes_alone)
+        whole = np.stack([answer != labels for answer in given])
+        exits, span = [one[new] for one in exits], span_s(tested.timestamp_ms[new])
+        return cls(number, confidence, choice, labels[new], exits, whole[:, new], whole, cap, classes_alone, span)
 
-    def settle(self, passed: range, cut_costs: dict[str, Costs], times: BatchTimes | None) -> tuple[int, Expected]:
+    def settle(self, passed: range) -> tuple[int, Expected]:
         """Of the settings that ``passed``, the safest that saves nearly as much as the boldest, and what it saves.
 
         Any setting that has passed may be taken, and the last few savings cost the most risk.
         """
-        most = versions.expected_savings(self.choice, self.exits[passed[-1]], cut_costs, times).time_saved
+        most = versions.expected_savings(self.choice, self.exits[passed[-1]]).time_saved
         for index in passed:
-            expectation = versions.expected_savings(self.choice, self.exits[index], cut_costs, times)
-            if expectation.time_saved >= _NEARLY * most:
+            expectation = versions.expected_savings(self.choice, self.exits[index])
+            if saves_nearly(expectation.time_saved, most):
                 break
         return index, expectation
 
@@ -83,4 +87,7 @@ class Attempt:
             classes_tested=self.classes_alone,
             class_upper_bound=cap.upper_bound(wrong, error) if cap else None,
             worst_classes=worst_classes(wrong, self.labels, classes, error),
+            span_s=self.span_s,
+            repeated=self.whole.shape[1] - len(wrong),
+            repeated_disagreements=int(self.whole[index].sum() - wrong.sum()),
         )

@@ -1,125 +1,22 @@
 """Takes in audits: counts each once and deals it to one use."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from layercache.cache_training.certifying.dealing import AuditUse, blocks, deal
-from layercache.cache_training.learning.kept_frames import FrameBuffer, Frames, capacity_for
+from layercache.cache_training.certifying.dealing import AuditUse, blocks, deal, tunes_afterwards
+from layercache.cache_training.certifying.scenes import SceneWatch
+from layercache.cache_training.certifying.seen_numbers import SeenNumbers
+from layercache.cache_training.certifying.windows import Windows
+from layercache.cache_training.learning.kept_frames import FrameBuffer, Frames, content_hashes
 from layercache.early_exit.policy import position_hashes
 from layercache.schemas.distillation import DistillationBatch
 
-#: How many positions (or blocks) are remembered, so that a record that is read twice counts once.
-_REMEMBERED = 400_000
-#: How many new ones are gathered before they are sorted into the array.
-_LATEST = 4_096
 _IDENTITY_SALT = b"layercache-identity-1"
-
-
-class LeakError(RuntimeError):
-    """A frame was about to certify heads that had learnt from it."""
-
-
-class SeenNumbers:
-    """The numbers (positions, blocks) that have been taken in; with too many of them the earlier half is forgotten.
-
-    Each takes eight bytes, except the latest few: a Python set of the same numbers takes ten times as much.
-    """
-
-    def __init__(self) -> None:
-        self._latest: set[int] = set()
-        self._recent = np.empty(0, np.uint64)  # sorted, as the next
-        self._earlier = np.empty(0, np.uint64)
-
-    def new(self, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-        """bool ``[N]``: which numbers have not been seen before; then remembers them all."""
-        fresh = ~(_among(self._recent, numbers) | _among(self._earlier, numbers))
-        for row, number in enumerate(numbers.tolist()):
-            fresh[row] &= number not in self._latest
-            self._latest.add(number)
-        if len(self._latest) > _LATEST:
-            self._recent = np.union1d(self._recent, np.fromiter(self._latest, np.uint64))
-            self._latest = set()
-        if len(self._recent) > _REMEMBERED // 2:
-            self._earlier, self._recent = self._recent, np.empty(0, np.uint64)
-        return fresh
-
-    def known(self, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-        """bool ``[N]``: which numbers have been seen; remembers none."""
-        found = np.fromiter((number in self._latest for number in numbers.tolist()), np.bool_, len(numbers))
-        return found | _among(self._recent, numbers) | _among(self._earlier, numbers)
-
-    def array(self) -> npt.NDArray[np.uint64]:
-        """For a checkpoint."""
-        latest = np.fromiter(self._latest, np.uint64, len(self._latest))
-        return np.unique(np.concatenate((latest, self._recent, self._earlier)))
-
-    def restore(self, numbers: npt.NDArray[np.uint64]) -> None:
-        """What :meth:`array` gave."""
-        self._recent = np.unique(numbers)
-
-
-def _among(ordered: npt.NDArray[np.uint64], numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    """bool ``[N]``: which numbers are in ``ordered``, which is sorted."""
-    if not len(ordered):
-        return np.zeros(len(numbers), np.bool_)
-    places = np.minimum(np.searchsorted(ordered, numbers), len(ordered) - 1)
-    found: npt.NDArray[np.bool_] = ordered[places] == numbers
-    return found
-
-
-class Windows:
-    """The windows in which frames wait for their use, each bounded in frames and in bytes."""
-
-    def __init__(self, replay_mb: float, window_frames: int, tuning_frames: int, seed: int) -> None:
-        self._megabytes = replay_mb
-        self.learning = FrameBuffer(window_frames, "random", seed)
-        self.misses = FrameBuffer(window_frames, "random", seed + 1)
-        self.certification = FrameBuffer(window_frames, "oldest")
-        self.tuning = FrameBuffer(min(window_frames, tuning_frames), "oldest")
-        self._bounded = False
-
-    def all(self) -> dict[str, FrameBuffer]:
-        """The windows by name."""
-        return {
-            "learning": self.learning,
-            "misses": self.misses,
-            "certification": self.certification,
-            "tuning": self.tuning,
-        }
-
-    def bound(self, like: Frames) -> None:
-        """Bounds each window to a quarter of the memory, once the size of a frame is known."""
-        if not self._bounded and len(like):
-            for window in self.all().values():
-                window.capacity = min(window.capacity, capacity_for(self._megabytes / 4, like))
-            self._bounded = True
-
-    def check_apart(self) -> None:
-        """Raises :class:`LeakError` where a frame that waits to certify shares its block with a frame of another use.
-
-        That never happens, since every frame is in one block and dealing keeps blocks together. If it did, the
-        certificate would mean nothing.
-        """
-        certifying = self.certification.frames()
-        for name, window in self.all().items():
-            frames = window.frames()
-            if window is not self.certification and certifying is not None and frames is not None:
-                shared = np.isin(certifying.block, frames.block) | np.isin(certifying.position, frames.position)
-                if shared.any():
-                    raise LeakError(
-                        f"{shared.sum()} of {len(shared)} frames that were to certify are near-copies of frames in the "
-                        f"{name} window: nothing can be certified on them. This is a bug in Layercache: report it, and "
-                        "remove trainer.state_dir to go on with new frames"
-                    )
-
-    def clear(self) -> None:
-        """Forgets all frames of the old stream."""
-        for window in self.all().values():
-            window.clear()
 
 
 @dataclass(frozen=True)
@@ -135,56 +32,131 @@ class DealtRecord:
 
 
 class AuditIntake:
-    """Takes in distillation records: each frame once, for one use."""
+    """Takes in distillation records: each frame once, for one use.
+
+    A picture has one use, too, however often it comes: by what was learnt from it, copies would certify heads that know
+    it by heart. Frames without a key are dealt by their picture. With keys, and because misses and lessons teach
+    whatever comes, a picture can still come for one use after it has had another; then
+
+    - a frame that heads would learn from, or be tuned on, is left out while its picture waits to certify,
+    - an audit that would certify, but whose picture heads may know, is :attr:`~Frames.repeated`, and so are all frames
+      of its block. Repeated frames certify nothing by themselves; they are tested in addition to those that do, since
+      they are part of the stream, and what has not been learnt meanwhile may be the easier part.
+    """
 
     def __init__(self, windows: Windows, block_s: float) -> None:
         self.windows = windows
         self.seen = SeenNumbers()
+        #: Of these positions, those that came as audits.
+        self.seen_audits = SeenNumbers()
+        #: Pictures that heads have learnt or were tuned on, or may yet; they have certified before, or never will.
+        self.known = SeenNumbers()
         #: Blocks that have certified. A block may outlast an attempt; its later frames are near-copies of used ones.
         self.used_blocks = SeenNumbers()
+        #: Names this memory of used frames for as long as it lasts, restarts included. An attempt spends no error but
+        #: what attempts of the same memory passed on: others may have looked at frames that this one takes for new.
+        self.lineage = _new_lineage()
         self.audits = 0
         self.repeated = 0
+        #: Audits of pictures that had come before.
+        self.repeated_pictures = 0
+        #: Whether neighbouring blocks of a key show one scene: then they are not independent.
+        self.scenes = SceneWatch(block_s)
         self._block_s = block_s
 
     def take(self, batch: DistillationBatch) -> DealtRecord:
-        """Deals a record's frames."""
+        """Deals a record's frames, audits and misses."""
+        frames, fresh = self._met(batch)
+        windows, block, keyed = self.windows, frames.block, batch.key_hash != 0
+        windows.bound(frames)
+        audit = batch.audit.astype(np.bool_)
+        miss = ~audit & fresh & _learnable(batch, block)
+        # Also one that came as a miss before, since the worker that answered it died: leaving it out would select
+        # by pictures. What heads may have learnt of it is known.
+        audit[audit] = self.seen_audits.new(frames.position[audit])
+        self.scenes.add(batch.key_hash[audit], batch.timestamp_ms[audit], batch.logits[audit])
+        use = deal(block)
+        known = self.known.known(frames.content)
+        self.audits += int(audit.sum())
+        self.repeated_pictures += int(
+            (audit & (known | np.isin(frames.content, windows.certification.column("content")))).sum()
+        )
+        self._certify(frames, audit & (use == AuditUse.CERTIFICATION) & ~self.used_blocks.known(block), known)
+        self._keep(windows.tuning, frames, audit & (use == AuditUse.TUNING) & ~known, keyed)
+        self._keep(windows.learning, frames, audit & (use == AuditUse.LEARNING), keyed)
+        self._keep(windows.misses, frames, miss, keyed)
+        return DealtRecord(audit, block, frames.labels)
+
+    def take_lessons(self, batch: DistillationBatch) -> None:
+        """Keeps a record's lessons to learn from. They are no audits and no misses, and have no other use."""
+        lessons, fresh = self._met(batch)
+        self.windows.make_room_for_lessons(lessons)
+        self._keep(self.windows.lessons, lessons, fresh & _learnable(batch, lessons.block), batch.key_hash != 0)
+
+    def _met(self, batch: DistillationBatch) -> tuple[Frames, npt.NDArray[np.bool_]]:
+        """A record's N frames, and which have not been seen before, bool ``[N]``; then remembers them all."""
         position = position_hashes(batch.header.origin, batch.partition, batch.offset, _IDENTITY_SALT)
         fresh = self.seen.new(position)
         self.repeated += int((~fresh).sum())
-        block = blocks(batch, self._block_s)
-        frames = Frames(batch.inputs, batch.logits, block, position)
-        self.windows.bound(frames)
-        audit = batch.audit.astype(np.bool_) & fresh
-        self.audits += int(audit.sum())
-        use = deal(block)
-        # A miss that shares its block with audits has their use: heads must not learn near-copies of what certifies.
-        learnable = (batch.key_hash == 0) | (use == AuditUse.LEARNING)
-        self.windows.misses.add(frames.rows(~batch.audit.astype(np.bool_) & fresh & learnable))
-        self.windows.learning.add(frames.rows(audit & (use == AuditUse.LEARNING)))
-        self.windows.tuning.add(frames.rows(audit & (use == AuditUse.TUNING)))
-        certifying = audit & (use == AuditUse.CERTIFICATION) & ~self.used_blocks.known(block)
-        self.windows.certification.add(frames.rows(certifying))
-        return DealtRecord(audit, block, frames.labels)
+        content = content_hashes(batch.inputs)
+        block = blocks(batch, content, self._block_s)
+        nothing = np.zeros(len(batch), np.bool_)
+        return Frames(batch.inputs, batch.logits, block, position, content, batch.timestamp_ms, nothing), fresh
+
+    def _certify(self, frames: Frames, rows: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_]) -> None:
+        """Lets the frames of ``rows`` wait to certify, each picture once; where it is known, its block is repeated."""
+        window = self.windows.certification
+        window.mark_repeated(frames.block[rows & known])
+        frames = frames.rows(rows)
+        first = np.zeros(len(frames), np.bool_)
+        first[np.unique(frames.content, return_index=True)[1]] = True
+        spoilt = np.concatenate((frames.block[known[rows]], window.column("block")[window.column("repeated")]))
+        frames = replace(frames, repeated=np.isin(frames.block, spoilt))
+        window.add(frames.rows(first & ~np.isin(frames.content, window.column("content"))))
+
+    def _keep(
+        self, window: FrameBuffer, frames: Frames, rows: npt.NDArray[np.bool_], keyed: npt.NDArray[np.bool_]
+    ) -> None:
+        """Keeps the frames of ``rows`` to learn from, or to tune on: their pictures are known from then on."""
+        waits = rows & np.isin(frames.content, self.windows.certification.column("content"))
+        # Heads will know near-copies of it, of its key's block, though it is left out itself.
+        self.windows.mark_known(frames.content[waits & keyed])
+        kept = frames.rows(rows & ~waits)
+        self.known.new(kept.content)
+        window.add(kept)
 
     def use_up(self) -> Frames:
-        """All frames that wait to certify. Neither they nor their blocks certify again; heads may learn from them.
+        """All frames that wait to certify. Neither they nor their blocks certify again: half tune, half teach.
 
-        Raises :class:`LeakError` where heads have learnt from one of them, or were tuned on it: it must not certify.
+        Raises :class:`LeakError` where heads have learnt from one of them that is not :attr:`~Frames.repeated`, or were
+        tuned on it: it must not certify.
         """
+        self.windows.mark_kept_pictures()
         frames = self.windows.certification.frames()
         if frames is None:
             raise ValueError("no frame waits to certify")
         self.windows.check_apart()
         self.windows.certification.clear()
         self.used_blocks.new(np.unique(frames.block))
-        self.windows.learning.add(frames)
+        self.known.new(frames.content)
+        freed = replace(frames, repeated=np.zeros(len(frames), np.bool_))
+        tunes = tunes_afterwards(frames.block) & ~frames.repeated
+        self.windows.tuning.add(freed.rows(tunes))
+        self.windows.learning.add(freed.rows(~tunes))
         return frames
+
+    def begin_lineage(self) -> None:
+        """From now on this memory has another name: it lacks frames that the one of before had used."""
+        self.lineage = _new_lineage()
 
     def tensors(self) -> dict[str, Tensor]:
         """For a checkpoint."""
         tensors = {
             "seen": torch.from_numpy(self.seen.array().view(np.int64)),
+            "seen_audits": torch.from_numpy(self.seen_audits.array().view(np.int64)),
+            "known": torch.from_numpy(self.known.array().view(np.int64)),
             "used_blocks": torch.from_numpy(self.used_blocks.array().view(np.int64)),
+            "lineage": torch.tensor(list(bytes.fromhex(self.lineage)), dtype=torch.uint8),
         }
         for name, window in self.windows.all().items():
             frames = window.frames()
@@ -195,9 +167,37 @@ class AuditIntake:
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """What :meth:`tensors` gave."""
         self.seen.restore(tensors["seen"].numpy().view(np.uint64))
+        # An earlier trainer's checkpoint does not tell audits from others: what it has seen does not count again.
+        self.seen_audits.restore(tensors.get("seen_audits", tensors["seen"]).numpy().view(np.uint64))
         self.used_blocks.restore(tensors["used_blocks"].numpy().view(np.uint64))
+        if "lineage" in tensors:  # an earlier trainer's checkpoint has none
+            self.lineage = bytes(tensors["lineage"].tolist()).hex()
         for name, window in self.windows.all().items():
             if f"window.{name}.inputs" in tensors:
                 frames = Frames.from_tensors(f"window.{name}", tensors)
-                self.windows.bound(frames)
+                if window is self.windows.lessons:
+                    self.windows.make_room_for_lessons(frames)
+                else:
+                    self.windows.bound(frames)
                 window.add(frames)
+        if "known" in tensors:
+            self.known.restore(tensors["known"].numpy().view(np.uint64))
+        else:  # an earlier trainer dealt frames without a key by position: a picture may have had several uses
+            for window in self.windows.all().values():
+                if window is not self.windows.certification:
+                    self.known.new(window.column("content"))
+            waiting = self.windows.certification.column("content")
+            self.windows.mark_known(waiting[self.known.known(waiting)])
+
+
+def _new_lineage() -> str:
+    return uuid4().hex[:16]
+
+
+def _learnable(batch: DistillationBatch, block: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """bool ``[N]``: from which frames heads may learn that are no audits.
+
+    One that shares its block with audits has their use: heads must not learn near-copies of what certifies.
+    """
+    learnable: npt.NDArray[np.bool_] = (batch.key_hash == 0) | (deal(block) == AuditUse.LEARNING)
+    return learnable

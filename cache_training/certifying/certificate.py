@@ -1,5 +1,7 @@
 """May these exits open? Exact binomial tests along a one-dimensional family; the error is split over all attempts.
 
+Here is what one attempt does with its error; :mod:`error_shares` says how much that is.
+
 Learn-then-Test with a fixed sequence (Angelopoulos, Bates, Candès, Jordan, Lei 2021; for early exits Jazbec et al.
 2024): settings are tested from the safest to the boldest at the full level, and testing stops at the first that fails,
 so that no multiplicity correction is needed among them.
@@ -23,9 +25,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
+#: One level for all settings, or one for each.
+Levels = float | npt.NDArray[np.float64]
+
 
 def attempt_error(attempt: int, confidence: float) -> float:
-    """The share of the error that attempt number ``attempt``, from 1, may use: (1 - confidence) / (k (k + 1)).
+    """The share of the error that is attempt number ``attempt``'s own, from 1: (1 - confidence) / (k (k + 1)).
 
     Over all attempts these shares sum to 1 - confidence. Raises ``ValueError`` below 1.
 
@@ -52,15 +57,14 @@ class Errors:
     """0 where there is only one budget."""
 
     @classmethod
-    def of(cls, attempt: int, confidence: float, two_budgets: bool) -> Self:
-        """For one budget or two; the parts sum to :func:`attempt_error`.
+    def of(cls, error: float, two_budgets: bool) -> Self:
+        """For one budget or two; the parts sum to the attempt's ``error``.
 
-        >>> Errors.of(1, 0.95, two_budgets=False).normal == attempt_error(1, 0.95)
-        True
-        >>> Errors.of(1, 0.5, two_budgets=True)
+        >>> Errors.of(0.025, two_budgets=False)
+        Errors(normal=0.025, overload=0.0)
+        >>> Errors.of(0.25, two_budgets=True)
         Errors(normal=0.225, overload=0.025)
         """
-        error = attempt_error(attempt, confidence)
         overload = OVERLOAD_SHARE * error if two_budgets else 0.0
         return cls(error - overload, overload)
 
@@ -137,9 +141,10 @@ class ClassCap:
         disagreements = np.bincount(flat, minlength=len(wrong) * self.groups).reshape(len(wrong), self.groups)
         return disagreements, np.bincount(self.group, minlength=self.groups)
 
-    def passes(self, wrong: npt.NDArray[np.bool_], error: float) -> npt.NDArray[np.bool_]:
+    def passes(self, wrong: npt.NDArray[np.bool_], error: Levels) -> npt.NDArray[np.bool_]:
         """bool ``[settings]``: whether every group's own test passes."""
         disagreements, frames = self.counts(wrong)
+        error = np.reshape(error, (-1, 1))
         passed: npt.NDArray[np.bool_] = np.all(p_values(disagreements, frames, self.budget) <= error, axis=1)
         return passed
 
@@ -161,11 +166,18 @@ class Verdict:
     upper_bound: float
 
 
-def certify(wrong: npt.NDArray[np.bool_], budget: float, error: float, cap: ClassCap | None = None) -> Verdict | None:
+def certify(
+    wrong: npt.NDArray[np.bool_],
+    budget: float,
+    error: Levels,
+    cap: ClassCap | None = None,
+    whole: npt.NDArray[np.bool_] | None = None,
+) -> Verdict | None:
     """Tests settings in order; ``wrong`` bool ``[settings, frames]``: whether a setting's exits disagree on a frame.
 
     Returns the last setting before the first failure, None where the first setting fails. The frames must be a fair
-    sample on which neither the exits nor the sequence were chosen.
+    sample on which neither the exits, nor the sequence, nor the levels were chosen. A setting must also pass the same
+    test on ``whole``, ``[settings, more frames]``, where that is given: like a cap on classes, that splits no error.
 
     >>> flawless = np.zeros((1, 299), np.bool_)
     >>> certify(flawless, 0.01, 0.05) is not None, certify(flawless[:, 1:], 0.01, 0.05) is not None
@@ -174,12 +186,20 @@ def certify(wrong: npt.NDArray[np.bool_], budget: float, error: float, cap: Clas
     passes = p_values(wrong.sum(1), wrong.shape[1], budget) <= error
     if cap is not None:
         passes &= cap.passes(wrong, error)
+    if whole is not None:
+        passes &= p_values(whole.sum(1), whole.shape[1], budget) <= error
     passed = len(passes) if passes.all() else int(passes.argmin())
-    return verdict_of(passed - 1, wrong[passed - 1], budget, error) if passed else None
+    last = passed - 1
+    return verdict_of(last, wrong[last], budget, level_of(error, last)) if passed else None
 
 
 def certify_bolder(
-    wrong: npt.NDArray[np.bool_], after: Verdict, budget: float, error: float, cap: ClassCap | None = None
+    wrong: npt.NDArray[np.bool_],
+    after: Verdict,
+    budget: float,
+    error: Levels,
+    cap: ClassCap | None = None,
+    whole: npt.NDArray[np.bool_] | None = None,
 ) -> Verdict | None:
     """Continues for a larger ``budget`` ``after`` the boldest setting that :func:`certify` passed for a smaller one.
 
@@ -197,8 +217,15 @@ def certify_bolder(
     (1, 2)
     """
     start = after.index + 1
-    verdict = certify(wrong[start:], budget, error, cap) if start < len(wrong) else None
+    levels = np.broadcast_to(error, len(wrong))[start:]
+    rest = None if whole is None else whole[start:]
+    verdict = certify(wrong[start:], budget, levels, cap, rest) if start < len(wrong) else None
     return replace(verdict, index=verdict.index + start) if verdict else None
+
+
+def level_of(error: Levels, index: int) -> float:
+    """The level of one setting."""
+    return float(np.asarray(error).flat[index if np.ndim(error) else 0])
 
 
 def verdict_of(index: int, wrong: npt.NDArray[np.bool_], budget: float, error: float) -> Verdict:

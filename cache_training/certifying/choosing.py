@@ -2,30 +2,35 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from layercache.cache_training.learning.batch_times import BatchTimes
-from layercache.cache_training.learning.candidates import Candidate, Costs
+from layercache.cache_training.certifying.threshold_family import (
+    Floats,
+    Leaving,
+    Spending,
+    ThresholdFamily,
+    with_one_doubt,
+    with_own_doubts,
+)
+from layercache.cache_training.learning.candidates import ExitCandidate
+from layercache.cache_training.learning.routes import Route
 
-#: The family of settings, from the safest to the boldest: a frame may leave where its calibrated doubt, 1 - score, is
-#: at most this. All exits share one number: in the best split of a budget each exit stops at the same marginal risk.
-DOUBTS = np.geomspace(2e-4, 0.4, 60)
 _TEMPERATURES = np.geomspace(0.25, 8, 41)
-#: The calibrated doubt counts as much as this many tuning frames; it is added to the observed errors.
-_PRIOR_FRAMES = 200
-
-Floats = npt.NDArray[np.float64]
+#: So many subsets of exits, the best with one doubt for all, get thresholds of their own: hardly any other ends as the
+#: best, and each costs a few times as much as judging a subset by one doubt.
+_REFINED = 3
 
 
 @dataclass(frozen=True)
 class ScoredCandidate:
     """A candidate's calibrated answers to N tuning audits."""
 
-    candidate: Candidate
+    candidate: ExitCandidate
     temperature: float
     scores: npt.NDArray[np.float32]
     """``[N]``"""
@@ -34,120 +39,112 @@ class ScoredCandidate:
 
 
 @dataclass(frozen=True)
+class Option:
+    """The candidates on one route; all were scored on the same tuning audits."""
+
+    route: Route
+    scored: Sequence[ScoredCandidate]
+
+
+@dataclass(frozen=True)
 class ExitChoice:
-    """The exits that an attempt is made with."""
+    """The exits that an attempt is made with, and the settings that it tests; all of it is fixed on tuning audits."""
 
+    route: Route
     exits: tuple[ScoredCandidate, ...]
-    time_saved: float
-    """Expected at the best setting whose estimated risk fits the budget; a share of the plain model's time."""
-    doubt: float
-    """That setting."""
+    family: ThresholdFamily
+    """The settings to test; these very thresholds are served."""
+    target: int
+    """The planned target, of the family's settings: what should save the most at the risk that :func:`choose` got."""
+
+    @property
+    def time_saved(self) -> float:
+        """Expected at the planned target; a share of the plain model's time."""
+        return self.family.time_saved(self.target)
+
+    def time_saved_within(self, risk: float) -> float:
+        """The same at another estimated risk, by the same family; minus infinity where no setting has so little."""
+        return self.family.time_saved(self.family.target(risk))
 
 
-def calibrate(candidate: Candidate, logits: Floats, labels: npt.NDArray[np.int64]) -> ScoredCandidate:
+def calibrate(candidate: ExitCandidate, logits: Floats, labels: npt.NDArray[np.int64]) -> ScoredCandidate:
     """Scores at the temperature with the least cross-entropy to the full model's labels."""
     best = min(_TEMPERATURES, key=lambda temperature: _cross_entropy(logits / temperature, labels))
     chances = _softmax(logits / best)
     return ScoredCandidate(candidate, float(best), chances.max(1).astype(np.float32), chances.argmax(1) != labels)
 
 
-def choose(
-    scored: Sequence[ScoredCandidate], cut_costs: dict[str, Costs], risk: float, times: BatchTimes | None = None
-) -> ExitChoice | None:
-    """The subset of exits, one head a cut, that saves the most time at an estimated risk of at most ``risk``.
+def choose(option: Option, risk: float) -> ExitChoice | None:
+    """The subset of exits, one at a cut, that saves the most time at an estimated risk of at most ``risk``.
 
-    Time is a shrinking micro-batch's, by ``times``; without it, each piece costs every frame that passes it the same.
-    All of ``scored`` must be on the same tuning audits.
+    On a compiled path it has all of the path's exits. Subsets are first compared with one doubt for all their exits,
+    then the best few with thresholds of their own.
     """
-    judged = [(*_saving((leaving,), cut_costs, risk, times), leaving) for leaving in map(_Leaving.of, scored)]
-    options: list[_Leaving] = []
-    best: ExitChoice | None = None
-    for cut in cut_costs:
-        here = [one for one in judged if one[2].scored.candidate.cut == cut]
-        if here:
-            time_saved, doubt, leaving = max(here, key=lambda one: one[0])
-            options.append(leaving)
-            if time_saved > (best.time_saved if best else 0.0):
-                best = ExitChoice((leaving.scored,), time_saved, doubt)
-    for size in range(2, len(options) + 1):
-        for subset in combinations(options, size):
-            time_saved, doubt = _saving(subset, cut_costs, risk, times)
-            if time_saved > (best.time_saved if best else 0.0):
-                best = ExitChoice(tuple(leaving.scored for leaving in subset), time_saved, doubt)
-    return best
+    route = option.route
+    known = [_Known(one, Leaving.of(one.scores, one.wrong)) for one in option.scored]
+    by_cut = [[one for one in known if one.scored.candidate.cut == cut] for cut in route.reach]
+    options = [max(here, key=lambda one: _together((one,), route, risk).saved) for here in by_cut if here]
+    sizes = range(1, len(options) + 1) if route.path is None else [len(options)]
+    subsets = [subset for size in sizes for subset in combinations(options, size)]
+    # A sort is stable: of equally good subsets those of few exits stay first.
+    plans = sorted((_together(subset, route, risk) for subset in subsets), key=lambda plan: -plan.saved)
+    several = [plan.exits for plan in plans if len(plan.exits) > 1]
+    plans += [_apart(exits, route, risk) for exits in several[:_REFINED]]
+    best = max(plans, key=lambda plan: plan.saved, default=None)
+    if best is None or best.saved <= 0:
+        return None
+    exits = tuple(one.scored for one in best.exits)
+    return ExitChoice(route, exits, best.family, best.family.target(risk))
 
 
-def time_saved_alone(
-    scored: Sequence[ScoredCandidate], cut_costs: dict[str, Costs], risk: float, times: BatchTimes | None = None
-) -> dict[str, float]:
+def choose_among(options: Sequence[Option], risk: float) -> ExitChoice | None:
+    """The best choice of any route."""
+    choices = filter(None, (choose(option, risk) for option in options))
+    return max(choices, key=lambda choice: choice.time_saved, default=None)
+
+
+def time_saved_alone(option: Option, risk: float) -> dict[str, float]:
     """By candidate's name: the time saved with it as the only exit, at an estimated risk of at most ``risk``."""
-    alone = map(_Leaving.of, scored)
-    return {one.scored.candidate.name: _saving((one,), cut_costs, risk, times)[0] for one in alone}
-
-
-def shares(exits: npt.NDArray[np.int32], cut_costs: Sequence[float], head_costs: Sequence[float]) -> float:
-    """Mean cost per frame, 1 being the plain model: ``exits[i]`` is where frame i left (-1: nowhere)."""
-    passed = np.cumsum(head_costs)
-    costs = np.append(np.asarray(cut_costs) + passed, 1 + (passed[-1] if len(passed) else 0))
-    return float(costs[exits].mean())
+    known = [_Known(one, Leaving.of(one.scores, one.wrong)) for one in option.scored]
+    return {one.scored.candidate.name: max(0.0, _together((one,), option.route, risk).saved) for one in known}
 
 
 @dataclass(frozen=True)
-class _Leaving:
-    """For one exit alone: from which setting on each of N tuning frames leaves there, and at what risk."""
+class _Known:
+    """A candidate, and what it would do alone."""
 
     scored: ScoredCandidate
-    opens: npt.NDArray[np.intp]
-    """``[N]``: the first setting of :data:`DOUBTS` at which the frame may leave; ``len(DOUBTS)``: it never may."""
-    risk: Floats
-    """``[N]``: 1 for a wrong answer, plus a share of the frame's doubt."""
+    leaving: Leaving
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A subset of exits with one family of thresholds."""
+
+    exits: tuple[_Known, ...]
+    family: ThresholdFamily
+    saved: float
+    """Time saved at the family's target; minus infinity where it has none."""
 
     @classmethod
-    def of(cls, scored: ScoredCandidate) -> Self:
-        """For one candidate."""
-        # Both are float32, as in :func:`layercache.early_exit.policy.cascade`; both are negated, since thresholds fall
-        # as doubts rise.
-        opens = np.searchsorted((DOUBTS - 1).astype(np.float32), -scored.scores)
-        doubts = (1 - scored.scores).astype(np.float64)
-        return cls(scored, opens, scored.wrong + _PRIOR_FRAMES / len(doubts) * doubts)
+    def of(cls, exits: tuple[_Known, ...], family: ThresholdFamily, risk: float) -> Self:
+        """At an estimated risk of at most ``risk``."""
+        return cls(exits, family, family.time_saved(family.target(risk)))
 
 
-def _saving(
-    subset: Sequence[_Leaving], cut_costs: dict[str, Costs], risk: float, times: BatchTimes | None
-) -> tuple[float, float]:
-    """Time saved and doubt of the best setting, up to the boldest that fits ``risk``; (0, 0) where none fits."""
-    frames = len(subset[0].opens)
-    left, risks = np.empty((len(DOUBTS), len(subset) + 1)), np.zeros(len(DOUBTS))
-    taken = np.full(frames, len(DOUBTS))  # by an earlier exit, from this setting on
-    for number, one in enumerate(subset):
-        here = one.opens < taken
-        opens, closes = one.opens[here], taken[here]
-        left[:, number] = _by_setting(opens, closes) / frames
-        risks += _by_setting(opens, closes, one.risk[here])
-        taken = np.minimum(taken, one.opens)
-    left[:, -1] = 1 - left[:, :-1].sum(1)
-    fits = np.logical_and.accumulate(risks / (frames + _PRIOR_FRAMES) <= risk)
-    candidates = [one.scored.candidate for one in subset]
-    spent = times.share(candidates, left) if times else left @ _costs_of_leaving(candidates, cut_costs)
-    saved = np.where(fits, 1 - spent, 0.0)
-    best = int(saved.argmax())
-    return (float(saved[best]), float(DOUBTS[best])) if saved[best] > 0 else (0.0, 0.0)
+def _together(exits: tuple[_Known, ...], route: Route, risk: float) -> _Plan:
+    family = with_one_doubt([one.leaving for one in exits], _spending(exits, route))
+    return _Plan.of(exits, family, risk)
 
 
-def _by_setting(
-    opens: npt.NDArray[np.intp], closes: npt.NDArray[np.intp], weights: Floats | None = None
-) -> npt.NDArray[np.float64 | np.intp]:
-    """``[settings]``: how many frames, or how much of ``weights``, lie within [opens, closes) at every setting."""
-    size = len(DOUBTS) + 1
-    changes = np.bincount(opens, weights, size) - np.bincount(closes, weights, size)
-    within: npt.NDArray[np.float64 | np.intp] = changes.cumsum()[:-1]
-    return within
+def _apart(exits: tuple[_Known, ...], route: Route, risk: float) -> _Plan:
+    family = with_own_doubts([one.leaving for one in exits], _spending(exits, route), risk)
+    return _Plan.of(exits, family, risk)
 
 
-def _costs_of_leaving(exits: Sequence[Candidate], cut_costs: dict[str, Costs]) -> Floats:
-    """``[exits + 1]``: time of a frame that leaves at each exit and, last, nowhere."""
-    passed = np.cumsum([one.costs.time for one in exits])
-    return np.append([cut_costs[one.cut].time for one in exits] + passed, 1 + passed[-1])
+def _spending(exits: Sequence[_Known], route: Route) -> Spending:
+    """Time by where frames leave."""
+    return partial(route.time, [one.scored.candidate for one in exits])
 
 
 def _softmax(logits: Floats) -> Floats:

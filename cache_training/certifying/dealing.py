@@ -5,11 +5,11 @@ import enum
 import numpy as np
 import numpy.typing as npt
 
-from layercache.early_exit.policy import mixed, position_hashes
+from layercache.early_exit.policy import mixed
 from layercache.schemas.distillation import DistillationBatch
 
-_SALT = b"layercache-deal-1"
-_NEVER = np.uint64(0x9E3779B97F4A7C15)
+_NEVER, _AFTERWARDS = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
+_WITHOUT_KEY = np.uint64(0x165667B19E3779F9)
 
 
 class AuditUse(enum.IntEnum):
@@ -21,19 +21,22 @@ class AuditUse(enum.IntEnum):
 
 
 #: Certification needs by far the most frames: at a budget of 1 % the size of its window limits how close to the budget
-#: exits may go. Learning needs few: heads also learn from misses, and from frames that have certified.
+#: exits may go. Learning needs few: heads also learn from misses. Frames that have certified are shared out again.
 SHARES = {AuditUse.LEARNING: 0.15, AuditUse.TUNING: 0.12, AuditUse.CERTIFICATION: 0.73}
 
 
-def blocks(batch: DistillationBatch, block_s: float) -> npt.NDArray[np.uint64]:
-    """uint64 ``[N]``: near-copies (frames of one key within ``block_s`` seconds) share a block.
-
-    A frame without a key is a block of its own.
-    """
-    own = position_hashes(batch.header.origin, batch.partition, batch.offset, _SALT)
+def key_blocks(batch: DistillationBatch, block_s: float) -> npt.NDArray[np.uint64]:
+    """uint64 ``[N]``, for frames with a key: near-copies (of one key within ``block_s`` seconds) share a block."""
     slot = (batch.timestamp_ms // max(1, int(block_s * 1000))).astype(np.uint64)
-    shared = mixed(batch.key_hash.astype(np.uint64) ^ mixed(slot + _NEVER))
-    return np.where(batch.key_hash == 0, own, shared)
+    return mixed(batch.key_hash.astype(np.uint64) ^ mixed(slot + _NEVER))
+
+
+def blocks(batch: DistillationBatch, content: npt.NDArray[np.uint64], block_s: float) -> npt.NDArray[np.uint64]:
+    """uint64 ``[N]``: :func:`key_blocks`, and for frames without a key a block for each ``content``.
+
+    A picture that comes again without a key, whenever that is, thus has one use.
+    """
+    return np.where(batch.key_hash == 0, mixed(content ^ _WITHOUT_KEY), key_blocks(batch, block_s))
 
 
 def deal(block: npt.NDArray[np.uint64]) -> npt.NDArray[np.int8]:
@@ -41,6 +44,14 @@ def deal(block: npt.NDArray[np.uint64]) -> npt.NDArray[np.int8]:
     place = mixed(block ^ _NEVER).astype(np.float64) / 2.0**64
     bounds = np.cumsum([SHARES[use] for use in AuditUse])[:-1]
     return np.searchsorted(bounds, place, side="right").astype(np.int8)
+
+
+def tunes_afterwards(block: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """bool ``[N]``: whether a frame that has certified tunes from then on, as every other block does; else it teaches.
+
+    An attempt is then chosen on three times as many frames as those that were dealt to tuning meanwhile.
+    """
+    return mixed(block ^ _AFTERWARDS) < np.uint64(2**63)
 
 
 def one_per_block(block: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:

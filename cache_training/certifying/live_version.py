@@ -7,7 +7,8 @@ from torch import Tensor
 
 from layercache.cache_training.certifying import versions
 from layercache.cache_training.certifying.audit_tally import DisagreementTally
-from layercache.cache_training.certifying.audits import DealtRecord, SeenNumbers
+from layercache.cache_training.certifying.audits import DealtRecord
+from layercache.cache_training.certifying.seen_numbers import SeenNumbers
 from layercache.early_exit.drift import DriftDetector
 from layercache.early_exit.store.head_store import HeadStore, StoreError
 from layercache.schemas.distillation import DistillationBatch

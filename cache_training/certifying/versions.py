@@ -2,23 +2,23 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from hashlib import sha256
 from typing import Literal, Protocol
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
-from layercache.cache_training.certifying.choosing import DOUBTS, ExitChoice, shares
-from layercache.cache_training.learning.batch_times import BatchTimes
+from layercache.cache_training.certifying.choosing import ExitChoice
+from layercache.cache_training.certifying.threshold_family import CLOSED, ThresholdFamily
 from layercache.cache_training.learning.candidates import Costs
-from layercache.early_exit.heads.loading import tensor_names
-from layercache.schemas.manifest import Certificate, Exit, Expected, Manifest, Overload
+from layercache.schemas.manifest import Certificate, Exit, Expected, Manifest, Overload, encoder
 
-#: Audit rate of the first version, and the divisor for each later one: later versions have less to gain.
-_OPENING_AUDIT_RATE, _AUDIT_RATE_STEP = 0.6, 20.0
-#: A threshold that no score reaches: a draft's exits stay closed until a threshold is certified.
-_NOT_YET = 2.0
+#: Audit rate of the first version, and the divisor for each later one: later versions have less to gain. What audits
+#: cost until the next version does not depend on their rate, since that takes a number of them.
+_OPENING_AUDIT_RATE, _AUDIT_RATE_STEP = 0.6, 30.0
 
 
 class ServedModel(Protocol):
@@ -38,35 +38,17 @@ class ServedModel(Protocol):
 
 
 def draft(
-    model: ServedModel,
-    live: Manifest | None,
-    choice: ExitChoice | None,
-    cut_costs: dict[str, Costs],
-    min_audit_rate: float,
-    now: datetime,
+    model: ServedModel, live: Manifest | None, choice: ExitChoice | None, min_audit_rate: float, now: datetime
 ) -> tuple[Manifest, dict[str, Tensor]]:
     """The version that would follow ``live``, without thresholds and certificate yet, and its tensors.
 
     Without a choice: the version that closes every exit because ``live`` has become unsafe.
     """
-    tensors: dict[str, Tensor] = {}
-    exits: list[Exit] = []
-    passed = Costs(0.0, 0.0)
-    for one in choice.exits if choice else ():
-        candidate = one.candidate
-        tensors |= {name: tensor.clone() for name, tensor in tensor_names(candidate.cut, candidate.average).items()}
-        passed = Costs(passed.flops + candidate.costs.flops, passed.time + candidate.costs.time)
-        reach = cut_costs[candidate.cut]
-        exits.append(
-            Exit(
-                cut=candidate.cut,
-                head=candidate.spec,
-                temperature=one.temperature,
-                threshold=_NOT_YET,
-                flops_share=reach.flops + passed.flops,
-                time_share=reach.time + passed.time,
-            )
-        )
+    exits = choice.exits if choice else ()
+    *left, nowhere = choice.route.by_exit([one.candidate for one in exits]) if choice else [Costs(1.0, 1.0)]
+    tensors = dict(choice.route.tensors) if choice else {}
+    for one in exits:
+        tensors |= one.candidate.weights()
     manifest = Manifest(
         version=_name(live, now),
         model=model.fingerprint,
@@ -74,8 +56,20 @@ def draft(
         created=now.isoformat(timespec="seconds"),
         reason=_reason(live, choice),
         predecessor=live.version if live else None,
-        exits=tuple(exits),
-        full_flops_share=1 + passed.flops,
+        exits=tuple(
+            Exit(
+                cut=one.candidate.cut,
+                head=one.candidate.spec,
+                temperature=one.temperature,
+                threshold=CLOSED,  # until a threshold is certified
+                flops_share=costs.flops,
+                time_share=costs.time,
+            )
+            for one, costs in zip(exits, left, strict=True)
+        ),
+        path=choice.route.path if choice else None,
+        full_flops_share=nowhere.flops,
+        full_time_share=nowhere.time,
         audit_rate=_audit_rate(live, choice, min_audit_rate),
         certificate=None,
         expected=None,
@@ -107,42 +101,51 @@ def _audit_rate(live: Manifest | None, choice: ExitChoice | None, least: float) 
     return max(least, live.audit_rate / _AUDIT_RATE_STEP if live and live.exits else _OPENING_AUDIT_RATE)
 
 
-def expected_savings(
-    choice: ExitChoice, exits: npt.NDArray[np.int32], cut_costs: dict[str, Costs], times: BatchTimes | None = None
-) -> Expected:
-    """What the choice saves on a stream whose frames leave at ``exits`` (int32 ``[N]``, -1: nowhere).
-
-    Time is a shrinking micro-batch's, by ``times``; without it, each piece costs every frame that passes it the same.
-    """
-    reach = [cut_costs[one.candidate.cut] for one in choice.exits]
-    heads = [one.candidate.costs for one in choice.exits]
-    spent = shares(exits, [cost.time for cost in reach], [cost.time for cost in heads])
-    if times:
-        left = np.bincount(np.where(exits < 0, len(reach), exits), minlength=len(reach) + 1) / len(exits)
-        spent = float(times.share([one.candidate for one in choice.exits], left))
+def expected_savings(choice: ExitChoice, exits: npt.NDArray[np.int32]) -> Expected:
+    """What the choice saves on a stream whose frames leave at ``exits`` (int32 ``[N]``, -1: nowhere)."""
+    count = len(choice.exits)
+    left = np.bincount(np.where(exits < 0, count, exits), minlength=count + 1) / len(exits)
+    candidates = [one.candidate for one in choice.exits]
     return Expected(
         hit_rate=float((exits >= 0).mean()),
-        flops_saved=1 - shares(exits, [cost.flops for cost in reach], [cost.flops for cost in heads]),
-        time_saved=1 - spent,
+        flops_saved=1 - float(choice.route.flops(candidates, left)),
+        time_saved=1 - float(choice.route.time(candidates, left)),
     )
 
 
-def thresholds(manifest: Manifest, index: int) -> tuple[float, ...]:
-    """Thresholds of setting number ``index`` of the family, for each of the manifest's exits."""
-    return (float(np.float32(1 - DOUBTS[index])),) * len(manifest.exits)
+def thresholds(choice: ExitChoice, index: int) -> tuple[float, ...]:
+    """Of setting number ``index``, one for each exit of the choice: the very float32 numbers that were tested."""
+    return tuple(choice.family.thresholds[index].tolist())
+
+
+def with_thresholds(manifest: Manifest, of_exits: Sequence[float]) -> Manifest:
+    """The draft with a threshold for each of its exits."""
+    exits = zip(manifest.exits, of_exits, strict=True)
+    opened = tuple(msgspec.structs.replace(exit_, threshold=threshold) for exit_, threshold in exits)
+    return msgspec.structs.replace(manifest, exits=opened)
+
+
+def family_hash(manifest: Manifest, tensors: dict[str, Tensor], family: ThresholdFamily) -> str:
+    """SHA-256 of a draft's heads and of the thresholds of every setting: of what an attempt is about to test."""
+    digest = sha256(encoder.encode((manifest.path, manifest.exits)))
+    digest.update(family.thresholds.tobytes())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        # A convolution's weights lie with their channels last, as no file has them.
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def with_certificate(
-    manifest: Manifest, index: int, certificate: Certificate, expectation: Expected, overload: Overload | None = None
+    manifest: Manifest,
+    of_exits: Sequence[float],
+    certificate: Certificate,
+    expectation: Expected,
+    overload: Overload | None = None,
 ) -> Manifest:
-    """The draft as it is published, with its certificates and the thresholds of setting ``index``, which passed."""
-    exits = zip(manifest.exits, thresholds(manifest, index), strict=True)
+    """The draft as it is published, with its certificates and the thresholds that passed, one for each exit."""
     return msgspec.structs.replace(
-        manifest,
-        exits=tuple(msgspec.structs.replace(exit_, threshold=threshold) for exit_, threshold in exits),
-        certificate=certificate,
-        expected=expectation,
-        overload=overload,
+        with_thresholds(manifest, of_exits), certificate=certificate, expected=expectation, overload=overload
     )
 
 

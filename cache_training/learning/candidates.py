@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from layercache.early_exit.cutting.costs import count_flops, measure_ms
 from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.cutting.layouts import Layout
 from layercache.early_exit.heads.families import SkimHead, build_head, fuse
+from layercache.early_exit.heads.loading import tensor_names
 from layercache.schemas.manifest import HeadSpec
 
 _TEMPERATURE = 2.0
@@ -35,6 +37,29 @@ class Costs:
 
     flops: float
     time: float
+
+
+class ExitCandidate(Protocol):
+    """What may become an exit: a head in training, or the model itself in another precision."""
+
+    @property
+    def name(self) -> str:
+        """Unique among candidates."""
+
+    @property
+    def cut(self) -> str:
+        """The exit's name."""
+
+    @property
+    def spec(self) -> HeadSpec | None:
+        """None where there is no head."""
+
+    @property
+    def costs(self) -> Costs:
+        """Of the head alone."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """The head's tensors, as a version stores them."""
 
 
 class Candidate:
@@ -160,6 +185,10 @@ class Candidate:
                 mine.lerp_(theirs, 1 - keep)
             else:
                 mine.copy_(theirs)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The averaged weights, as a version stores them; a copy, since the average goes on."""
+        return {name: tensor.clone() for name, tensor in tensor_names(self.cut, self.average).items()}
 
     def logits(self, maps: Tensor) -> Tensor:
         """``[N, classes]`` by the averaged weights."""

@@ -1,13 +1,19 @@
-"""Frames that the trainer keeps: their inputs, the full model's logits, and their block and position."""
+"""Frames that the trainer keeps: their inputs, the full model's logits, and what tells them and their copies apart."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from hashlib import blake2b
 from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+_SALT = b"layercache-content"
+#: Arrays of :class:`Frames` that a checkpoint holds as int64.
+_HASHES = ("block", "position", "content")
+_DTYPES = dict.fromkeys(_HASHES, np.uint64) | {"timestamp_ms": np.int64, "repeated": np.bool_}
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,12 @@ class Frames:
     """``[N]``, see :func:`layercache.cache_training.certifying.dealing.blocks`"""
     position: npt.NDArray[np.uint64]
     """``[N]``, a hash of topic, partition and offset: the frame's identity"""
+    content: npt.NDArray[np.uint64]
+    """``[N]``, a hash of the picture, see :func:`content_hashes`"""
+    timestamp_ms: npt.NDArray[np.int64]
+    """``[N]``, the record's, in milliseconds since the epoch; negative where nobody knows"""
+    repeated: npt.NDArray[np.bool_]
+    """``[N]``: whether heads may have learnt this picture, or one of its block, before it came as an audit"""
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -45,13 +57,44 @@ class Frames:
         }
 
     @classmethod
+    def apart(
+        cls, inputs: npt.NDArray[np.uint8], logits: npt.NDArray[np.float32], identity: npt.NDArray[np.uint64]
+    ) -> Self:
+        """Frames that are no copies of each other, each told by its ``identity``, ``[N]``; nobody knows their time."""
+        unknown, new = np.full(len(inputs), -1, np.int64), np.zeros(len(inputs), np.bool_)
+        return cls(inputs, logits, identity, identity, identity, unknown, new)
+
+    @classmethod
     def from_tensors(cls, prefix: str, tensors: dict[str, Tensor]) -> Self:
-        """What :meth:`tensors` gave."""
+        """What :meth:`tensors` gave, or an earlier trainer's: frames then had no content and no time."""
         arrays: dict[str, npt.NDArray[Any]] = {}
+        if f"{prefix}.content" not in tensors:
+            tensors = tensors | _missing_before_contents(prefix, tensors)
         for field in fields(cls):
             array = tensors[f"{prefix}.{field.name}"].numpy()
-            arrays[field.name] = array.view(np.uint64) if array.dtype == np.int64 else array
+            arrays[field.name] = array.view(np.uint64) if field.name in _HASHES else array
         return cls(**arrays)
+
+
+def content_hashes(inputs: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """uint64 ``[N]``: the same for the same picture as the model sees it, uint8 ``[N, C, H, W]`` (BLAKE2b, RFC 7693).
+
+    >>> pictures = np.array([[1, 2], [3, 4], [1, 2]], np.uint8).reshape(3, 1, 1, 2)
+    >>> first, second, again = content_hashes(pictures)
+    >>> bool(first == again), bool(first == second)
+    (True, False)
+    """
+    digests = (blake2b(row.tobytes(), digest_size=8, key=_SALT).digest() for row in inputs)
+    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
+
+
+def _missing_before_contents(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    inputs = tensors[f"{prefix}.inputs"]
+    return {
+        f"{prefix}.content": torch.from_numpy(content_hashes(inputs.numpy()).view(np.int64)),
+        f"{prefix}.timestamp_ms": torch.full((len(inputs),), -1, dtype=torch.int64),
+        f"{prefix}.repeated": torch.zeros(len(inputs), dtype=torch.bool),
+    }
 
 
 class FrameBuffer:
@@ -100,11 +143,28 @@ class FrameBuffer:
         new = self.added - added
         return everything.rows(slice(max(0, self._used - new), None)) if everything is not None and new > 0 else None
 
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """One of the frames' arrays of numbers, ``[N]``, in no order; copies no picture. A view: do not write to it."""
+        kept = self._frames
+        return np.empty(0, _DTYPES[name]) if kept is None else getattr(kept, name)[: self._used]
+
+    def mark_repeated(self, blocks: npt.NDArray[np.uint64]) -> None:
+        """Sets :attr:`Frames.repeated` for all frames of these blocks."""
+        if self._used and len(blocks):
+            self.column("repeated")[np.isin(self.column("block"), blocks)] = True
+
     def sample(self, n: int) -> Frames | None:
         """n frames drawn with replacement; None while empty."""
         if self._frames is None or not self._used:
             return None
         return self._frames.rows(self._random.integers(0, self._used, n))
+
+    def limit(self, capacity: int) -> None:
+        """Lowers the capacity; of more frames than that, a random choice stays. For ``random`` only."""
+        if self._frames is not None and self._used > capacity:
+            kept = np.sort(self._random.choice(self._used, capacity, replace=False))
+            self._frames, self._used = self._frames.rows(kept), capacity
+        self.capacity = capacity
 
     def clear(self) -> None:
         """Forgets all frames."""

@@ -4,30 +4,37 @@ import copy
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from layercache.cache_training.learning.batch_times import BatchTimes
 from layercache.cache_training.learning.candidates import TIMING_BATCH, Candidate, Costs
-from layercache.cache_training.learning.kept_frames import FrameBuffer, Frames, concatenate
+from layercache.cache_training.learning.kept_frames import FrameBuffer, Frames
 from layercache.cache_training.learning.proposals import propose_heads
 from layercache.cache_training.learning.ring import FeatureRing
+from layercache.cache_training.learning.routes import Route
 from layercache.cache_training.learning.views import make_views
 from layercache.early_exit.cutting.costs import TimeTable, chain_ms, measure_ms, measure_times
 from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.cutting.layouts import Layout
 from layercache.early_exit.heads.families import fuse
+from layercache.early_exit.runtimes import full_model
 from layercache.schemas.manifest import HeadSpec
 
 _PASS_FRAMES = 64
 _STEP_FRAMES = 128
 _SKIMS_AT_A_TIME = 1
+#: Where a single skim counts, another one takes a step only once in so many.
+_OTHERS_EVERY = 4
 #: Batch sizes that a model's pieces are timed with; together about as many frames as ``TIMING_REPEATS`` large batches.
 _TIMED_BATCHES, _TIMED_REPEATS = (1, 4, 8, TIMING_BATCH), 7
 #: How many steps use a view before new ones are made: fewer cost the teacher more time, more make heads overfit.
 _USES_OF_A_VIEW = 5
-#: Share of learning audits, which are the stream as it is, among taught frames; the rest are misses, its hard frames.
+#: Share of learning audits, which are the stream as it is, among taught frames; the rest are misses and lessons, its
+#: hard frames.
 _AUDIT_SHARE = 0.5
 
 
@@ -41,6 +48,8 @@ class Teacher:
             segment.to(memory_format=torch.channels_last) for segment in traced.segments(self.cuts)
         ]
         self._quick: list[nn.Module] | None = None
+        self.full = full_model(traced.classifier)
+        """The reference's logits, float32 ``[N, classes]``, by what runs it as a whole: without maps."""
 
     def answer(self, inputs: Tensor, quick: bool = False) -> tuple[dict[str, Tensor], Tensor]:
         """Maps by cut and float32 logits ``[N, classes]`` of uint8 ``[N, C, H, W]``.
@@ -54,8 +63,7 @@ class Teacher:
             segments = self._faster_segments()
             dtype = dtype if segments is self._segments else torch.bfloat16
         with torch.inference_mode():
-            x = classifier.preprocessing.normalise(inputs.to(classifier.device), dtype)
-            x = x.contiguous(memory_format=torch.channels_last)
+            x = classifier.inputs(inputs, dtype)
             maps = {}
             for cut, segment in zip(self.cuts, segments[:-1], strict=True):
                 x = maps[cut] = segment(x)
@@ -112,43 +120,57 @@ class Learner:
         self.teacher = Teacher(traced, [cut.name for cut in traced.cuts if cut.name in wanted])
         times = self.teacher.times()
         costs = self.teacher.costs(times)
-        self.cut_costs = {cut: costs[cut] for cut in cuts}
+        #: Milliseconds of the plain model's segments, by the size of the micro-batch.
+        self.plain_times = times
         for candidate in self.candidates:
             candidate.measure(traced.flops, sum(by_batch[TIMING_BATCH] for by_batch in times.values()))
-        heads_times = {f"head {candidate.name}": _head_times(candidate) for candidate in self.candidates}
+        #: The same of each candidate's head, named ``head <name>``.
+        self.head_times = {f"head {candidate.name}": _head_times(candidate) for candidate in self.candidates}
         #: Expected times of the model with each candidate.
-        self.times = BatchTimes(TimeTable(times | heads_times), TIMING_BATCH)
+        self.times = BatchTimes(TimeTable(times | self.head_times), TIMING_BATCH)
+        #: The model's own layers, with candidates at the cuts.
+        self.route = Route({cut: costs[cut] for cut in cuts}, self.times)
         shapes = {cut: traced.cut(cut).shape for cut in cuts}
         hints = {_hint_name(*hint): hint[1] for candidate in self.candidates for hint in candidate.hints}
         classes = len(traced.classifier.classes)
         self.ring = FeatureRing(shapes | hints, classes, 0.6 * ring_mb * 1e6)
         self.tuning = FeatureRing(shapes, classes, 0.4 * ring_mb * 1e6)
         self.views_made = 0
+        #: Frames that this machine's model and the workers' gave labels, and of these those with two different ones.
+        self.compared_passes = 0
         self.disagreeing_passes = 0
+        self.disagreeing_runtimes = 0
         self._generator = torch.Generator().manual_seed(seed)
         self._uses = 0
         self._every_skim_each_step = horizon is not None
-        self._time_saved_alone: Mapping[str, float] = {}
+        self._worth: Mapping[str, float] = {}
+        self._one_counts = False
         self._turn = 0
 
     def keep_for_tuning(self, frames: Frames) -> None:
         """Takes in tuning audits: this teacher's maps, and the logits that the worker sent."""
         for start in range(0, len(frames), _PASS_FRAMES):
             part = frames.rows(slice(start, start + _PASS_FRAMES))
-            maps, logits = self.teacher.answer(torch.from_numpy(part.inputs))
-            # The worker's numerics may differ from ours; the trainer logs how many labels differ.
+            inputs = torch.from_numpy(part.inputs)
+            maps, logits = self.teacher.answer(inputs)
+            # The worker's numerics may differ from ours, and OpenVINO's from those of the layers that heads learn from;
+            # the trainer logs how many labels differ.
+            self.compared_passes += len(part)
             self.disagreeing_passes += int((logits.argmax(1).cpu().numpy() != part.labels).sum())
+            if self.teacher.traced.classifier.reference.runtime != "torch":
+                self.disagreeing_runtimes += int((logits.argmax(1) != self.teacher.full(inputs).argmax(1)).sum())
             self.tuning.add(maps, torch.from_numpy(part.logits))
 
-    def learn(self, audits: FrameBuffer, misses: FrameBuffer) -> bool:
-        """One step for every candidate, after a teacher pass if the views are used up; False without frames."""
+    def learn(self, audits: FrameBuffer, misses: FrameBuffer, lessons: FrameBuffer | None = None) -> bool:
+        """One step for every candidate, after a teacher pass if the views are used up; False without frames.
+
+        The teacher answers every view anew, so that lessons need no answers.
+        """
         if self._uses <= 0:
-            share = _AUDIT_SHARE if len(misses) else 1.0
-            wanted = round(_PASS_FRAMES * share) if len(audits) else 0
-            frames = concatenate((audits.sample(wanted), misses.sample(_PASS_FRAMES - wanted)))
-            if frames is None:
+            inputs = _drawn(audits, (misses,) if lessons is None else (misses, lessons))
+            if inputs is None:
                 return False
-            seen = make_views(torch.from_numpy(frames.inputs), self._generator)
+            seen = make_views(torch.from_numpy(inputs), self._generator)
             self._remember(*self.teacher.answer(seen, quick=True))
             self.views_made += len(seen)
             self._uses += _USES_OF_A_VIEW * len(seen)
@@ -164,23 +186,29 @@ class Learner:
         self._uses -= _STEP_FRAMES
         return True
 
-    def prioritise(self, time_saved: Mapping[str, float]) -> None:
-        """Takes the time that each candidate (by name) would save now; the best skim then learns at every step."""
-        self._time_saved_alone = time_saved
+    def prioritise(self, worth: Mapping[str, float], one_counts: bool = False) -> None:
+        """Takes the time that each candidate (by name) would save now; the best skim then learns at every step.
+
+        ``one_counts``: a compiled end follows, past which a second skim hardly saves more than it costs; then the best
+        one has most of the time.
+        """
+        self._worth, self._one_counts = worth, one_counts
 
     def _candidates_of_this_step(self) -> list[Candidate]:
         """The candidates that take this step: all small heads, and with several skims only two of these.
 
         A step of a skim costs as much as the steps of all small heads. The two are the skim that saves most and, in
-        turn, one of the others.
+        turn, one of the others; where one skim counts, these wait for longer.
         """
         skims = [one for one in self.candidates if one.spec.family == "skim"]
         if self._every_skim_each_step or len(skims) <= _SKIMS_AT_A_TIME:
             return self.candidates
         self._turn += 1
-        skims.sort(key=lambda one: -self._time_saved_alone.get(one.name, 0.0))
+        skims.sort(key=lambda one: -self._worth.get(one.name, 0.0))
         waiting = skims[_SKIMS_AT_A_TIME:]
-        resting = [one for one in waiting if one is not waiting[self._turn % len(waiting)]]
+        every = _OTHERS_EVERY if self._one_counts else 1
+        turn, is_due = self._turn // every, self._turn % every == 0
+        resting = [one for one in waiting if not is_due or one is not waiting[turn % len(waiting)]]
         return [one for one in self.candidates if one not in resting]
 
     def _remember(self, maps: dict[str, Tensor], logits: Tensor) -> None:
@@ -201,6 +229,20 @@ class Learner:
     def tuning_logits(self, candidate: Candidate, rows: Tensor) -> Tensor:
         """``[len(rows), classes]``: a candidate's answers to tuning audits."""
         return torch.cat([candidate.logits(self.tuning.at(candidate.cut, part)) for part in rows.split(256)])
+
+
+def _drawn(audits: FrameBuffer, hard: Sequence[FrameBuffer]) -> npt.NDArray[np.uint8] | None:
+    """uint8 ``[N, C, H, W]``: the pictures for a teacher's pass; None where there are none.
+
+    The ``hard`` ones come from each buffer in proportion to how many it holds.
+    """
+    in_all = sum(len(buffer) for buffer in hard)
+    wanted = round(_PASS_FRAMES * (_AUDIT_SHARE if in_all else 1.0)) if len(audits) else 0
+    bounds = np.cumsum([0, *(len(buffer) for buffer in hard)]) * (_PASS_FRAMES - wanted) / max(1, in_all)
+    drawn = [audits.sample(wanted)]
+    drawn += [buffer.sample(n) for buffer, n in zip(hard, np.diff(bounds.round()).astype(int).tolist(), strict=True)]
+    inputs = [frames.inputs for frames in drawn if frames is not None and len(frames)]
+    return np.concatenate(inputs) if inputs else None
 
 
 def _head_times(candidate: Candidate) -> dict[int, float]:

@@ -45,6 +45,10 @@ class FeatureRing:
         """n rows at random, with replacement."""
         return torch.randint(0, len(self), (n,), generator=generator)
 
+    def latest(self, n: int) -> Tensor:
+        """Rows of the n that were added last, oldest first."""
+        return (self.added - n + torch.arange(n)) % self.capacity
+
     def clear(self) -> None:
         """Forgets everything."""
         self.added = 0

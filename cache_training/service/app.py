@@ -19,13 +19,16 @@ from layercache.cache_training.service.credentials import credentials
 from layercache.cache_training.service.state import Checkpoints
 from layercache.cache_training.service.thread import ReceivedRecord, TrainingThread
 from layercache.cache_training.trainer import OnlineTrainer
+from layercache.early_exit.compiled.allowed import allowed_precisions
 from layercache.early_exit.cutting import cuts
 from layercache.early_exit.cutting.cuts import CutError
 from layercache.early_exit.memory import keep_freed_memory
 from layercache.early_exit.model import loading
-from layercache.early_exit.model.loading import ModelError
+from layercache.early_exit.model.loading import Classifier, ModelError
+from layercache.early_exit.runtimes import with_reference
 from layercache.early_exit.store.head_store import StoreError, model_folder, open_store
 from layercache.schemas.distillation import DistillationBatch, DistillationError, decode
+from layercache.schemas.manifest import PathPrecision
 from layercache.schemas.settings import Settings
 from layercache.stream.kafka.clients import KafkaUnusable, Troubles, consumer_config
 from layercache.stream.kafka.reach import connect, wait_for_topics
@@ -47,7 +50,8 @@ def run(settings: Settings) -> int:
     try:
         _check_kafka(settings)
         torch.set_num_threads(settings.trainer.torch_threads)
-        classifier = loading.load(settings.model)
+        classifier = with_reference(loading.load(settings.model))
+        log.info("%s", classifier.reference.described)
         traced = cuts.trace(classifier, settings.trainer.max_cuts)
         store = open_store(settings.store, classifier.name, classifier.fingerprint)
         store.check_writable()
@@ -59,6 +63,7 @@ def run(settings: Settings) -> int:
             settings.promise,
             settings.trainer,
             make_durable=lambda: thread[0].checkpoint(),  # noqa: PLW0108  # made later
+            precisions=_precisions(classifier),
         )
         saved = checkpoints.load()
         if saved is not None:
@@ -69,6 +74,15 @@ def run(settings: Settings) -> int:
         return 1
     thread.append(TrainingThread(trainer, checkpoints, settings.trainer.checkpoint_s, settings.trainer.torch_threads))
     return _serve(settings, thread[0])
+
+
+def _precisions(classifier: Classifier) -> tuple[PathPrecision, ...]:
+    """In what the model may be compiled as an exit."""
+    allowed = allowed_precisions(classifier)
+    if allowed.reason:
+        may = " and ".join(allowed.precisions) or "no other precision"
+        log.info("the model may be an exit in %s: %s", may, allowed.reason)
+    return allowed.precisions
 
 
 def _check_kafka(settings: Settings) -> None:

@@ -37,9 +37,14 @@ class TrainerMetrics:
             registry=registry,
         )
         self._audits = Gauge("layercache_trainer_audits", "Audits taken in, earlier runs' included.", registry=registry)
+        self._repeated = Gauge(
+            "layercache_trainer_repeated_audits",
+            "Audits of pictures that had come before: what heads may have learnt of them certifies nothing.",
+            registry=registry,
+        )
         self._window = Gauge(
             "layercache_trainer_window_frames",
-            "Frames kept, by use: tuning, certification, misses to learn from.",
+            "Frames kept, by use: tuning, certification, misses and lessons to learn from.",
             ["use"],
             registry=registry,
         )
@@ -85,8 +90,9 @@ class TrainerMetrics:
     def show(self, at: Progress, live: Manifest | None) -> None:
         """Where the trainer stands, and which version it takes to be the latest."""
         self._audits.set(at.audits)
-        for use, frames in (("tuning", at.tuning), ("certification", at.certification), ("misses", at.misses)):
-            self._window.labels(use).set(frames)
+        self._repeated.set(at.repeated)
+        for use in ("tuning", "certification", "misses", "lessons"):
+            self._window.labels(use).set(getattr(at, use))
         self._views.set(at.views)
         self._attempts.set(at.attempts)
         self._disagreeing.set(at.disagreeing_passes)

@@ -168,12 +168,17 @@ class TrainingThread(threading.Thread):
             at = self._trainer.progress()
             self.metrics.show(at, self._trainer.live)
             log.info(
-                "%d audits (%d for tuning, %d wait for certification), %d misses, %d views, %d attempts, "
-                "live %s saves %.0f %% of time; %s",
-                at.audits, at.tuning, at.certification, at.misses, at.views, at.attempts, at.version,
-                100 * at.expected_time_saved,
+                "%d audits (%d for tuning, %d wait for certification, %d of pictures that came before), %d misses, "
+                "%d lessons, %d views, %d attempts, live %s saves %.0f %% of time; %s",
+                at.audits, at.tuning, at.certification, at.repeated, at.misses, at.lessons, at.views, at.attempts,
+                at.version, 100 * at.expected_time_saved,
                 _agreement(at.disagreeing_passes),
             )  # fmt: skip
+            if self._trainer.learner.disagreeing_runtimes:
+                log.warning(
+                    "OpenVINO and PyTorch differ on %d labels of tuning frames; model.runtime = torch keeps to PyTorch",
+                    self._trainer.learner.disagreeing_runtimes,
+                )
             if at.worst_classes:
                 log.info("audits of the live version disagree most with the full model's %s", _worst(at))
 

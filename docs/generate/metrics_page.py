@@ -28,7 +28,10 @@ _TAIL = """## Shares and rates that are worth a panel
 | | PromQL |
 |---|---|
 | hit rate | `1 - sum(rate(layercache_frames_total{exit="full"}[5m])) / sum(rate(layercache_frames_total[5m]))` |
-| FLOPs saved | `1 - sum(rate(layercache_flops_total[5m])) / sum(rate(layercache_frames_total[5m]))` |
+| time saved, by the trainer's clock | `1 - sum(rate(layercache_model_time_total[5m])) \
+/ sum(rate(layercache_frames_total[5m]))` |
+| FLOPs saved; below 0 where more were spent, as by the model in int8 | `1 - sum(rate(layercache_flops_total[5m])) \
+/ sum(rate(layercache_frames_total[5m]))` |
 | audited disagreement | `sum(increase(layercache_class_disagreements_total[1d])) \
 / sum(increase(layercache_class_audits_total[1d]))` |
 | dead letters a second, by reason | `sum by (reason) (rate(layercache_dead_letters_total[5m]))` |

@@ -112,7 +112,7 @@ def measure_ms(module: nn.Module, example: Tensor, repeats: int = 20) -> float:
     return chain_ms([module], example, repeats)[0]
 
 
-def chain_ms(modules: Sequence[nn.Module], example: Tensor, repeats: int = 20) -> list[float]:
+def chain_ms(modules: Sequence[Callable[[Tensor], Tensor]], example: Tensor, repeats: int = 20) -> list[float]:
     """Milliseconds of each of several modules that feed one another: the fastest of ``repeats``, after a warm-up.
 
     Measured by :func:`fair_clock`; ``example`` is the first module's input.
@@ -209,7 +209,7 @@ class _RunHeadOnPassing(nn.Module):
 
 
 def measure_times(
-    segments: Mapping[str, nn.Module],
+    segments: Mapping[str, Callable[[Tensor], Tensor]],
     heads: Mapping[str, nn.Module],
     example: Callable[[int], Tensor],
     batches: Sequence[int] = (1, 2, 4, 8, 16, 32, 64),
@@ -228,7 +228,7 @@ def measure_times(
     >>> {piece: list(by_batch) for piece, by_batch in times.items()}
     {'to layer2': [1, 2], 'head layer2': [1, 2], 'to the end': [1, 2]}
     """
-    pieces: dict[str, nn.Module] = {}
+    pieces: dict[str, Callable[[Tensor], Tensor]] = {}
     for name, segment in segments.items():
         pieces[name] = segment
         cut = name.removeprefix("to ")

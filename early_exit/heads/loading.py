@@ -1,39 +1,30 @@
 """Builds a version of heads for serving from a manifest and its tensors, and refuses one that does not fit."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import isfinite
 
 import torch
 from torch import Tensor, nn
 
 from layercache.early_exit.cutting.cuts import TracedModel
+from layercache.early_exit.heads.cache_heads import CacheHeads
+from layercache.early_exit.heads.compiled_heads import load_path
 from layercache.early_exit.heads.families import HeadsError, build_head, fuse
-from layercache.schemas.manifest import Exit, Manifest
+from layercache.schemas.manifest import Exit, HeadSpec, Manifest
 
 #: The most hidden values or channels of a head, and the most convolutions of a branch.
 _WIDEST, _DEEPEST = 65_536, 32
 
 
-@dataclass(frozen=True)
-class CacheHeads:
-    """A version of heads, ready to serve: one module in eval mode for each of the manifest's exits."""
-
-    manifest: Manifest
-    modules: tuple[nn.Module, ...]
-
-
-def _check_answers(head: nn.Module, exit_: Exit, version: str) -> None:
+def _check_answers(head: nn.Module, exit_: Exit, spec: HeadSpec, version: str) -> None:
     """Runs a head once: a skim's path comes from a file, and layers that do not fit must not meet a frame."""
     try:
         with torch.inference_mode():
-            shape = tuple(head(torch.zeros(2, *exit_.head.features)).shape)
+            shape = tuple(head(torch.zeros(2, *spec.features)).shape)
     except Exception as error:  # layers complain in many ways
         raise HeadsError(f"heads {version}: the head at {exit_.cut!r} does not run: {error}") from error
-    if shape != (2, exit_.head.classes):
-        raise HeadsError(
-            f"heads {version}: the head at {exit_.cut!r} returns {shape[1:]}, not {exit_.head.classes} logits"
-        )
+    if shape != (2, spec.classes):
+        raise HeadsError(f"heads {version}: the head at {exit_.cut!r} returns {shape[1:]}, not {spec.classes} logits")
 
 
 def tensor_names(cut: str, head: nn.Module) -> dict[str, Tensor]:
@@ -45,13 +36,12 @@ def tensor_names(cut: str, head: nn.Module) -> dict[str, Tensor]:
     return {f"{cut}.{name}": value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
 
 
-def _loaded(exit_: Exit, tensors: Mapping[str, Tensor], traced: TracedModel, version: str) -> nn.Module:
+def _loaded(exit_: Exit, spec: HeadSpec, tensors: Mapping[str, Tensor], traced: TracedModel, version: str) -> nn.Module:
     """The exit's head with its tensors; each must be there, finite, and of the right shape and dtype.
 
     Sizes come from a file: they are compared before memory is taken for a head of that size.
     """
     where = f"heads {version}: the head at {exit_.cut!r}"
-    spec = exit_.head
     if not (0 <= spec.hidden <= _WIDEST and 0 <= spec.width <= _WIDEST and 0 <= spec.depth <= _DEEPEST):
         raise HeadsError(f"{where} says it is of {spec.hidden} hidden values, {spec.width} wide, {spec.depth} deep")
     try:
@@ -79,7 +69,7 @@ def _loaded(exit_: Exit, tensors: Mapping[str, Tensor], traced: TracedModel, ver
 
 
 def load_heads(manifest: Manifest, tensors: Mapping[str, Tensor], traced: TracedModel) -> CacheHeads:
-    """Builds the heads of a version for the traced model.
+    """Builds the heads of a version for the traced model; a compiled path is compiled for this machine.
 
     Raises :class:`HeadsError` if they belong to another model or name an unknown cut, or if a tensor is missing, has
     another shape or dtype, is not finite, or belongs to no exit.
@@ -103,9 +93,16 @@ def load_heads(manifest: Manifest, tensors: Mapping[str, Tensor], traced: Traced
     overload = manifest.overload.thresholds if manifest.overload else None
     if overload is not None and (len(overload) != len(manifest.exits) or not all(map(isfinite, overload))):
         raise HeadsError(f"heads {manifest.version}: thresholds for overload {overload} do not fit the exits")
+    for exit_ in manifest.exits:
+        if not exit_.temperature > 0 or not isfinite(exit_.temperature) or not isfinite(exit_.threshold):
+            raise HeadsError(f"heads {manifest.version}: temperature and threshold at {exit_.cut!r} make no sense")
+    if manifest.path is not None:
+        return load_path(manifest, manifest.path, tensors, traced)
     modules = []
     used: set[str] = set()
     for exit_ in manifest.exits:
+        if exit_.head is None:
+            raise HeadsError(f"heads {manifest.version}: the exit {exit_.cut!r} has no head, and the path no graphs")
         if exit_.cut not in shapes:
             raise HeadsError(f"heads {manifest.version} exit at {exit_.cut!r}, which is no cut of this model")
         if tuple(exit_.head.features) != shapes[exit_.cut]:
@@ -118,12 +115,10 @@ def load_heads(manifest: Manifest, tensors: Mapping[str, Tensor], traced: Traced
                 f"heads {manifest.version}: the head at {exit_.cut!r} names {exit_.head.classes} classes, "
                 f"the model {len(traced.classifier.classes)}"
             )
-        if not exit_.temperature > 0 or not isfinite(exit_.temperature) or not isfinite(exit_.threshold):
-            raise HeadsError(f"heads {manifest.version}: temperature and threshold at {exit_.cut!r} make no sense")
-        head = _loaded(exit_, tensors, traced, manifest.version)
+        head = _loaded(exit_, exit_.head, tensors, traced, manifest.version)
         used |= tensor_names(exit_.cut, head).keys()
         head = fuse(head.eval().requires_grad_(False))
-        _check_answers(head, exit_, manifest.version)
+        _check_answers(head, exit_, exit_.head, manifest.version)
         modules.append(head)
     unused = sorted(tensors.keys() - used)
     if unused and manifest.exits:  # a version with closed exits may have heads, but no exits to build them for

@@ -3,7 +3,7 @@
 import copy
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +14,10 @@ from layercache.early_exit.model import metadata, python_files, timm_models, tor
 from layercache.early_exit.model.fingerprint import fingerprint
 from layercache.early_exit.model.metadata import MetadataError
 from layercache.early_exit.model.preprocessing import Preprocessing
+from layercache.early_exit.model.reference import UNDECIDED, Reference
 from layercache.early_exit.model.weights import ModelError, load_weights
 from layercache.schemas import settings as settings_schema
+from layercache.schemas.settings import Precision, Runtime
 
 __all__ = ["Classifier", "ModelError", "PickLogits", "load", "load_weights", "of_module"]
 
@@ -28,6 +30,9 @@ class Classifier:
 
     It is in eval mode on ``device`` in ``dtype``, and none of its parameters requires a gradient. ``fingerprint`` (hex)
     identifies architecture, float32 weights and preprocessing, on any device in any dtype; class names do not count.
+
+    ``runtime`` and ``precision`` are what the settings allow. ``reference`` is what runs the model as a whole, once
+    :func:`layercache.early_exit.runtimes.with_reference` has chosen it; before that, PyTorch does.
     """
 
     module: nn.Module
@@ -37,6 +42,9 @@ class Classifier:
     fingerprint: str
     device: torch.device
     dtype: torch.dtype
+    runtime: Runtime = "auto"
+    precision: Precision = "auto"
+    reference: Reference = UNDECIDED
 
     def example(self, frames: int = 1) -> Tensor:
         """Random frames as the module takes them, always the same: ``[frames, channels, height, width]``.
@@ -47,6 +55,15 @@ class Classifier:
         shape = (frames, self.preprocessing.channels, *self.preprocessing.size)
         pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         return self.preprocessing.normalise(pixels.to(self.device), self.dtype)
+
+    def inputs(self, pictures: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Pictures, uint8 ``[N, C, h, w]``, as the module takes them, channels last; in another ``dtype`` if wanted.
+
+        >>> traced.classifier.inputs(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).dtype
+        torch.float32
+        """
+        inputs = self.preprocessing.normalise(pictures.to(self.device), dtype or self.dtype)
+        return inputs.contiguous(memory_format=torch.channels_last)
 
 
 class PickLogits(nn.Module):
@@ -99,7 +116,9 @@ def load(settings: settings_schema.Model) -> Classifier:
             f"no preprocessing known for {settings.spec}: write a TOML file"
             f"{_where_metadata_goes(settings)}, or name one with --metadata, with\n{metadata.EXAMPLE}"
         )
-    return _ready(module, known.preprocessing, known.classes, known.name or settings.spec, settings.spec, device, dtype)
+    name = known.name or settings.spec
+    classifier = _ready(module, known.preprocessing, known.classes, name, settings.spec, device, dtype)
+    return replace(classifier, runtime=settings.runtime, precision=settings.precision)
 
 
 def of_module(
@@ -110,6 +129,8 @@ def of_module(
     name: str = "model",
     device: str = "cpu",
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    runtime: Runtime = "auto",
+    precision: Precision = "auto",
 ) -> Classifier:
     """A classifier made of a module that is in memory; ``classes`` are in the order of its logits.
 
@@ -123,7 +144,8 @@ def of_module(
     ('pets', ('cat', 'dog'), False)
     """
     names = None if classes is None else tuple(classes)
-    return _ready(copy.deepcopy(module), preprocessing, names, name, name, _device(device), _dtype(dtype))
+    classifier = _ready(copy.deepcopy(module), preprocessing, names, name, name, _device(device), _dtype(dtype))
+    return replace(classifier, runtime=runtime, precision=precision)
 
 
 def _ready(

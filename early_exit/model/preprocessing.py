@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
@@ -88,6 +88,30 @@ class Preprocessing:
         """
         scale, shift = _factors(self.mean, self.std, frames.device)
         return torch.addcmul(shift, frames.to(torch.float32), scale).to(dtype)
+
+
+class Normaliser(nn.Module):
+    """:meth:`Preprocessing.normalise`, to float32, as a module for exporters.
+
+    Its factors are its own: while a model is exported tensors are stand-ins, which must not get into the cache of those
+    that :meth:`Preprocessing.normalise` uses.
+
+    >>> preprocessing, frames = traced.classifier.preprocessing, torch.full((1, 1, 28, 28), 7, dtype=torch.uint8)
+    >>> torch.equal(Normaliser(preprocessing)(frames), preprocessing.normalise(frames))
+    True
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        scale, shift = _factors(preprocessing.mean, preprocessing.std, torch.device("cpu"))
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return torch.addcmul(self.shift, frames.to(torch.float32), self.scale)
 
 
 @lru_cache(maxsize=16)

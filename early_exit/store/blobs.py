@@ -17,8 +17,8 @@ from fsspec.implementations.local import LocalFileSystem
 log = logging.getLogger(__name__)
 
 
-#: The most bytes of a file that is created exclusively: it holds only a time.
-_CREATED_BYTES = 1_000
+#: The most bytes of a file that is created exclusively: an attempt's claim or outcome.
+_CREATED_BYTES = 10_000
 
 
 class StoreError(RuntimeError):
@@ -87,7 +87,7 @@ class Blobs:
         with self._as_store_error("create", path):
             try:
                 if self._local:
-                    _create(Path(self._at(path)), data)
+                    _create_whole(Path(self._at(path)), data)
                 else:
                     self._fs.pipe_file(self._at(path), data, mode="create")
             except FileExistsError:
@@ -159,6 +159,23 @@ def _replace(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def _create_whole(path: Path, data: bytes) -> None:
+    """Raises ``FileExistsError`` where the file is there. A full disk or a crash leaves no part of it behind."""
+    temporary = path.with_name(f".{path.name}-{uuid4().hex}.tmp")
+    try:
+        _create(temporary, data)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links; there a reader may find the file half-written
+            _create(path, data)
+        else:
+            _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _create(path: Path, data: bytes) -> None:

@@ -1,7 +1,9 @@
 """The store of heads: versions that readers see whole or not at all, and an operator's pin.
 
-``<folder>/<version>/heads.safetensors``, ``manifest.json`` and ``manifest.sig``, ``<folder>/attempts/<n>``,
-``<folder>/LATEST``, which is written last and at once, and ``<folder>/PIN``.
+``<folder>/<version>/heads.safetensors``, ``manifest.json`` and ``manifest.sig``, ``<folder>/attempts/<n>`` and
+``<n>.outcome``, ``<folder>/LATEST``, which is written last and at once, and ``<folder>/PIN``. Compiled graphs, which
+versions share, are ``<folder>.graphs/<sha256>.safetensors``: beside the folder, since a trainer that knows no graphs
+cleans up in it.
 """
 
 import logging
@@ -9,15 +11,17 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from torch import Tensor
 
-from layercache.early_exit.store.blobs import Blobs, StoreError
+from layercache.early_exit.store.blobs import Blobs, StoreError, TooLarge
 from layercache.early_exit.store.signing import SignatureError, Signer, signer
-from layercache.early_exit.store.version_files import VersionFiles, check_name
+from layercache.early_exit.store.version_files import VersionFiles, check_name, graphs_of
+from layercache.schemas import attempt as attempt_schema
 from layercache.schemas import manifest as schema
+from layercache.schemas.attempt import AttemptClaim, AttemptOutcome
 from layercache.schemas.manifest import Manifest, Pin
 from layercache.schemas.settings import Store
 
@@ -36,12 +40,15 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 LATEST, PIN, ATTEMPTS = "LATEST", "PIN", "attempts"
+_OUTCOME = ".outcome"
 
 #: The largest of these files; see :mod:`layercache.early_exit.store.version_files` for the others.
-_MAX_LATEST_BYTES, _MAX_PIN_BYTES = 1_000, 100_000
+_MAX_LATEST_BYTES, _MAX_PIN_BYTES, _MAX_ATTEMPT_BYTES = 1_000, 100_000, 10_000
 
 #: Remains of a crash are deleted at this age: no publish takes so long.
 _ABANDONED = timedelta(hours=1)
+
+_Decoded = TypeVar("_Decoded")
 
 
 @dataclass(frozen=True)
@@ -146,7 +153,7 @@ class HeadStore:
         signer: Signer | None = None,
     ) -> None:
         self._blobs = Blobs(url, folder, options)
-        self._files = VersionFiles(self._blobs, signer)
+        self._files = VersionFiles(self._blobs, Blobs(url, f"{folder}.graphs", options), signer)
         self._keep_last = max(2, keep_last)
         self._now = now
 
@@ -256,21 +263,52 @@ class HeadStore:
         self._blobs.put(LATEST, version.encode())
         return version
 
-    def claim_attempt(self) -> int:
+    def claim_attempt(self, describe: Callable[[int], AttemptClaim] | None = None, after: int = 0) -> int:
         """Claims the next attempt to certify and returns its number, from 1; no other caller gets the same.
+
+        It is beyond ``after``, too: a caller that has made more attempts than a store knows, which was emptied, say,
+        counts on from its own.
+
+        ``describe`` gives the claim for a number; it is called again where another caller took that number. Without it
+        only the time is written, as trainers of earlier versions did: such an attempt passes no error on.
 
         >>> store = HeadStore("memory://example", "attempts-are-counted")
         >>> store.claim_attempt(), store.claim_attempt(), store.attempts()
         (1, 2, 2)
         """
-        number = self.attempts() + 1
-        while not self._blobs.create(f"{ATTEMPTS}/{number}", self._now().isoformat().encode()):
+        number = max(self.attempts(), after) + 1
+        while True:
+            data = attempt_schema.encoder.encode(describe(number)) if describe else self._now().isoformat().encode()
+            if self._blobs.create(f"{ATTEMPTS}/{number}", data):
+                return number
             number += 1
-        return number
+
+    def attempt_claim(self, number: int) -> AttemptClaim | None:
+        """What an attempt claimed; None where nobody has claimed it, or the claim cannot be read."""
+        return self._attempt_file(f"{number}", attempt_schema.decode_claim)
+
+    def finish_attempt(self, number: int, outcome: AttemptOutcome) -> bool:
+        """Writes an attempt's outcome, once and for all; False if there is one already.
+
+        It stands beside the claim: trainers of earlier versions count the files there whose names are numbers, and
+        take folders that they do not know for remains of crashes.
+        """
+        return self._blobs.create(f"{ATTEMPTS}/{number}{_OUTCOME}", attempt_schema.encoder.encode(outcome))
+
+    def attempt_outcome(self, number: int) -> AttemptOutcome | None:
+        """How an attempt ended; None where it has not, or the outcome cannot be read."""
+        return self._attempt_file(f"{number}{_OUTCOME}", attempt_schema.decode_outcome)
 
     def attempts(self) -> int:
         """How many attempts have been claimed."""
         return max((int(name) for name in self._blobs.list(ATTEMPTS) if name.isdecimal()), default=0)
+
+    def _attempt_file(self, name: str, decode: Callable[[bytes], _Decoded | None]) -> _Decoded | None:
+        try:
+            data = self._blobs.read(f"{ATTEMPTS}/{name}", _MAX_ATTEMPT_BYTES)
+        except TooLarge:
+            return None
+        return None if data is None else decode(data)
 
     def _put_pin(self, pin: Pin) -> None:
         self._blobs.put(PIN, schema.encoder.encode(pin))
@@ -306,10 +344,25 @@ class HeadStore:
             paths = [f"{name}/{file}" for file in self._blobs.list(name)] or [name]
             if not self._files.exists(name) and all(map(self._is_abandoned, paths)):
                 self._files.delete(name)
+        self._clean_graphs()
         for name in self._blobs.list():
             if name.startswith(".") and self._is_abandoned(name):
                 self._blobs.remove(name)
 
+    def _clean_graphs(self) -> None:
+        """Deletes graphs that no version names, unless one that is being published may soon."""
+        graphs = self._files.graphs()
+        if not graphs:
+            return
+        versions, unreadable = self.look({})
+        if unreadable:  # they may name any of them
+            return
+        for digest in set(graphs).difference(*map(graphs_of, versions)):
+            if self._is_old(self._files.graph_written(digest)):
+                self._files.delete_graph(digest)
+
     def _is_abandoned(self, path: str) -> bool:
-        written = self._blobs.modified(path)
+        return self._is_old(self._blobs.modified(path))
+
+    def _is_old(self, written: datetime | None) -> bool:
         return written is not None and self._now() - written > _ABANDONED

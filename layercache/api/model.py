@@ -17,10 +17,11 @@ from layercache.early_exit.cutting import cuts
 from layercache.early_exit.model import loading
 from layercache.early_exit.model.loading import Classifier
 from layercache.early_exit.model.preprocessing import Preprocessing
+from layercache.early_exit.runtimes import with_reference
 from layercache.early_exit.store.head_store import HeadStore, Live, open_store
 from layercache.schemas.distillation import DistillationBatch
 from layercache.schemas.manifest import Manifest
-from layercache.schemas.settings import Model, Promise, Settings, Store
+from layercache.schemas.settings import Model, Promise, Runtime, Settings, Store
 from layercache.stream.frames.frame import Frame
 from layercache.stream.worker.answering.exit_guard import ExitGuard
 from layercache.stream.worker.answering.heads_watch import HeadWatch
@@ -55,7 +56,10 @@ class Statistics:
     disagreements: int
     """Audits for which the exits would have answered otherwise than the full model did."""
     flops_share: float
-    """FLOPs spent, heads included, as a share of what the plain model would have spent."""
+    """FLOPs spent, heads included, as a share of what the plain model would have spent; above 1 where more were, as by
+    the model in int8."""
+    time_share: float
+    """The same of time, by what the trainer's machine took for each exit."""
 
 
 class EarlyExitModel:
@@ -74,6 +78,9 @@ class EarlyExitModel:
 
     Positions are counted here from 0, under ``stream``, a name that is drawn anew for each model that is made: give one
     only together with your own ``first_position``, where a stream goes on, since no two frames may share a position.
+
+    The full model runs by PyTorch, or with ``runtime="auto"`` by OpenVINO where that is installed, quicker and answers
+    alike: to find out takes seconds when the model is made. A :class:`Classifier` has a ``runtime`` of its own.
 
     Calls from several threads take turns. Raises :class:`~layercache.early_exit.model.loading.ModelError` for a module
     that is no classifier of such pictures, :class:`~layercache.early_exit.cutting.cuts.CutError` for one that cannot
@@ -104,6 +111,7 @@ class EarlyExitModel:
         mode: Literal["serve", "shadow"] = "serve",
         device: str = "cpu",
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        runtime: Runtime = "auto",
         max_batch: int = 32,
         refresh_s: float | None = 1.0,
         stream: str | None = None,
@@ -112,11 +120,14 @@ class EarlyExitModel:
     ) -> None:
         """``clock`` tells when pictures were taken, in seconds, where the caller does not say."""
         if isinstance(module, Classifier):
-            self.classifier = module
+            classifier = module
         elif preprocessing is None:
             raise ValueError("a module needs its preprocessing: Preprocessing(size=(224, 224), mean=(…), std=(…))")
         else:
-            self.classifier = loading.of_module(module, preprocessing, classes, name=name, device=device, dtype=dtype)
+            classifier = loading.of_module(
+                module, preprocessing, classes, name=name, device=device, dtype=dtype, runtime=runtime
+            )
+        self.classifier = with_reference(classifier, max_batch)
         self.promise = promise or Promise()
         self.traced = cuts.trace(self.classifier)
         self.store = self._opened(store)
@@ -131,7 +142,7 @@ class EarlyExitModel:
         self._teaches = False
         self._exits: Counter[str] = Counter()
         self._audits = self._disagreements = 0
-        self._flops = 0.0
+        self._flops = self._time = 0.0
         if self.store is not None:
             self._heads.look()
             if refresh_s is not None:
@@ -146,14 +157,16 @@ class EarlyExitModel:
         store: HeadStore | Store | str | None = None,
         promise: Promise | None = None,
         refresh_s: float | None = 1.0,
+        runtime: Runtime = "auto",
     ) -> Self:
         """Of a model as the command line names it: ``torchvision:NAME``, ``timm:NAME`` or ``FILE.py:FUNCTION``.
 
-        >>> model = EarlyExitModel.from_spec("examples/fashion_mnist.py:build")
+        >>> model = EarlyExitModel.from_spec("examples/fashion_mnist.py:build", runtime="torch")
         >>> model.classes[:2], model.exits
         (('t-shirt', 'trouser'), ())
         """
-        return cls(loading.load(Model(spec=spec, weights=weights)), store=store, promise=promise, refresh_s=refresh_s)
+        classifier = loading.load(Model(spec=spec, weights=weights, runtime=runtime))
+        return cls(classifier, store=store, promise=promise, refresh_s=refresh_s)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -234,8 +247,8 @@ class EarlyExitModel:
         """What has been answered so far."""
         with self._turn:
             frames = self._exits.total()
-            share = self._flops / frames if frames else 1.0
-            return Statistics(frames, dict(self._exits), self._audits, self._disagreements, share)
+            flops, spent = (self._flops / frames, self._time / frames) if frames else (1.0, 1.0)
+            return Statistics(frames, dict(self._exits), self._audits, self._disagreements, flops, spent)
 
     def keep_records(self) -> None:
         """From now on answers carry what they teach; a trainer that is made for the model asks for that."""
@@ -258,8 +271,9 @@ class EarlyExitModel:
         self._exits.update(answered.exits)
         self._audits += int(answered.batch.audits.sum())
         self._flops += float(answered.flops_shares.sum())
+        self._time += float(engine.time_shares[answered.answers.exits].sum())
         self._disagreements += int(self._guard.watch(answered).disagreed.sum())
-        return _Part(answered, self._writer.record(answered) if self._teaches else None)
+        return _Part(answered, tuple(self._writer.records(answered)) if self._teaches else ())
 
     def _together(self, parts: Sequence["_Part"]) -> ModelAnswers:
         answered = [part.answered for part in parts]
@@ -273,7 +287,7 @@ class EarlyExitModel:
             exits=tuple(name for one in answered for name in one.exits),
             audited=np.concatenate([one.batch.audits for one in answered]),
             heads_version=answered[-1].engine.version,
-            _records=[part.record for part in parts if part.record is not None],
+            _records=[record for part in parts for record in part.records],
         )
 
 
@@ -282,7 +296,7 @@ class _Part:
     """A micro-batch of a call, and what it teaches."""
 
     answered: AnsweredBatch
-    record: DistillationBatch | None
+    records: tuple[DistillationBatch, ...]
 
 
 def _keys(given: Key | Sequence[Key | None] | None, count: int) -> Sequence[bytes | None]:

@@ -10,6 +10,7 @@ from layercache.cache_training import trainer as core
 from layercache.cache_training.service.state import Checkpoints
 from layercache.cache_training.service.thread import TrainingThread
 from layercache.cache_training.trainer import Progress
+from layercache.early_exit.compiled.allowed import allowed_precisions
 from layercache.early_exit.cutting import cuts
 from layercache.early_exit.store.head_store import HeadStore, model_folder
 from layercache.schemas.settings import Trainer as TrainerSettings
@@ -33,7 +34,8 @@ class OnlineTrainer:
     frames it may never use again, outlive the process, and without it a new one begins anew. What is published stays.
 
     >>> import numpy as np
-    >>> model = EarlyExitModel.from_spec("examples/fashion_mnist.py:build", store="memory://trained")
+    >>> model = EarlyExitModel.from_spec(
+    ...     "examples/fashion_mnist.py:build", store="memory://trained", runtime="torch")
     >>> trainer = OnlineTrainer(model, settings=TrainerSettings(ring_mb=8, replay_mb=8, max_cuts=1))
     >>> trainer.observe(model(np.zeros((4, 28, 28, 3), np.uint8), key="camera-1"))
     >>> trainer.progress().audits, trainer.step(seconds=0.0)
@@ -68,6 +70,7 @@ class OnlineTrainer:
             model.promise,
             settings,
             make_durable=lambda: self._thread.checkpoint(),  # noqa: PLW0108  # made below
+            precisions=allowed_precisions(classifier).precisions,
         )
         saved = checkpoints.load() if checkpoints else None
         if saved is not None:

@@ -28,7 +28,7 @@ def command(
     """Streams 10,000 pictures through a worker whose exits learn meanwhile, then measures what that was worth.
 
     Starts a broker, a worker, a trainer, a publisher and the dashboard as processes of their own, shows live how hit
-    rate, saved FLOPs and audited disagreement move, and leaves summary.md, summary.json and chart.png. Needs no Docker.
+    rate, saved time and audited disagreement move, and leaves summary.md, summary.json and chart.png. Needs no Docker.
 
     \b
     Example:

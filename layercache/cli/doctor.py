@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from layercache.cli import common
-from layercache.cli.options import BOOTSTRAP, MODEL, STORE, SettingOption, with_settings
+from layercache.cli.options import BOOTSTRAP, MODEL, RUNTIME, STORE, SettingOption, with_settings
 from layercache.presenting.redaction import redacted
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ _MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "error": ("er
 @with_settings(
     BOOTSTRAP,
     *MODEL,
+    *RUNTIME,
     STORE,
     "promise.max_disagreement",
     SettingOption("worker.metrics_port", help="A worker's metrics port on this machine."),

@@ -30,6 +30,7 @@ WEIGHTED_MODEL = (
     "model.metadata",
 )
 MODEL = (*WEIGHTED_MODEL, "model.device", "model.dtype")
+RUNTIME = ("model.runtime", "model.precision")
 STORE = SettingOption("store.url", ("--store-url",))
 
 _CONFIG = Annotated[

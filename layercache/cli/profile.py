@@ -1,4 +1,4 @@
-"""``layercache profile``: what each segment and head costs on this machine, by the size of the micro-batch."""
+"""``layercache profile``: what segments, heads and runtimes cost on this machine, by the size of the micro-batch."""
 
 import json
 from dataclasses import dataclass
@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from layercache.cli import common
-from layercache.cli.options import MODEL, STORE, SettingOption, with_settings
+from layercache.cli.options import MODEL, RUNTIME, STORE, SettingOption, with_settings
 
 if TYPE_CHECKING:
     from layercache.early_exit.cutting.cuts import TracedModel
-    from layercache.early_exit.heads.loading import CacheHeads
+    from layercache.early_exit.heads.cache_heads import CacheHeads
+    from layercache.measuring.runtime_times import RuntimeTimes
     from layercache.schemas.settings import Settings
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -36,6 +37,7 @@ class Measured:
 
 @with_settings(
     *MODEL,
+    *RUNTIME,
     STORE,
     SettingOption("worker.torch_threads", ("--threads",), "Threads of torch; by default what workers are set to."),
 )
@@ -48,7 +50,8 @@ def command(
 ) -> None:
     """Measures the model's segments at several batch sizes, and the heads that workers use, where there are any.
 
-    Without heads the model is cut where the trainer would try some. Times are of the fastest of several runs; measure
+    Without heads the model is cut where the trainer would try some. Then it measures the whole model by each runtime
+    that may run it here, and says which one workers choose, and why. Times are of the fastest of several runs; measure
     on a machine that is otherwise idle.
 
     \b
@@ -61,16 +64,23 @@ def command(
     from layercache.early_exit.cutting import cuts
     from layercache.early_exit.memory import keep_freed_memory
     from layercache.early_exit.model import loading
+    from layercache.early_exit.runtimes import with_reference
 
     keep_freed_memory()
     if settings.worker.torch_threads is not None:
         torch.set_num_threads(settings.worker.torch_threads)
     try:
-        traced = cuts.trace(loading.load(settings.model), settings.trainer.max_cuts)
+        classifier = with_reference(loading.load(settings.model), settings.worker.max_batch)
+        traced = cuts.trace(classifier, settings.trainer.max_cuts)
     except (loading.ModelError, cuts.CutError) as error:
         common.fail(f"error: {error}", common.WRONG_USAGE)
     measured = measure(traced, _live_heads(settings, traced), tuple(sorted(set(batch or BATCHES))))
-    typer.echo(json.dumps(_as_json(measured), indent=2)) if as_json else _print(measured)
+    runtimes = _by_runtime(traced, tuple(sorted(set(batch or (1, settings.worker.max_batch)))))
+    if as_json:
+        typer.echo(json.dumps(_as_json(measured) | _runtimes_as_json(runtimes), indent=2))
+    else:
+        _print(measured)
+        _print_runtimes(runtimes)
 
 
 def measure(traced: "TracedModel", heads: "CacheHeads | None", batches: tuple[int, ...]) -> Measured:
@@ -100,6 +110,16 @@ def measure(traced: "TracedModel", heads: "CacheHeads | None", batches: tuple[in
     return Measured(classifier.name, classifier.fingerprint, version, torch.get_num_threads(), ms)
 
 
+def _by_runtime(traced: "TracedModel", batches: tuple[int, ...]) -> "RuntimeTimes":
+    """Says on a terminal that it may take a while."""
+    from rich.console import Console
+
+    from layercache.measuring.runtime_times import RuntimeTimes
+
+    with Console(stderr=True).status("compiling the whole model"):
+        return RuntimeTimes.measure(traced, batches)
+
+
 def _live_heads(settings: "Settings", traced: "TracedModel") -> "CacheHeads | None":
     """The heads that workers use; None if there are none, or if every exit is closed."""
     from layercache.early_exit.heads.loading import load_heads
@@ -127,6 +147,34 @@ def _as_json(measured: Measured) -> dict[str, Any]:
         ],
         "model_ms": total,
     }
+
+
+def _runtimes_as_json(runtimes: "RuntimeTimes") -> dict[str, Any]:
+    return {
+        "full_model": {"runtime": runtimes.reference.runtime, "reason": runtimes.reference.reason},
+        "compiled_exits": {"precisions": runtimes.exits.precisions, "reason": runtimes.exits.reason},
+        "runtimes": [{"name": name, "ms": ms} for name, ms in runtimes.ms.items()],
+        "runtimes_note": runtimes.note,
+    }
+
+
+def _print_runtimes(runtimes: "RuntimeTimes") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", box=None, header_style="bold")
+    for batch in runtimes.ms[runtimes.chosen]:
+        table.add_column(f"{batch}", justify="right")
+    for name, ms in runtimes.ms.items():
+        cells = [f"{spent / batch:.3g}" for batch, spent in ms.items()]
+        table.add_row(name, *cells, style="bold" if name == runtimes.chosen else None)
+    console = Console(highlight=False)
+    console.print("\nMilliseconds per frame of the whole model, by runtime\n", style="bold")
+    console.print(table)
+    for sentence in runtimes.described:
+        console.print(f"\n{sentence}", markup=False)
+    if runtimes.note and runtimes.note not in "".join(runtimes.described):
+        console.print(f"\nNot measured: {runtimes.note}.", markup=False)
 
 
 def _print(measured: Measured) -> None:

@@ -34,7 +34,10 @@ def command(
         float | None, typer.Option(min=0.001, help="Frames per second; by default as fast as the broker takes them.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
-    loop: Annotated[bool, typer.Option("--loop", help="Begin again at the end, for ever or up to --limit.")] = False,
+    loop: Annotated[
+        bool,
+        typer.Option("--loop", help="Begin again at the end, for ever or up to --limit. Each picture certifies once."),
+    ] = False,
     key: Annotated[
         str | None,
         typer.Option(
@@ -80,6 +83,12 @@ def command(
         opened = _open(source, by_reference, settings)
     except SourceError as error:
         common.fail(f"error: {error}", common.WRONG_USAGE)
+    if loop:
+        typer.echo(
+            "A loop repeats its pictures. Heads learn them, so each certifies once: a short loop opens few exits, and "
+            "what is certified is for this stream. See docs/certificate.md.",
+            err=True,
+        )
     plan = Plan(rate=rate, limit=limit, loop=loop, key=key, label_pattern=pattern)
     with stop_on_signals() as stop, _Display(_expected(opened.total, limit, loop)) as display:
         try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from layercache.cli import common
-from layercache.cli.options import MODEL, SettingOption, with_settings
+from layercache.cli.options import MODEL, RUNTIME, SettingOption, with_settings
 from layercache.cli.publish import label_regex
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ _LINE_EVERY_S = 5.0
 
 @with_settings(
     *MODEL,
+    *RUNTIME,
     SettingOption("promise.max_disagreement", help="The budget of the rehearsed stream, as of the trainer."),
     SettingOption("promise.confidence", help="Of every certificate."),
     SettingOption("worker.torch_threads", ("--threads",), "Threads of torch; by default what workers are set to."),
@@ -146,7 +147,7 @@ def _print(report: "Report", out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from layercache.report.words import budget_row, verdict
+    from layercache.report.words import budget_row, sides, verdict
 
     console = Console()
     if not console.is_terminal:
@@ -155,11 +156,18 @@ def _print(report: "Report", out: Path) -> None:
     console.print()
     table = Table(box=None, header_style="bold")
     table.add_column("budget", justify="right")
-    for name in ("", "leave early", "FLOPs saved", "faster", "differed"):
+    for name in ("", "leave at exits", "time saved", "FLOPs saved", "differed"):
         table.add_column(name, justify="left" if not name else "right")
     for budget in report.budgets:
         row = budget_row(budget)
-        table.add_row(row.budget, row.state, row.leaves, row.flops, row.faster, row.differed)
+        table.add_row(row.budget, row.state, row.leaves, row.time, row.flops, row.differed)
+    console.print(table)
+    console.print()
+    table = Table(box=None, header_style="bold")
+    for name in ("side by side", "frames/s", "× PyTorch", "× best plain", "differed", "and at most"):
+        table.add_column(name, justify="left" if name in ("side by side", "and at most") else "right")
+    for side in sides(report):
+        table.add_row(side.name, side.fps, side.times_pytorch, side.times_plain, side.differed, side.bound)
     console.print(table)
     for finding in report.findings:
         console.print(f"\n{finding.level}: {finding.title}. {finding.text}", markup=False, soft_wrap=True)
@@ -168,6 +176,7 @@ def _print(report: "Report", out: Path) -> None:
 
 _PHASES = {
     "frames": "the stream: heads learn while they serve",
+    "alternative": "what one could run instead: the whole model, compiled",
     "exam": "the exam: frames that the heads have never seen",
     "race": "measuring time with exits and without",
 }

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from layercache.cli import common
-from layercache.cli.options import BOOTSTRAP, MODEL, STORE, with_settings
+from layercache.cli.options import BOOTSTRAP, MODEL, RUNTIME, STORE, with_settings
 
 if TYPE_CHECKING:
     from layercache.schemas.settings import Settings
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 @with_settings(
     BOOTSTRAP,
     *MODEL,
+    *RUNTIME,
     STORE,
     "promise.max_disagreement",
     "promise.confidence",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from layercache.cli import common
-from layercache.cli.options import BOOTSTRAP, MODEL, STORE, with_settings
+from layercache.cli.options import BOOTSTRAP, MODEL, RUNTIME, STORE, with_settings
 
 if TYPE_CHECKING:
     from layercache.schemas.settings import Settings
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 @with_settings(
     BOOTSTRAP,
     *MODEL,
+    *RUNTIME,
     STORE,
     "worker.mode",
     "worker.delivery",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from layercache.dashboard.slices import Windows
 from layercache.dashboard.state import END, Flow, Segment
-from layercache.schemas.manifest import Manifest, flops_shares
+from layercache.schemas.manifest import Manifest, flops_shares, time_shares
 from layercache.schemas.prediction import FULL, Prediction
 
 #: The flow shows this many of the latest answers.
@@ -24,14 +24,11 @@ _PLAIN = (1.0, 1.0)
 def costs(manifest: Manifest | None) -> Costs:
     """Costs by the exit's name; ``full`` is for a frame that passed every exit.
 
-    The heads that such a frame passed took time as well as FLOPs. The manifest has only their FLOPs, so this function
-    takes the share of FLOPs as the share of time.
-
     >>> {name: cost for name, cost in costs(heads.manifest).items()}
     {'layer2': (0.48, 0.5), 'full': (1.0, 1.0)}
     """
-    times = {exit_.cut: exit_.time_share for exit_ in manifest.exits} if manifest else {}
-    return {name: (flops, times.get(name, flops)) for name, flops in flops_shares(manifest).items()}
+    times = time_shares(manifest)
+    return {name: (flops, times[name]) for name, flops in flops_shares(manifest).items()}
 
 
 class AnswerTally:
@@ -86,12 +83,13 @@ class AnswerTally:
     def flow(self, manifests: Sequence[Manifest], live: str | None) -> Flow:
         """The latest answers' way through the model, cut where any of the versions has an exit.
 
-        Cuts are in the order of the FLOPs spent before them, by the newest version that has the cut.
+        Cuts are in the order of the time spent before them, by the newest version that has the cut: FLOPs put none, as
+        the model in int8 spends as many as the model itself.
         """
         shares: dict[str, float] = {}
         for manifest in manifests:  # newest first
             for exit_ in manifest.exits:
-                shares.setdefault(exit_.cut, exit_.flops_share)
+                shares.setdefault(exit_.cut, exit_.time_share)
         in_force = next((manifest for manifest in manifests if manifest.version == live), None)
         is_open = {exit_.cut for exit_ in in_force.exits} if in_force else set()
         exits = Counter({name: count for name, count in self._exits.items() if count and name != FULL})
@@ -102,9 +100,9 @@ class AnswerTally:
         for cut in cuts:
             own = max(0.0, shares[cut] - spent)
             spent = max(spent, shares[cut])
-            segments.append(Segment(cut=cut, flops_share=own, left=exits[cut], open=cut in is_open))
-        whole = flops_shares(in_force)[FULL]
-        segments.append(Segment(cut=END, flops_share=max(0.0, whole - spent), left=self._exits[FULL], open=True))
+            segments.append(Segment(cut=cut, time_share=own, left=exits[cut], open=cut in is_open))
+        whole = time_shares(in_force)[FULL]
+        segments.append(Segment(cut=END, time_share=max(0.0, whole - spent), left=self._exits[FULL], open=True))
         return Flow(segments=tuple(segments), frames=frames)
 
     def _cost(self, prediction: Prediction) -> tuple[float, float] | None:

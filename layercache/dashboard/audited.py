@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from layercache.cache_training.certifying.audits import SeenNumbers
 from layercache.cache_training.certifying.certificate import upper_bound
-from layercache.cache_training.certifying.dealing import blocks
+from layercache.cache_training.certifying.dealing import key_blocks
+from layercache.cache_training.certifying.seen_numbers import SeenNumbers
 from layercache.dashboard.state import ClassDisagreement, Disagreement
 from layercache.early_exit.policy import Bools, position_hashes
 from layercache.schemas.distillation import DistillationBatch
@@ -98,7 +98,7 @@ class AuditTally:
             return 0, 0
         labels = batch.logits[rows].argmax(1)
         wrong = batch.live_label[rows] != labels
-        counts = found.seen_blocks.new(blocks(batch, self._block_s)[rows])
+        counts = found.seen_blocks.new(key_blocks(batch, self._block_s)[rows]) | (batch.key_hash[rows] == 0)
         _count(found.normal, wrong, counts)
         if batch.overload_label is not None:
             _count(found.overload, batch.overload_label[rows] != labels, counts)

@@ -57,8 +57,8 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
 
     cut: str
     """Where it ends; ``full`` for the last one."""
-    flops_share: float
-    """FLOPs of a frame that passes it, its head included, as a share of the plain model's."""
+    time_share: float
+    """Time of a frame that passes it, its head included, as a share of the plain model's."""
     left: int
     """How many of the counted frames left at its end: at its exit, or answered by the full model."""
     open: bool
@@ -83,7 +83,8 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     hit_rate: float | None
     """Share of the frames that left early; the whole includes audited frames."""
     flops_saved: float | None
-    """Share of the plain model's FLOPs that were not spent, after subtracting the heads' cost."""
+    """Share of the plain model's FLOPs that were not spent, after subtracting the heads' cost; below 0 where more were
+    spent, as a model in int8 that some frames pass does."""
     time_saved: float | None
     """The same of time, by the trainer's measurement of each version's segments and heads."""
     latency_p50_ms: float | None

@@ -1,6 +1,18 @@
 """How the page writes numbers: with units, and a dash for a value that is unknown."""
 
+from layercache.presenting.savings import is_precision
+from layercache.schemas.prediction import FULL
+
 NOTHING = "–"
+
+
+def answered_by(exit_name: str) -> str:
+    """An exit's name where it stands alone: that of its cut, or what the model's ends are.
+
+    >>> answered_by("layer2"), answered_by("int8"), answered_by("full")
+    ('layer2', 'int8 model', 'full model')
+    """
+    return f"{exit_name} model" if exit_name == FULL or is_precision(exit_name) else exit_name
 
 
 def percent(share: float | None, digits: int = 1) -> str:

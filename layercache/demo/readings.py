@@ -63,6 +63,7 @@ class Readings:
             audited=read.audited,
             version=read.heads_version,
             flops_share=self._versions.flops_share(read.heads_version, read.exit),
+            time_share=self._versions.time_share(read.heads_version, read.exit),
             frame_ms=read.times.frame_ms,
             predicted_ms=read.times.predicted_ms,
             inference_ms=read.times.inference_ms,
@@ -71,13 +72,12 @@ class Readings:
 
 def _audits(message: Message) -> Iterator[Audit]:
     batch = distillation.decode(message.value() or b"")
-    full = batch.logits.argmax(1)
     for row in batch.audit.nonzero()[0]:
         yield Audit(
             partition=int(batch.partition[row]),
             offset=int(batch.offset[row]),
             exits_open=bool(batch.header.exits),
-            disagrees=bool(batch.live_label[row] != full[row]),
+            disagrees=bool(batch.live_label[row] != batch.logits[row].argmax()),
         )
 
 

@@ -108,7 +108,7 @@ def _report(
     with view.step("running the full model over all frames") as done:
         full = labelled_frames.full_labels(Engine(traced), pictures, Limits.of(built.worker), done)
     answers = tally.answers()
-    with view.step("racing exits against none") as done:
+    with view.step("racing exits against PyTorch and against the best plain runtime") as done:
         result = race.run(built, traced, store, pictures, answers[last_quarter(len(answers))], done)
     columns = collect(answers, tally.audits(), full, pictures.truth)
     summary = summarise(

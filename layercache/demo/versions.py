@@ -1,7 +1,7 @@
 """The versions of heads that predictions name, read from the store as they turn up."""
 
 from layercache.early_exit.store.head_store import HeadStore
-from layercache.schemas.manifest import Manifest, flops_shares
+from layercache.schemas.manifest import Manifest, flops_shares, time_shares
 
 
 class VersionGone(RuntimeError):
@@ -17,13 +17,19 @@ class Versions:
 
     def flops_share(self, version: str | None, exit_name: str) -> float:
         """FLOPs of a frame that ``version`` answered at ``exit_name``, as a share of the plain model's."""
-        return flops_shares(None if version is None else self._manifest(version))[exit_name]
+        return flops_shares(self._named(version))[exit_name]
+
+    def time_share(self, version: str | None, exit_name: str) -> float:
+        """The same for time, as it was on the trainer's machine."""
+        return time_shares(self._named(version))[exit_name]
 
     def all(self) -> dict[str, Manifest]:
         """Every version that the store has, and any that it had when a prediction named it."""
         return self._known | {manifest.version: manifest for manifest in self._store.versions()}
 
-    def _manifest(self, version: str) -> Manifest:
+    def _named(self, version: str | None) -> Manifest | None:
+        if version is None:
+            return None
         if version not in self._known:
             self._known = self.all()
         if version not in self._known:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from layercache.measuring.tally import Snapshot
+from layercache.presenting.savings import flops_saved
 
 _PLAIN_EVERY_S = 5.0
 _LIVE_EVERY_S = 0.25
@@ -23,7 +24,8 @@ def line(snapshot: Snapshot) -> str:
     """The stream's state in a line."""
     return (
         f"{snapshot.answered:>6,}/{snapshot.frames:,} frames  {snapshot.frames_per_s:5.1f}/s  "
-        f"hits {snapshot.hit_rate:6.1%}  FLOPs saved {snapshot.flops_saved:6.1%}  "
+        f"hits {snapshot.hit_rate:6.1%}  time saved {snapshot.time_saved:6.1%}  "
+        f"FLOPs saved {flops_saved(snapshot.flops_saved):>6}  "
         f"audited disagreement {_audits(snapshot)}  heads {snapshot.version or 'none yet'}"
     )
 
@@ -54,7 +56,8 @@ def panel(snapshot: Snapshot, budget: float) -> RenderableType:
     recent = f"of the last {snapshot.window:,}"
     table.add_row("hit rate", f"[blue]{snapshot.hit_rate:.1%}[/]", f"{recent}: {exits or 'none'}")
     table.add_row("over the stream", Text(sparkline(snapshot.history), style="blue"), "")
-    table.add_row("FLOPs saved", f"[cyan]{snapshot.flops_saved:.1%}[/]", recent)
+    table.add_row("time saved", f"[cyan]{snapshot.time_saved:.1%}[/]", f"{recent}, by the trainer's clock")
+    table.add_row("FLOPs saved", f"[cyan]{flops_saved(snapshot.flops_saved)}[/]", recent)
     table.add_row("audited", f"{snapshot.audited:.1%}", "run the whole model to watch the exits")
     over = (snapshot.audited_disagreement or 0.0) > budget
     table.add_row(

@@ -10,6 +10,7 @@ from layercache.early_exit.heads.families import HeadsError
 from layercache.early_exit.heads.loading import load_heads
 from layercache.early_exit.store.blobs import Blobs
 from layercache.early_exit.store.head_store import HeadStore, SignatureError, StoreError, model_folder, open_store
+from layercache.presenting.certificates import duration, tested_on
 from layercache.schemas.manifest import Manifest
 from layercache.schemas.settings import Settings
 
@@ -102,12 +103,14 @@ def _version(settings: Settings, manifest: Manifest) -> Iterator[Finding]:
     if certificate is None:
         if manifest.exits:
             yield AREA.error(
-                "certificate", f"{manifest.version} has none", "`layercache heads close`, until a trainer publishes"
+                "certificate",
+                f"{manifest.version} has none, so workers keep its exits closed",
+                "check who wrote it to the store; `layercache heads rollback` takes the version before",
             )
         return
     found = (
         f"certified for {certificate.max_disagreement:.2%} at {certificate.confidence:.0%}, risk at most "
-        f"{certificate.upper_bound:.2%} ({certificate.disagreements} of {certificate.frames:,} audits differed)"
+        f"{certificate.upper_bound:.2%} ({tested_on(certificate)})"
     )
     if certificate.covers(promise.max_disagreement, promise.confidence, promise.max_class_disagreement):
         yield AREA.ok("certificate", found)
@@ -116,17 +119,14 @@ def _version(settings: Settings, manifest: Manifest) -> Iterator[Finding]:
             "certificate",
             f"{found}; the settings promise {promise.max_disagreement:.2%} at {promise.confidence:.0%}"
             + (f" and {promise.max_class_disagreement:.2%} by class" if promise.max_class_disagreement else ""),
-            "restart the trainer with these settings: it closes the exits and certifies others; or promise less",
+            "workers keep its exits closed; restart the trainer with these settings, so that it certifies others, or "
+            "promise less",
         )
 
 
 def _age(created: str) -> str:
     """How long ago ``created`` was, in one unit."""
     try:
-        seconds = (datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds()
+        return duration((datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds())
     except (ValueError, TypeError):
         return "an unknown time"
-    for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(0, seconds):.0f} seconds"

@@ -1,4 +1,4 @@
-"""Checks the model: does it load, can it be cut, how fast is it, and do its frames fit a record and the memory?"""
+"""Checks the model: does it load, can it be cut, what runs it how fast, and do its frames fit record and memory?"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,6 +10,8 @@ from layercache.schemas.settings import Settings
 
 AREA = Area("model")
 _BATCH, _REPEATS = 8, 3
+#: Of a model that takes longer, other runtimes are not measured: to make int8 takes it minutes.
+_LONGEST_MS = 50.0
 #: The size of a record's header, in addition to its frame.
 _RECORD_BYTES = 4_096
 
@@ -19,6 +21,7 @@ def check(settings: Settings, on_traced: Callable[[TracedModel], None]) -> Itera
     from layercache.early_exit.cutting import costs, cuts
     from layercache.early_exit.model import loading
     from layercache.early_exit.model.weights import has_weights
+    from layercache.early_exit.runtimes import with_reference
 
     try:
         classifier = loading.load(settings.model)
@@ -36,6 +39,11 @@ def check(settings: Settings, on_traced: Callable[[TracedModel], None]) -> Itera
     else:
         yield AREA.ok("load", found)
     try:
+        classifier = with_reference(classifier, settings.worker.max_batch)
+    except loading.ModelError as error:
+        yield AREA.error("runtime", str(error), "set model.runtime to auto")
+        return
+    try:
         traced = cuts.trace(classifier, settings.trainer.max_cuts)
     except cuts.CutError as error:
         yield AREA.error("cuts", str(error), "exits cannot be put into this model; the message says why")
@@ -48,6 +56,37 @@ def check(settings: Settings, on_traced: Callable[[TracedModel], None]) -> Itera
     yield AREA.ok("speed", f"{traced.flops / 1e9:.3g} GFLOPs and {ms:.3g} ms a frame, in batches of {_BATCH}")
     on_traced(traced)
     yield from _sizes(settings, traced)
+    yield from _runtimes(settings, traced, ms)
+
+
+def _runtimes(settings: Settings, traced: TracedModel, ms: float) -> Iterator[Finding]:
+    """What runs the full model and why, and what other runtimes would take."""
+    from layercache.early_exit.compiled.allowed import allowed_precisions, refusal
+    from layercache.early_exit.compiled.openvino_runtime import INSTALL, missing
+    from layercache.measuring.runtime_times import RuntimeTimes
+
+    classifier = traced.classifier
+    reference, why_not = classifier.reference, refusal(classifier)
+    if why_not is not None and why_not == missing():
+        yield AREA.warning("runtime", reference.described, f"OpenVINO is often several times as quick: {INSTALL}")
+    else:
+        yield AREA.ok("runtime", reference.described)
+    exits = allowed_precisions(classifier)
+    may = f"the trainer may compile it in {' and in '.join(exits.precisions)}" if exits.precisions else "none"
+    yield AREA.ok("compiled exits", f"{may}{f' ({exits.reason})' if exits.reason else ''}")
+    if why_not is not None:
+        return
+    if ms > _LONGEST_MS:
+        yield AREA.skipped("other runtimes", "it takes minutes to make them of this model: `layercache profile` does")
+        return
+    batches = (1, settings.worker.max_batch)
+    times = RuntimeTimes.measure(traced, batches)
+    told = [
+        f"{name} {' / '.join(f'{spent / batch:.3g}' for batch, spent in by_batch.items())}"
+        for name, by_batch in times.ms.items()
+    ]
+    note = f"; {times.note}" if times.note else ""
+    yield AREA.ok("other runtimes", f"ms a frame in batches of 1 / {batches[1]}: {', '.join(told)}{note}")
 
 
 def _sizes(settings: Settings, traced: TracedModel) -> Iterator[Finding]:

@@ -32,6 +32,7 @@ class Columns:
     hits: Bools
     audited: Bools
     flops_share: Floats
+    time_share: Floats
     predicted_ms: Integers
     inference_ms: Floats
     """The frame's part of its micro-batch's time."""
@@ -65,6 +66,7 @@ def collect(
         hits=np.array([answer.hit for answer in answers], np.bool_),
         audited=np.array([answer.audited for answer in answers], np.bool_),
         flops_share=np.array([answer.flops_share for answer in answers], np.float64),
+        time_share=np.array([answer.time_share for answer in answers], np.float64),
         predicted_ms=predicted_ms,
         inference_ms=batch_ms / sizes[batch.reshape(-1)],
         audit_drawn=np.array([position in audits for position in positions], np.bool_),

@@ -3,8 +3,8 @@
 import math
 
 from layercache.cache_training.certifying.certificate import attempt_error, p_value
-from layercache.cache_training.certifying.certifier import FIRST_TOLERANCE
 from layercache.cache_training.certifying.dealing import SHARES, AuditUse
+from layercache.cache_training.certifying.readiness import FIRST_TOLERANCE
 from layercache.cache_training.trainer import FEWEST_TUNING
 
 

@@ -21,7 +21,10 @@ class Shares(msgspec.Struct, frozen=True, kw_only=True):
     hit_rate: float
     """Frames that left at an exit."""
     flops_saved: float
-    """FLOPs not spent, heads counted, of what the plain model would have spent."""
+    """FLOPs not spent, heads counted, of what the plain model would have spent; below 0 where more were spent, as by
+    audits of a version that runs the model in int8 as well."""
+    time_saved: float
+    """The same for time, by what the trainer's machine took for each exit."""
     disagreement: float
     """Frames whose answer was not the full model's."""
     accuracy: float
@@ -40,7 +43,14 @@ class Quarter(Shares, frozen=True, kw_only=True):
     """The last quarter of the stream."""
 
     speedup: float
-    """Frames per second with the final heads over frames per second with every exit closed: the race's result."""
+    """Frames per second with the final heads over frames per second of the model by PyTorch, every exit closed: the
+    race's result, as the next."""
+    speedup_plain: float
+    """The same over frames per second of the best plain runtime."""
+    plain_runtime: str
+    """Its name."""
+    plain_disagreement: float
+    """Frames to which it gives another label than the model; no certificate bounds that."""
 
 
 class Audits(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,15 +73,33 @@ class OfClass(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
-    """One round of the race: the same frames with the heads and with every exit closed, one after the other."""
+    """One round of the race: the same frames with the heads, with every exit closed, and by the best plain runtime."""
 
     with_exits_fps: float
     closed_fps: float
+    plain_fps: float
     ratio: float
+    """Over every exit closed."""
+    ratio_plain: float
+    """Over the best plain runtime."""
+
+
+class Plain(msgspec.Struct, frozen=True, kw_only=True):
+    """The best plain runtime: the quickest way to run the whole model here, without exits and without a certificate."""
+
+    name: str
+    """``PyTorch``, or OpenVINO's with its precision."""
+    disagreement: float
+    """Frames of the race to which it gives another label than the model."""
+    heats_fps: dict[str, float]
+    """Frames per second by runtime, from which it was chosen; empty where PyTorch had no rival."""
+    note: str
+    """Why a runtime could not be tried; empty where all were."""
 
 
 class Race(msgspec.Struct, frozen=True, kw_only=True):
-    """The worker's whole path (decode, engine, encode) in turns with the final heads and with every exit closed."""
+    """The worker's whole path (decode, engine, encode) in turns: with the final heads, with every exit closed, which is
+    the model by PyTorch, and by the best plain runtime."""
 
     frames: int
     max_batch: int
@@ -80,9 +108,12 @@ class Race(msgspec.Struct, frozen=True, kw_only=True):
     audit_rate: float
     rounds: tuple[Round, ...]
     with_exits_fps: float
-    """Median over the rounds, as the next two."""
+    """Median over the rounds, as the next four."""
     closed_fps: float
+    plain_fps: float
     speedup: float
+    speedup_plain: float
+    plain: Plain
 
 
 class OpenExit(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +123,7 @@ class OpenExit(msgspec.Struct, frozen=True, kw_only=True):
     family: str
     threshold: float
     flops_share: float
+    time_share: float
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,11 +154,14 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     """From the first frame published to the last one answered."""
     frames_per_second: float
+    first_version_frame: int | None
+    """The first frame, from 0, that a version with open exits answered; None where there was none."""
     budget: float
     """The disagreement that was allowed (``max_disagreement``)."""
     confidence: float
     hit_rate: float
     flops_saved: float
+    time_saved: float
     disagreement: float
     accuracy: float
     full_accuracy: float
@@ -155,6 +190,7 @@ def shares(columns: Columns, rows: slice, exits: Sequence[str]) -> Shares:
         frames=answered,
         hit_rate=_share(columns.hits[rows]),
         flops_saved=float(1 - columns.flops_share[rows].mean()),
+        time_saved=float(1 - columns.time_share[rows].mean()),
         disagreement=_share(columns.differs[rows]),
         accuracy=_share((columns.labels == columns.truth)[rows]),
         full_accuracy=_share((columns.full == columns.truth)[rows]),
@@ -199,26 +235,37 @@ def summarise(
     exits = [answer.exit for answer in answers]
     whole = shares(columns, slice(0, len(columns)), exits)
     quarter = shares(columns, last_quarter(len(columns)), exits)
+    versions = tuple(_version(manifest, answers) for manifest in _by_age(manifests))
     seconds = (max(a.predicted_ms for a in answers) - min(a.frame_ms for a in answers)) / 1000
     return Summary(
         frames=len(columns),
         seconds=seconds,
         frames_per_second=len(columns) / seconds if seconds > 0 else 0.0,
+        first_version_frame=min(
+            (version.at_frame for version in versions if version.exits and version.at_frame is not None), default=None
+        ),
         budget=budget,
         confidence=confidence,
         hit_rate=whole.hit_rate,
         flops_saved=whole.flops_saved,
+        time_saved=whole.time_saved,
         disagreement=whole.disagreement,
         accuracy=whole.accuracy,
         full_accuracy=whole.full_accuracy,
         whole=whole,
-        last_quarter=Quarter(**msgspec.structs.asdict(quarter), speedup=race.speedup),
+        last_quarter=Quarter(
+            **msgspec.structs.asdict(quarter),
+            speedup=race.speedup,
+            speedup_plain=race.speedup_plain,
+            plain_runtime=race.plain.name,
+            plain_disagreement=race.plain.disagreement,
+        ),
         audits=Audits(
             frames=int(columns.audit_drawn.sum()),
             disagreements=int((columns.audit_drawn & columns.audit_disagrees).sum()),
         ),
         classes=by_class(columns, last_quarter(len(columns)), classes),
-        versions=tuple(_version(manifest, answers) for manifest in _by_age(manifests)),
+        versions=versions,
         race=race,
         machine=machine,
         model=model,
@@ -243,7 +290,13 @@ def _version(manifest: Manifest, answers: Sequence[Answer]) -> Version:
 
 
 def _open_exit(exit_: Exit) -> OpenExit:
-    return OpenExit(cut=exit_.cut, family=exit_.head.family, threshold=exit_.threshold, flops_share=exit_.flops_share)
+    return OpenExit(
+        cut=exit_.cut,
+        family=exit_.family,
+        threshold=exit_.threshold,
+        flops_share=exit_.flops_share,
+        time_share=exit_.time_share,
+    )
 
 
 def _share(rows: Bools) -> float:

@@ -21,6 +21,8 @@ class Answer:
     version: str | None
     flops_share: float
     """FLOPs spent on it, as a share of the plain model's."""
+    time_share: float
+    """The same for time, as the trainer's machine took it."""
     frame_ms: int
     predicted_ms: int
     inference_ms: float
@@ -52,6 +54,7 @@ class Snapshot:
     hit_rate: float
     hits_by_exit: dict[str, float]
     flops_saved: float
+    time_saved: float
     frames_per_s: float
     audited: float
     """Share of frames that were audits."""
@@ -74,7 +77,7 @@ class Tally:
     """Counts answers and audits.
 
     >>> tally = Tally(frames=2)
-    >>> tally.add(Answer(0, 0, 0, 7, "layer2", False, "v1", 0.4, 0, 5, 4.0))
+    >>> tally.add(Answer(0, 0, 0, 7, "layer2", False, "v1", 0.4, 0.5, 0, 5, 4.0))
     True
     >>> tally.snapshot().hit_rate
     1.0
@@ -140,6 +143,7 @@ class Tally:
             hit_rate=exits.total() / n,
             hits_by_exit={name: count / n for name, count in exits.items()},
             flops_saved=sum(1 - answer.flops_share for answer in recent) / n,
+            time_saved=sum(1 - answer.time_share for answer in recent) / n,
             frames_per_s=_rate([answer.predicted_ms for answer in recent]),
             audited=sum(answer.audited for answer in recent) / n,
             audits=len(self._audits),

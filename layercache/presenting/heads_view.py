@@ -2,6 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
+from layercache.presenting.certificates import tested_on
+from layercache.presenting.savings import flops_saved, saving
+from layercache.schemas.manifest import flops_shares, time_shares
+from layercache.schemas.prediction import FULL
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -63,7 +68,7 @@ def print_versions(store: "HeadStore") -> None:
 
     table = Table("", box=None, header_style="bold")
     table.add_column("version", no_wrap=True)  # users copy it, so it must be complete; it begins with its creation time
-    for name in ("why", "exits", "hits", "FLOPs saved", "risk at most"):
+    for name in ("why", "exits", "hits", "time saved", "FLOPs saved", "risk at most"):
         table.add_column(name)
     live = store.live().version
     for manifest in store.versions():
@@ -74,7 +79,8 @@ def print_versions(store: "HeadStore") -> None:
             manifest.reason,
             ", ".join(row["exits"]) or "all closed",
             _percent(row["hit_rate"]),
-            _percent(row["flops_saved"]),
+            _percent(row["time_saved"]),
+            "" if row["flops_saved"] is None else flops_saved(row["flops_saved"]),
             _percent(row["upper_bound"], 2),
         )
     console = Console()
@@ -94,12 +100,20 @@ def print_version(manifest: "Manifest") -> None:
     console = Console()
     console.print(f"{manifest.version} of {manifest.model_name} ({manifest.model[:12]})", markup=False)
     console.print(f"{manifest.created}, {manifest.reason}, after {manifest.predecessor or 'none'}", markup=False)
-    table = Table("exit", "head", "temperature", "threshold", "FLOPs", "time", box=None, header_style="bold")
+    table = Table("exit", "head", "temperature", "threshold", "time", "FLOPs", box=None, header_style="bold")
+    times, flops = time_shares(manifest), flops_shares(manifest)
     for exit_ in manifest.exits:
         figures = (f"{exit_.temperature:.3g}", f"{exit_.threshold:.4f}")
-        shares = (_percent(exit_.flops_share), _percent(exit_.time_share))
-        table.add_row(exit_.cut, exit_.head.family, *figures, *shares)
+        shares = (_percent(times[exit_.cut]), _percent(flops[exit_.cut]))
+        table.add_row(exit_.cut, exit_.family if exit_.head else "the whole model", *figures, *shares)
+    table.add_row(FULL, "the model itself", "", "", _percent(times[FULL]), _percent(flops[FULL]))
     console.print(table if manifest.exits else "every exit is closed")
+    if manifest.path and manifest.exits:
+        made_by = f" (made by {manifest.path.made_by})" if manifest.path.made_by else ""
+        console.print(
+            f"exits run compiled, in {manifest.path.precision}{made_by}; what none is sure of runs the model itself",
+            markup=False,
+        )
     certificate, expected = manifest.certificate, manifest.expected
     if certificate:
         console.print(_certified(certificate), markup=False)
@@ -121,15 +135,19 @@ def _print_overload(console: "Console", overload: "Overload") -> None:
 
 
 def _certified(certificate: "Certificate") -> str:
+    earlier = [str(number) for number in certificate.recycled_from]
+    attempts = f"attempt{'s' * (len(earlier) > 1)} {' and '.join(earlier)}"
+    recycled = f", with the error that {attempts} passed on" if earlier else ""
     return (
         f"certified for {certificate.max_disagreement:.2%} at {certificate.confidence:.0%}: "
-        f"{certificate.disagreements} of {certificate.frames} audits differ, risk at most "
-        f"{certificate.upper_bound:.2%} (attempt {certificate.attempt}, p = {certificate.p_value:.2g})"
+        f"risk at most {certificate.upper_bound:.2%}; {tested_on(certificate)} "
+        f"(attempt {certificate.attempt}, p = {certificate.p_value:.2g} "
+        f"of {certificate.error:.2g}{recycled})"
     )
 
 
 def _expected(expected: "Expected") -> str:
-    saved = f"{_percent(expected.flops_saved)} of FLOPs and {_percent(expected.time_saved)} of time"
+    saved = saving(expected.time_saved, expected.flops_saved)
     return f"expected: {_percent(expected.hit_rate)} hits, saving {saved}"
 
 

@@ -10,16 +10,15 @@ from torch import Tensor
 
 from layercache.cache_training.certifying import versions
 from layercache.cache_training.certifying.certificate import lower_bound, upper_bound
-from layercache.cache_training.certifying.choosing import DOUBTS, ExitChoice
-from layercache.cache_training.learning.batch_times import BatchTimes
-from layercache.cache_training.learning.candidates import Costs
+from layercache.cache_training.certifying.choosing import ExitChoice
 from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.engine import Engine
 from layercache.early_exit.heads.loading import load_heads
 from layercache.early_exit.policy import cascade
 from layercache.measuring.columns import joined
+from layercache.measuring.race import Rival
 from layercache.report.footage import Batch
-from layercache.report.numbers import Exam, OfClass, Point
+from layercache.report.numbers import Exam, OfClass, Plain, Point
 from layercache.schemas.manifest import Manifest
 from layercache.stream.frames.frame import Frame
 
@@ -63,10 +62,22 @@ class Known:
 
 
 class Sitting:
-    """The exam of several papers, frame by frame; ``curve`` scores the exits whose thresholds are varied."""
+    """The exam of several papers, frame by frame; ``curve`` scores the exits whose thresholds are varied.
 
-    def __init__(self, traced: TracedModel, papers: Sequence[Paper], curve: Engine | None, race_frames: int) -> None:
+    ``plain`` is the best plain runtime, which is asked as well; None: PyTorch, which gives the answers that count.
+    """
+
+    def __init__(
+        self,
+        traced: TracedModel,
+        papers: Sequence[Paper],
+        curve: Engine | None,
+        race_frames: int,
+        plain: Engine | None = None,
+    ) -> None:
         self.papers = tuple(papers)
+        self._plain = plain
+        self._plain_labels: list[npt.NDArray[np.int64]] = []
         self._full = Engine(traced)
         self._curve = curve
         self._known: list[Known] = []
@@ -84,6 +95,9 @@ class Sitting:
         for paper, answered in zip(self.papers, self._answered, strict=True):
             answers = paper.engine.run(batch.pictures, no_audits)
             answered.append(Answered(answers.exits, answers.labels))
+        self._plain_labels.append(
+            full.labels if self._plain is None else self._plain.run(batch.pictures, no_audits).labels
+        )
         if self._curve is not None:
             self._scores.append(self._curve.score(batch.pictures))
         for frame in batch.frames:
@@ -103,6 +117,10 @@ class Sitting:
         """What paper ``number`` has answered."""
         return joined(self._answered[number])
 
+    def plain_labels(self) -> npt.NDArray[np.int64]:
+        """What the best plain runtime has answered."""
+        return np.concatenate(self._plain_labels)
+
     def scores(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Of the curve's exits, ``[N, exits]`` each."""
         return tuple(np.concatenate(parts) for parts in zip(*self._scores, strict=True))  # type: ignore[return-value]
@@ -121,6 +139,7 @@ def result(paper: Paper, answered: Answered, known: Known, rows: npt.NDArray[np.
     return Exam(
         frames=frames,
         hit_rate=float((exits >= 0).mean()),
+        time_saved=float(1 - paper.engine.time_shares[exits].mean()),
         flops_saved=float(1 - paper.engine.flops_shares[exits].mean()),
         disagreements=wrong,
         lowest=lower_bound(wrong, frames, _TAIL),
@@ -128,6 +147,20 @@ def result(paper: Paper, answered: Answered, known: Known, rows: npt.NDArray[np.
         exits={name: float(count / frames) for name, count in zip(names, counts, strict=True)},
         accuracy=float((labels == truth)[labelled].mean()) if labelled.any() else None,
         full_accuracy=float((full == truth)[labelled].mean()) if labelled.any() else None,
+    )
+
+
+def plain_result(rival: Rival, labels: npt.NDArray[np.int64], full: npt.NDArray[np.int64]) -> Plain:
+    """The best plain runtime's, whose ``labels`` are held against the model's ``full``, ``[N]`` each."""
+    frames, wrong = len(full), int((labels != full).sum())
+    return Plain(
+        name=rival.name,
+        note=rival.note,
+        heats_fps=dict(rival.fps),
+        frames=frames,
+        disagreements=wrong,
+        lowest=lower_bound(wrong, frames, _TAIL) if frames else 0.0,
+        highest=upper_bound(wrong, frames, _TAIL) if frames else 1.0,
     )
 
 
@@ -153,15 +186,13 @@ def curve(
     scores: npt.NDArray[np.float32],
     labels: npt.NDArray[np.int64],
     full: npt.NDArray[np.int64],
-    cut_costs: dict[str, Costs],
-    times: BatchTimes,
 ) -> tuple[Point, ...]:
     """Every setting of the family that the trainer tests, from the safest to the boldest."""
     points = []
-    for doubt in DOUBTS:
-        exits = cascade(scores, np.full(scores.shape[1], 1 - doubt, np.float32))
+    for thresholds in choice.family.thresholds:
+        exits = cascade(scores, thresholds)
         given = np.where(exits >= 0, labels[np.arange(len(exits)), exits], full)
-        expected = versions.expected_savings(choice, exits, cut_costs, times)
+        expected = versions.expected_savings(choice, exits)
         points.append(
             Point(
                 disagreement=float((given != full).mean()),

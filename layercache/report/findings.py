@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from layercache.report.numbers import Budget, Finding, Report
+from layercache.measuring.plain_runtimes import PYTORCH
+from layercache.report.numbers import Budget, Exam, Finding, Report
 
 #: From these shares on: the model answers nearly one class; frames look alike; few frames differ from each other.
 _ONE_CLASS, _ALIKE, _COPIES = 0.8, 0.3, 0.01
@@ -77,8 +78,8 @@ def _frames(report: Report) -> Iterator[Finding]:
         yield _warning(
             "Frames repeat",
             f"{frames.copies:,} of the stream's {frames.streamed:,} frames are exact copies of earlier ones. Heads "
-            "know a frame that they have learnt: the stream's curve and the certificates hold for a stream that "
-            f"repeats itself as much. {_exam_copies(report)}",
+            "know a frame that they have learnt, so that each picture certifies once; the stream's curve holds for a "
+            f"stream that repeats itself as much. {_exam_copies(report)}",
         )
     elif frames.exam_copies:
         yield _note("Frames repeat", _exam_copies(report))
@@ -94,6 +95,13 @@ def _frames(report: Report) -> Iterator[Finding]:
             "One camera",
             f"The frames are one stream: near-copies within promise.block_s count once, so that the stream of "
             f"{frames.streamed:,} frames holds {frames.blocks:,} independent ones to certify with.",
+        )
+    if frames.scenes_outlast:
+        yield _warning(
+            "Scenes outlast blocks",
+            f"The camera's neighbouring blocks of promise.block_s differ by {frames.likeness or 0:.0%} of what blocks "
+            "farther apart do: they show one scene, and are fewer independent frames than blocks. So nothing is "
+            "certified on them. Set promise.block_s to how long a scene lasts.",
         )
     if frames.shuffled:
         yield _note(
@@ -157,6 +165,23 @@ def _worth(report: Report) -> Iterator[Finding]:
             "Hardly any time is saved here",
             f"A worker was {exam.speedup:.2f} times as fast with its exits open: the model is so small, or so quick on "
             "this machine, that heads cost about what they save, or decoding the pictures takes most of the time.",
+        )
+    yield from _plain(report, exam)
+
+
+def _plain(report: Report, exam: Exam | None) -> Iterator[Finding]:
+    plain = report.plain
+    if plain.note:
+        yield _note("Not every plain runtime was tried", f"The best that was is {plain.name}: {plain.note}.")
+    if plain.name == PYTORCH or exam is None or exam.speedup_plain is None or not plain.frames:
+        return
+    if exam.speedup_plain < _WORTH:
+        yield _note(
+            f"{plain.name} alone is {'quicker' if exam.speedup_plain < 1 / _WORTH else 'about as fast'}",
+            f"With the exits a worker was {exam.speedup_plain:.2f} times as fast as the whole model by {plain.name}. "
+            f"That differed from the model on {plain.disagreements:,} of {plain.frames:,} frames (95 %: "
+            f"{plain.lowest:.2%} to {plain.highest:.2%}), and nothing watches or bounds that: what the exits add is "
+            "the certificate, the audits, and the model itself for what they are not sure of.",
         )
 
 

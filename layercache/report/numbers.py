@@ -54,6 +54,10 @@ class Frames(msgspec.Struct, frozen=True, kw_only=True):
     """Frames of the stream that are exact copies of an earlier one, as the model sees them."""
     near_copies: int
     """Frames of the stream that are nearly the same as the one before."""
+    likeness: float | None
+    """Of a camera's neighbouring blocks, see :class:`layercache.cache_training.certifying.scenes.SceneWatch`."""
+    scenes_outlast: bool
+    """Whether these are so alike that nothing is certified on them."""
     exam_copies: int
     """Frames of the exam that are copies of a frame of the stream; they are left out of its numbers, see ``fresh``."""
     fresh: bool
@@ -73,6 +77,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     """Frames of the stream at which the following are given, each over the latest ``window`` frames."""
     window: int
     hit_rate: tuple[float, ...]
+    time_saved: tuple[float, ...]
     flops_saved: tuple[float, ...]
     audited: tuple[float, ...]
     disagreement: tuple[float, ...]
@@ -98,7 +103,10 @@ class Exam(msgspec.Struct, frozen=True, kw_only=True):
 
     frames: int
     hit_rate: float
+    time_saved: float
+    """Of the plain model's, by the times of pieces and heads that were measured here."""
     flops_saved: float
+    """Below 0 where more were spent than the plain model spends, as by a model in int8 that frames pass."""
     disagreements: int
     lowest: float
     """Clopper-Pearson interval of the disagreement, 95 %."""
@@ -108,9 +116,12 @@ class Exam(msgspec.Struct, frozen=True, kw_only=True):
     accuracy: float | None
     full_accuracy: float | None
     speedup: float | None = None
-    """Frames per second with the exits over frames per second without, the worker's whole path, on this machine."""
+    """Frames per second with the exits over frames per second of PyTorch, the worker's whole path, on this machine."""
+    speedup_plain: float | None = None
+    """The same over the best plain runtime."""
     with_exits_fps: float | None = None
     closed_fps: float | None = None
+    plain_fps: float | None = None
 
     @property
     def disagreement(self) -> float:
@@ -135,6 +146,24 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     room: int
     """Certification audits that fit into the trainer's memory."""
     exam: Exam | None
+
+
+class Plain(msgspec.Struct, frozen=True, kw_only=True):
+    """The best plain runtime: the quickest way to run the whole model here, without exits and without a certificate."""
+
+    name: str
+    """``PyTorch``, or OpenVINO's with its precision."""
+    note: str
+    """Why a runtime could not be tried; empty where all were."""
+    heats_fps: dict[str, float]
+    """Frames per second by runtime, from which it was chosen; empty where PyTorch had no rival."""
+    frames: int
+    """Of the exam, those that are in its numbers."""
+    disagreements: int
+    """Frames to which it gives another label than the model."""
+    lowest: float
+    """Clopper-Pearson interval of the disagreement, 95 %."""
+    highest: float
 
 
 class OfClass(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,6 +210,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     frames: Frames
     stream: Stream
     budgets: tuple[Budget, ...]
+    plain: Plain
     classes: tuple[OfClass, ...]
     """At the promised budget, the most disagreements first."""
     curve: tuple[Point, ...]

@@ -5,6 +5,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from layercache.presenting.savings import flops_saved, is_precision
 from layercache.report import plots, words
 from layercache.report.numbers import Report
 
@@ -21,9 +22,12 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = words.percent
+    environment.filters["flops"] = lambda saved: flops_saved(saved, words.percent)
+    environment.tests["precision"] = is_precision
     return environment.get_template(_TEMPLATE.name).render(
         report=report,
         verdict=words.verdict(report),
+        sides=words.sides(report),
         rows=[(budget, words.budget_row(budget)) for budget in report.budgets],
         plots={
             name: Markup(draw(report))

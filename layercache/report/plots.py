@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -64,24 +64,24 @@ def _trade_off(axes: Axes, report: Report) -> None:
     widest = 1.6 * max(budget.max_disagreement for budget in report.budgets)
     points = [point for point in report.curve if point.disagreement <= widest] or list(report.curve[:1])
     x = [point.disagreement for point in points]
-    axes.plot(x, [point.flops_saved for point in points], color=_TEAL, label="FLOPs saved")
     axes.plot(x, [point.time_saved for point in points], color=_BLUE, label="time saved, expected")
-    axes.plot(x, [point.hit_rate for point in points], color=_FAINT, linewidth=1.3, label="leave early")
+    axes.plot(x, [point.flops_saved for point in points], color=_TEAL, label="FLOPs saved")
+    axes.plot(x, [point.hit_rate for point in points], color=_FAINT, linewidth=1.3, label="leave at exits")
     names: dict[tuple[float, float], list[str]] = {}  # rows that come out alike share a place, and its label
     for budget in report.budgets:
         axes.axvline(budget.max_disagreement, color=_RED, linestyle=":", linewidth=1)
         if budget.exam is not None:
             certified = budget.state == "certified"
             axes.plot(
-                budget.exam.disagreement, budget.exam.flops_saved, "o", markersize=9, markeredgewidth=1.8, color=_TEAL,
-                markerfacecolor=_TEAL if certified else "none", clip_on=False, zorder=3,
+                budget.exam.disagreement, budget.exam.time_saved, "o", markersize=9, markeredgewidth=1.8, color=_BLUE,
+                markerfacecolor=_BLUE if certified else "none", clip_on=False, zorder=3,
             )  # fmt: skip
-            place = round(budget.exam.disagreement, 4), round(budget.exam.flops_saved, 2)
+            place = round(budget.exam.disagreement, 4), round(budget.exam.time_saved, 2)
             names.setdefault(place, []).append(f"{100 * budget.max_disagreement:g} %")
     for place, here in names.items():
         axes.annotate(", ".join(here), place, xytext=(9, -15), textcoords="offset points")
     axes.set_xlim(0, max(widest, *(b.exam.disagreement for b in report.budgets if b.exam), 1e-3))
-    axes.set_ylim(min(0.0, *(point.time_saved for point in points)), 1)
+    axes.set_ylim(_bottom([share for point in points for share in (point.time_saved, point.flops_saved)]), 1)
     axes.set_xlabel("answers that differ from the full model's, held-out frames")
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
     axes.yaxis.set_major_formatter(_PERCENT)
@@ -90,13 +90,19 @@ def _trade_off(axes: Axes, report: Report) -> None:
 def _stream(axes: Axes, report: Report) -> None:
     found = report.stream
     axes.fill_between(found.at, found.hit_rate, color=_BLUE, alpha=0.12, linewidth=0)
-    axes.plot(found.at, found.hit_rate, color=_BLUE, label="left early")
-    axes.plot(found.at, found.flops_saved, color=_TEAL, label="FLOPs saved")
+    axes.plot(found.at, found.hit_rate, color=_BLUE, label="left at exits")
+    axes.plot(found.at, found.time_saved, color=_TEAL, label="time saved")
+    axes.plot(found.at, found.flops_saved, color=_TEAL, linewidth=1.3, linestyle="--", label="FLOPs saved")
     axes.plot(found.at, found.audited, color=_FAINT, linewidth=1.3, label="audited")
     _mark_versions(axes, report)
-    axes.set_ylim(min(-0.02, *found.flops_saved), 1.02)
+    axes.set_ylim(_bottom([-0.02, *found.flops_saved, *found.time_saved]), 1.02)
     axes.yaxis.set_major_formatter(_PERCENT)
     _frames_axis(axes, report)
+
+
+def _bottom(shares: Sequence[float]) -> float:
+    """Where an axis of savings begins: at 0, or lower where more was spent than the plain model spends."""
+    return min(0.0, *shares)
 
 
 def _disagreement(axes: Axes, report: Report) -> None:

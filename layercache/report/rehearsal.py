@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from layercache.cache_training.certifying.audits import AuditIntake, Windows
+from layercache.cache_training.certifying.audits import AuditIntake
 from layercache.cache_training.certifying.certifier import Certifier
-from layercache.cache_training.certifying.choosing import ScoredCandidate
-from layercache.cache_training.certifying.dealing import one_per_block
+from layercache.cache_training.certifying.choosing import Option
 from layercache.cache_training.certifying.live_version import LiveVersion
+from layercache.cache_training.certifying.windows import Windows
 from layercache.cache_training.trainer import FEWEST_TUNING, OnlineTrainer
+from layercache.early_exit.compiled.allowed import allowed_precisions
 from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.engine import Engine
 from layercache.early_exit.heads.loading import load_heads
@@ -73,6 +74,8 @@ class RehearsedFrames:
     audited: npt.NDArray[np.bool_]
     flops_share: npt.NDArray[np.float64]
     """FLOPs spent on it as served, audits to the end, as a share of the plain model's."""
+    time_share: npt.NDArray[np.float64]
+    """The same of time."""
     truth: npt.NDArray[np.int64]
     content: npt.NDArray[np.uint64]
     near: npt.NDArray[np.bool_]
@@ -96,8 +99,9 @@ class Rehearsal:
         self.traced = traced
         self._settings = settings
         self._folder = folder
-        promise = settings.promise.model_copy(update={"overload_max_disagreement": None})
-        self.trainer = OnlineTrainer(traced, self._store("promised"), promise, settings.trainer)
+        promise = settings.promise.model_copy(update={"overload_max_disagreement": None, "min_span_s": 0.0})
+        precisions = allowed_precisions(traced.classifier).precisions
+        self.trainer = OnlineTrainer(traced, self._store("promised"), promise, settings.trainer, precisions=precisions)
         own = Lane(promise.max_disagreement, self.trainer.published, self.trainer.intake, self.trainer.certifier)
         others = [self._lane(budget, promise) for budget in sorted(set(budgets) - {own.budget})]
         self.lanes: tuple[Lane, ...] = tuple(sorted((own, *others), key=lambda lane: lane.budget))
@@ -126,8 +130,7 @@ class Rehearsal:
 
     def most_waiting(self, lane: Lane) -> int:
         """Independent audits that have ever waited to certify a budget at the same time."""
-        waiting = lane.intake.windows.certification.frames()
-        return max(self._waited[lane.budget], 0 if waiting is None else len(one_per_block(waiting.block)))
+        return max(self._waited[lane.budget], lane.intake.windows.independent())
 
     def serve(self, batch: Batch) -> None:
         """Answers a micro-batch, and hands on what it teaches."""
@@ -135,7 +138,7 @@ class Rehearsal:
         for record in self._writer.write(answered):
             taught = decode(record)
             self.trainer.ingest(taught)
-            for lane in self._others:
+            for lane in self._others if not taught.of_lessons else ():  # the trainer alone learns
                 lane.intake.take(taught)
         self._answered.append(_rehearsed(batch, answered))
         self.seen += len(batch)
@@ -152,21 +155,18 @@ class Rehearsal:
             self._take_up()
             spent += time.monotonic() - began + max(rest, 1e-3)
 
-    def finish(self) -> list[ScoredCandidate]:
+    def finish(self) -> list[Option]:
         """At the stream's end: what was learnt last may yet be certified. Returns what tuning says of all candidates.
 
         Empty where the stream had no tuning audits, or nothing has been learnt.
         """
         self.trainer.work(0.0)
-        learner = self.trainer.learner
-        if not len(learner.tuning) or not learner.views_made:
-            return []
-        scored = self.trainer.scored_candidates()
-        if len(learner.tuning) >= FEWEST_TUNING:
+        options = self.trainer.options.score()
+        if options and len(self.trainer.windows.tuning) >= FEWEST_TUNING:
             for lane in (*self._others, self.own):
-                lane.certifier.consider(scored)
+                lane.certifier.consider(options)
             self._take_up()
-        return scored
+        return options
 
     def _take_up(self) -> None:
         """Serves by a version that was published, and keeps from the other budgets what the trainer may learn now."""
@@ -194,10 +194,7 @@ class Rehearsal:
         for window in (windows.learning, windows.misses, windows.tuning):
             window.capacity = 1  # the trainer has them
         intake = AuditIntake(windows, own.block_s)
-        certifier = Certifier(
-            self.traced.classifier, published, intake, trainer.learner.cut_costs, trainer.scores,
-            settings.min_audit_rate, times=trainer.learner.times,
-        )  # fmt: skip
+        certifier = Certifier(self.traced.classifier, published, intake, trainer.scores, settings.min_audit_rate)
         return Lane(budget, published, intake, certifier)
 
     def _store(self, name: str) -> HeadStore:
@@ -215,6 +212,7 @@ def _rehearsed(batch: Batch, answered: AnsweredBatch) -> RehearsedFrames:
         exit_name=np.array(engine.exit_names)[answers.live_exit],
         audited=audits,
         flops_share=engine.flops_shares[leaves],
+        time_share=engine.time_shares[leaves],
         truth=batch.truth,
         content=batch.content,
         near=batch.near,

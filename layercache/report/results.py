@@ -19,6 +19,7 @@ from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.model.weights import has_weights
 from layercache.measuring.columns import moving
 from layercache.measuring.needs import first_attempt_audits, first_attempt_frames
+from layercache.measuring.race import Rival
 from layercache.measuring.summary import Race
 from layercache.report import exam, numbers
 from layercache.report.exam import Known, Sitting
@@ -39,24 +40,30 @@ def gather(
     sitting: Sitting,
     choice: ExitChoice | None,
     races: Mapping[float, Race],
+    rival: Rival,
 ) -> numbers.Report:
-    """The report but for its findings; ``choice`` are the exits of the curve, ``races`` are by budget."""
+    """The report but for its findings; ``choice`` are the exits of the curve, ``races`` are by budget.
+
+    ``rival`` is the best plain runtime.
+    """
     promise, classifier = settings.promise, rehearsal.traced.classifier
     known = sitting.known() if len(sitting) else None
     rows = _fresh(rehearsal, known) if known is not None else np.empty(0, np.bool_)
     exams: dict[float, numbers.Exam | None] = {}
     classes: tuple[numbers.OfClass, ...] = ()
     points: tuple[numbers.Point, ...] = ()
+    nothing = np.empty(0, np.int64)
+    plain = exam.plain_result(rival, nothing, nothing)
     if known is not None:
         for number, paper in enumerate(sitting.papers):
             found = exam.result(paper, sitting.answered(number), known, rows)
             exams[paper.budget] = _timed(found, races.get(paper.budget))
             if paper.budget == rehearsal.own.budget:
                 classes = exam.by_class(sitting.answered(number), known, rows, classifier.classes)
+        plain = exam.plain_result(rival, sitting.plain_labels()[rows], known.full[rows])
         if choice is not None:
             scores, labels = sitting.scores()
-            learner = rehearsal.trainer.learner
-            points = exam.curve(choice, scores[rows], labels[rows], known.full[rows], learner.cut_costs, learner.times)
+            points = exam.curve(choice, scores[rows], labels[rows], known.full[rows])
     return numbers.Report(
         layercache=layercache.__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -76,6 +83,7 @@ def gather(
         frames=_frames(footage, rehearsal, known, rows),
         stream=_stream(rehearsal),
         budgets=tuple(_budget(rehearsal, lane, exams.get(lane.budget)) for lane in rehearsal.lanes),
+        plain=plain,
         classes=classes,
         curve=points,
     )
@@ -100,7 +108,12 @@ def _timed(found: numbers.Exam | None, race: Race | None) -> numbers.Exam | None
     if found is None or race is None:
         return found
     return msgspec.structs.replace(
-        found, speedup=race.speedup, with_exits_fps=race.with_exits_fps, closed_fps=race.closed_fps
+        found,
+        speedup=race.speedup,
+        speedup_plain=race.speedup_plain,
+        with_exits_fps=race.with_exits_fps,
+        closed_fps=race.closed_fps,
+        plain_fps=race.plain_fps,
     )
 
 
@@ -135,6 +148,7 @@ def _stream(rehearsal: Rehearsal) -> numbers.Stream:
         at=tuple((at + 1).tolist()),
         window=window,
         hit_rate=at_points(columns.hit),
+        time_saved=at_points(1 - columns.time_share),
         flops_saved=at_points(1 - columns.flops_share),
         audited=at_points(columns.audited),
         disagreement=at_points(columns.exit_label != columns.full),
@@ -161,6 +175,7 @@ def _frames(
     footage: Footage, rehearsal: Rehearsal, known: Known | None, fresh: npt.NDArray[np.bool_]
 ) -> numbers.Frames:
     columns, classes = rehearsal.frames(), rehearsal.traced.classifier.classes
+    scenes = rehearsal.trainer.intake.scenes
     full, confidence, labelled = [columns.full], [columns.confidence], columns.truth >= 0
     copies = 0
     if known is not None:
@@ -181,6 +196,8 @@ def _frames(
         blocks=rehearsal.blocks,
         copies=len(columns.content) - len(np.unique(columns.content)),
         near_copies=int(columns.near.sum()),
+        likeness=scenes.likeness,
+        scenes_outlast=bool(scenes.outlast),
         exam_copies=copies,
         fresh=not copies or int(fresh.sum()) == len(fresh) - copies,
         classes_seen=int((counts > 0).sum()),

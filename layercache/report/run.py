@@ -10,20 +10,22 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
-import numpy as np
 import torch
 
 from layercache.cache_training.certifying import versions
-from layercache.cache_training.certifying.choosing import ExitChoice, ScoredCandidate, choose
+from layercache.cache_training.certifying.choosing import ExitChoice, Option, choose_among
 from layercache.early_exit.cutting import costs, cuts
 from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.engine import Engine
 from layercache.early_exit.heads.loading import load_heads
 from layercache.early_exit.memory import keep_freed_memory
 from layercache.early_exit.model import loading
+from layercache.early_exit.runtimes import with_reference
 from layercache.measuring import race
+from layercache.measuring.race import Rival
 from layercache.measuring.summary import Race
 from layercache.report import numbers
+from layercache.report.alternative import Opening
 from layercache.report.exam import Paper, Sitting
 from layercache.report.findings import findings
 from layercache.report.footage import Batch, Footage, FrameOptions
@@ -96,15 +98,17 @@ def run(
     and :func:`cuts.trace` raise, and :class:`layercache.stream.publishing.sources.SourceError`.
     """
     watch, stop = watch or Quiet(), stop or threading.Event()
-    began = time.monotonic()
+    began = started_at = time.monotonic()
     keep_freed_memory()
     if settings.worker.torch_threads is not None:
         torch.set_num_threads(settings.worker.torch_threads)
     watch.phase("building and cutting the model")
-    traced = cuts.trace(loading.load(settings.model), settings.trainer.max_cuts)
+    by_pytorch = cuts.trace(loading.load(settings.model), settings.trainer.max_cuts)
+    classifier = with_reference(by_pytorch.classifier, settings.worker.max_batch)
+    traced = cuts.trace(classifier, settings.trainer.max_cuts)
     footage = Footage(options.frames, settings, traced.classifier)
     watch.phase("measuring the model's pieces")
-    table = costs.cost_table(traced)
+    table = costs.cost_table(by_pytorch)
     with tempfile.TemporaryDirectory(prefix="layercache-report-") as folder:
         watch.phase("measuring heads")
         rehearsal = Rehearsal(traced, settings, (*options.budgets, settings.promise.max_disagreement), Path(folder))
@@ -112,23 +116,28 @@ def run(
         pace = Pace.of(footage.count(), table.frame_ms, seconds, len(rehearsal.lanes), max_batch)
         batches = footage.batches(pace.batch)
         watch.phase("frames")
-        _stream(rehearsal, batches, pace, watch, stop)
+        opening = Opening(seconds, pace.race_s, pace.frame_s)
+        _stream(rehearsal, batches, pace, watch, stop, opening)
         if not rehearsal.seen:
             raise NothingSeen(_nothing(footage, options.frames.path))
-        scored = rehearsal.finish()
-        watch.phase("exam")
-        sitting, choice = _sitting(rehearsal, traced, scored, pace)
+        found = rehearsal.finish()
+        compiling = time.monotonic()
+        watch.phase("alternative")
+        rival = opening.rival(settings, by_pytorch, stop)
         interrupted, races = stop.is_set(), dict[float, Race]()
+        began += time.monotonic() - compiling  # on top of what was asked for: how long it takes is not known before
+        watch.phase("exam")
+        sitting, choice = _sitting(rehearsal, traced, found, pace, rival)
         try:
             _sit(sitting, batches, pace, watch)
             if time.monotonic() - began < _LATE * seconds:
                 watch.phase("race")
-                _race(settings, sitting, pace, watch, races)
+                _race(settings, sitting, by_pytorch, rival, pace, watch, races)
         except KeyboardInterrupt:
             interrupted = True
-        report = gather(settings, table, footage, rehearsal, sitting, choice, races)
+        report = gather(settings, table, footage, rehearsal, sitting, choice, races, rival)
     report = msgspec.structs.replace(
-        report, command=options.command, seconds=time.monotonic() - began, interrupted=interrupted
+        report, command=options.command, seconds=time.monotonic() - started_at, interrupted=interrupted
     )
     return msgspec.structs.replace(report, findings=findings(report))
 
@@ -167,12 +176,15 @@ class Pace:
         return cls(stream, held_out, batch, frame_s, _STREAM * seconds, _EXAM * seconds, _RACE * seconds)
 
 
-def _stream(rehearsal: Rehearsal, batches: Iterator[Batch], pace: Pace, watch: Watch, stop: threading.Event) -> None:
+def _stream(
+    rehearsal: Rehearsal, batches: Iterator[Batch], pace: Pace, watch: Watch, stop: threading.Event, opening: Opening
+) -> None:
     """Frames at an even pace, so that heads learn between them as long as the time allows."""
     began = time.monotonic()
     most = max(_LEARN_LEAST_S, _LEARN_TIMES * pace.frame_s)
     serving = 0.0
     for batch in take(batches, pace.stream):
+        opening.take(batch)
         started = time.monotonic()
         rehearsal.serve(batch)
         serving += time.monotonic() - started
@@ -188,47 +200,40 @@ def _stream(rehearsal: Rehearsal, batches: Iterator[Batch], pace: Pace, watch: W
 
 def _saying(live: object) -> str:
     expected = getattr(live, "expected", None)
-    return f", heads open: {expected.hit_rate:.0%} leave early" if expected else ", learning"
+    return f", exits open: {expected.hit_rate:.0%} leave at them" if expected else ", learning"
 
 
 def _sitting(
-    rehearsal: Rehearsal, traced: TracedModel, scored: Sequence[ScoredCandidate], pace: Pace
+    rehearsal: Rehearsal, traced: TracedModel, options: Sequence[Option], pace: Pace, rival: Rival
 ) -> tuple[Sitting, ExitChoice | None]:
     """The papers: what was certified for a budget, or what tuning would try for it; and the exits of the curve."""
-    learner = rehearsal.trainer.learner
     papers = []
     for lane in rehearsal.lanes:
-        version = lane.loaded() or _estimated(rehearsal, traced, scored, lane)
+        version = lane.loaded() or _estimated(traced, options, lane)
         if version is not None:
             papers.append(Paper.of(lane.budget, traced, *version))
     wanted = (rehearsal.own.budget, max(lane.budget for lane in rehearsal.lanes))
-    risks = [_USUAL_RISK * budget for budget in wanted] if scored else []
-    choices = (choose(scored, learner.cut_costs, risk, learner.times) for risk in risks)
+    choices = (choose_among(options, _USUAL_RISK * budget) for budget in wanted)
     choice = next((found for found in choices if found is not None), None)
     engine = None
     if choice is not None:
         now = datetime.now(UTC)
-        manifest, tensors = versions.draft(traced.classifier, None, choice, learner.cut_costs, 0.0, now)
+        manifest, tensors = versions.draft(traced.classifier, None, choice, 0.0, now)
         engine = Engine(traced, load_heads(manifest, tensors, traced))
     race_s = pace.race_s / max(1, len(papers))
-    frames = int(race_s / (pace.frame_s * 2 * 3))  # with exits and without, three rounds
-    return Sitting(traced, papers, engine, min(_RACE_FRAMES, max(16, frames))), choice
+    frames = int(race_s / (pace.frame_s * 3 * 3))  # with exits, PyTorch, the best plain runtime; three rounds
+    return Sitting(traced, papers, engine, min(_RACE_FRAMES, max(16, frames)), rival.engine), choice
 
 
 def _estimated(
-    rehearsal: Rehearsal, traced: TracedModel, scored: Sequence[ScoredCandidate], lane: Lane
+    traced: TracedModel, options: Sequence[Option], lane: Lane
 ) -> tuple[Manifest, dict[str, torch.Tensor]] | None:
     """Exits with the thresholds that tuning expects to stay well within a budget; no certificate says so."""
-    learner = rehearsal.trainer.learner
-    if not scored:
-        return None
-    choice = choose(scored, learner.cut_costs, _USUAL_RISK * lane.budget, learner.times)
+    choice = choose_among(options, _USUAL_RISK * lane.budget)
     if choice is None:
         return None
-    manifest, tensors = versions.draft(traced.classifier, None, choice, learner.cut_costs, 0.0, datetime.now(UTC))
-    threshold = float(np.float32(1 - choice.doubt))
-    exits = tuple(msgspec.structs.replace(exit_, threshold=threshold) for exit_ in manifest.exits)
-    return msgspec.structs.replace(manifest, exits=exits), tensors
+    manifest, tensors = versions.draft(traced.classifier, None, choice, 0.0, datetime.now(UTC))
+    return versions.with_thresholds(manifest, versions.thresholds(choice, choice.target)), tensors
 
 
 def _sit(sitting: Sitting, batches: Iterator[Batch], pace: Pace, watch: Watch) -> None:
@@ -240,7 +245,15 @@ def _sit(sitting: Sitting, batches: Iterator[Batch], pace: Pace, watch: Watch) -
             return
 
 
-def _race(settings: Settings, sitting: Sitting, pace: Pace, watch: Watch, found: dict[float, Race]) -> None:
+def _race(
+    settings: Settings,
+    sitting: Sitting,
+    by_pytorch: TracedModel,
+    rival: Rival,
+    pace: Pace,
+    watch: Watch,
+    found: dict[float, Race],
+) -> None:
     """Puts races by budget into ``found``: the worker's whole path on the exam's first frames, the promised first.
 
     Of large models it may be the only one: warming up alone takes dozens of frames.
@@ -253,7 +266,7 @@ def _race(settings: Settings, sitting: Sitting, pace: Pace, watch: Watch, found:
             watch.progress((number + done) / len(papers))
 
         found[paper.budget] = race.against_closed(
-            settings, paper.engine, sitting.kept, report, pace.race_s / len(papers)
+            settings, paper.engine, Engine(by_pytorch), sitting.kept, rival, report, pace.race_s / len(papers)
         )
         if time.monotonic() - began > pace.race_s:
             return

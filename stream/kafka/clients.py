@@ -1,6 +1,7 @@
 """Kafka clients from the settings: their configuration, and what their errors mean."""
 
 import logging
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,9 @@ CONSUMER_QUEUE_KB = 65_536
 
 #: What a producer holds before it makes us wait.
 PRODUCER_QUEUE_KB = 131_072
+
+#: librdkafka adds it to the errors of connections, and each client counts for itself.
+_CONNECTION_NOTE = re.compile(r" \(after \d+ms in state \w+(, \d+ identical error\(s\) suppressed)?\)")
 
 #: Room for a record's key, headers and framing under the topic's limit.
 RECORD_SLACK_BYTES = 4_096
@@ -222,9 +226,13 @@ def missing_topics(names: Iterable[str], servers: str) -> str:
 
 
 def describe_error(error: KafkaError) -> str:
-    """What the error says, and what to do about it where that is known."""
-    advice = _advice(error)
-    return f"{error.str()}; {advice}" if advice else error.str()
+    """What the error says, and what to do about it where that is known.
+
+    Two clients that meet the same trouble say the same: librdkafka's note on how long a connection's attempt took and
+    how often it has been suppressed is left out.
+    """
+    said, advice = _CONNECTION_NOTE.sub("", error.str()), _advice(error)
+    return f"{said}; {advice}" if advice else said
 
 
 def _advice(error: KafkaError) -> str | None:

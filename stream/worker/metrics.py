@@ -60,6 +60,11 @@ class Metrics:
         self.flops = Counter(
             "layercache_flops", "FLOPs spent, as multiples of one frame on the plain model.", registry=registry
         )
+        self.model_time = Counter(
+            "layercache_model_time",
+            "Time spent, as multiples of one frame on the plain model, by what the trainer measured for each exit.",
+            registry=registry,
+        )
         self.batch_size = Histogram(
             "layercache_batch_size", "Frames per micro-batch.", registry=registry, buckets=_powers_of_two(max_batch)
         )
@@ -89,6 +94,11 @@ class Metrics:
             "layercache_distillation_held_back",
             "Misses not sent, by who could not keep up.",
             ["why"],
+            registry=registry,
+        )
+        self.lessons = Counter(
+            "layercache_distillation_lessons",
+            "Frames that no head was sure of and the compiled model answered, sent to the trainer to learn from.",
             registry=registry,
         )
         self.exits_closed = Gauge(

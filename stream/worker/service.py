@@ -14,6 +14,7 @@ from layercache.early_exit.cutting.cuts import CutError, trace
 from layercache.early_exit.machine import MachineFailed
 from layercache.early_exit.memory import keep_freed_memory
 from layercache.early_exit.model.loading import ModelError, load
+from layercache.early_exit.runtimes import with_reference
 from layercache.early_exit.store.head_store import StoreError, open_store
 from layercache.schemas.settings import Settings
 from layercache.schemas.settings import Worker as WorkerSettings
@@ -118,7 +119,7 @@ def _run(settings: Settings, stop: StopRequest) -> None:
         metrics.health.stalled_after_s = settings.worker.stalled_after_s
         metrics.health.settle_s = settings.worker.transaction_timeout_ms / 1000 + _BROKER_ABORTS_S
         metrics.serve(settings.worker.metrics_port)
-    classifier = load(settings.model)
+    classifier = with_reference(load(settings.model), settings.worker.max_batch)
     traced = trace(classifier)
     heads = HeadWatch(
         open_store(settings.store, classifier.name, classifier.fingerprint),
@@ -130,6 +131,7 @@ def _run(settings: Settings, stop: StopRequest) -> None:
         on_refused=metrics.heads_refused.inc,
     )
     log.info("model %s, fingerprint %s, on %s", classifier.name, classifier.fingerprint[:12], classifier.device)
+    log.info("%s", classifier.reference.described)
     needed = (topics.frames, topics.predictions, topics.distillation, topics.dead_letters)
     if not wait_for_topics(settings, stop, needed):
         return

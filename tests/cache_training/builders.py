@@ -1,5 +1,8 @@
 """Records and frames for tests, all from seeds."""
 
+from dataclasses import replace
+
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
@@ -13,7 +16,12 @@ def frames(n: int, start: int = 0, classes: int = 3) -> Frames:
     numbers = np.arange(start, start + n, dtype=np.uint64)
     inputs = np.repeat(numbers % 256, 4).astype(np.uint8).reshape(n, 1, 2, 2)
     logits = np.eye(classes, dtype=np.float32)[numbers.astype(np.int64) % classes]
-    return Frames(inputs, logits, numbers, numbers)
+    return Frames.apart(inputs, logits, numbers)
+
+
+def numbered(n: int, start: int = 0) -> npt.NDArray[np.uint8]:
+    """n different pictures, uint8 ``[n, 1, 2, 2]``."""
+    return np.arange(start, start + n, dtype="<u4").view(np.uint8).reshape(n, 1, 2, 2)
 
 
 def record(
@@ -46,9 +54,18 @@ def record(
     )  # fmt: skip
 
 
+def as_lessons(batch: DistillationBatch) -> DistillationBatch:
+    """The same frames, sent as lessons."""
+    nothing = np.full(len(batch), -1, np.int32)
+    return replace(
+        batch, header=msgspec.structs.replace(batch.header, exits=()), logits=np.empty((len(batch), 0), np.float32),
+        audit=np.zeros(len(batch), np.uint8), live_exit=nothing, live_label=nothing, overload_label=None,
+    )  # fmt: skip
+
+
 def buffer_of(inputs: Tensor, logits: Tensor) -> FrameBuffer:
     """A buffer with these frames, uint8 ``[N, C, H, W]``, and what the model answered."""
     numbers = np.arange(len(inputs), dtype=np.uint64)
     buffer = FrameBuffer(max(1, len(inputs)), "oldest")
-    buffer.add(Frames(inputs.numpy(), logits.numpy(), numbers, numbers))
+    buffer.add(Frames.apart(inputs.numpy(), logits.numpy(), numbers))
     return buffer

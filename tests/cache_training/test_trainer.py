@@ -170,6 +170,7 @@ def test_a_restart_goes_on_where_it_was(model: TracedModel, store: HeadStore, tm
     assert saved is not None
     second.restore(*saved)
     assert second.progress().audits == 600
+    assert second.intake.lineage == first.intake.lineage  # so that it may spend what attempts of the first passed on
     for name, window in first.windows.all().items():
         mine, theirs = window.frames(), second.windows.all()[name].frames()
         assert (mine is None) == (theirs is None)
@@ -193,4 +194,20 @@ def test_a_small_ring_chooses_coarsely_and_says_so_instead_of_never(
     assert trainer.learner.tuning.capacity < 100
     assert "give the trainer more with trainer.ring_mb" in caplog.text
     feed(trainer, Engine(model), 1500)
+    train_until_published(trainer)
+
+
+def test_nothing_is_certified_for_workers_that_compute_otherwise(
+    model: TracedModel, store: HeadStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = new_trainer(model, store)
+    feed(trainer, Engine(model), 1500)
+    trainer.learner.disagreeing_passes = 10
+    for _ in range(5):
+        trainer.work(0.2)
+    assert store.attempts() == 0
+    (line,) = [line for line in caplog.messages if "compute otherwise" in line]
+    assert trainer.learner.compared_passes > 100
+    assert f"different labels to 10 of {trainer.learner.compared_passes} frames" in line
+    trainer.learner.disagreeing_passes = 1  # of so many, chance
     train_until_published(trainer)

@@ -14,12 +14,22 @@ from layercache import early_exit
 
 #: Functions without an example, and why.
 WITHOUT_EXAMPLE = {
+    "compiled.allowed.allowed_precisions": "says what is installed",
+    "compiled.allowed.refusal": "says what is installed",
+    "compiled.graphs.convert": "OpenVINO may not be installed",
+    "compiled.quantising.quantise": "NNCF may not be installed",
+    "compiled.whole_models.answer_by": "OpenVINO may not be installed",
+    "compiled.whole_models.convert_whole": "OpenVINO may not be installed",
     "cutting.layouts.layouts": "a step of liveness.profile, whose example shows what it finds",
+    "heads.compiled_heads.compile_graph": "OpenVINO may not be installed",
+    "heads.compiled_heads.load_path": "a step of loading.load_heads; OpenVINO may not be installed",
+    "heads.compiling.compile_path": "OpenVINO may not be installed",
     "memory.keep_freed_memory": "changes malloc for the whole process",
     "model.metadata.of_timm": "timm may not be installed",
     "model.python_files.build": "a step of loading.load, whose example loads a user's file by it",
     "model.timm_models.build": "timm may not be installed",
     "model.torchvision_models.build": "a step of loading.load; its weights may have to be fetched",
+    "runtimes.compared": "OpenVINO may not be installed",
     "model.weights.weights_file": "a step of loading.load, whose example finds a file by it",
 }
 #: What functions return; their examples show it.

@@ -9,12 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from layercache.early_exit.cascades import LayersCascade
 from layercache.early_exit.cutting import cuts
 from layercache.early_exit.cutting.costs import TimeTable
 from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.engine import Answers, Engine
+from layercache.early_exit.heads.cache_heads import CacheHeads
 from layercache.early_exit.heads.families import build_head
-from layercache.early_exit.heads.loading import CacheHeads
 from layercache.early_exit.model import loading
 from layercache.early_exit.policy import cascade
 from layercache.schemas.manifest import Exit, HeadSpec, Manifest
@@ -107,7 +108,8 @@ def test_a_frame_leaves_whose_score_is_just_its_threshold_as_it_did_in_the_certi
 def test_a_score_is_the_largest_probability_at_the_exits_temperature(traced: TracedModel) -> None:
     engine = Engine(traced, heads(traced, {"first": 0.0}))
     told: list[Tensor] = []
-    engine._heads[0].register_forward_hook(lambda module, inputs, logits: told.append(logits))
+    assert isinstance(engine._cascade, LayersCascade)
+    engine._cascade._heads[0].register_forward_hook(lambda module, inputs, logits: told.append(logits))
     scores, labels = engine.score(pictures(5, 0))
     expected = (told[0] / 0.05).softmax(1)
     np.testing.assert_allclose(scores[:, 0], expected.max(1).values, rtol=1e-6)
@@ -158,7 +160,8 @@ def test_shrinking_keeps_the_layout_that_convolutions_are_fast_on(traced: Traced
     half = float(np.median(scores[:, 0]))
     engine = Engine(traced, heads(traced, {"first": half}))
     seen: list[tuple[int, bool]] = []
-    engine._segments[-1].register_forward_pre_hook(
+    assert isinstance(engine._cascade, LayersCascade)
+    engine._cascade._segments[-1].register_forward_pre_hook(
         lambda module, args: seen.append((len(args[0]), args[0].is_contiguous(memory_format=torch.channels_last)))
     )
     answers = engine.run(frames, none(12))
@@ -225,7 +228,7 @@ class Spoilt(Engine):
     """Of a model that makes NaN of white pictures."""
 
     def _enter(self, frames: Tensor) -> Tensor:
-        x = super()._enter(frames)
+        x: Tensor = super()._enter(frames)
         x[(frames == 255).all((1, 2, 3))] = torch.nan
         return x
 
@@ -247,7 +250,8 @@ def test_a_head_whose_logits_are_not_finite_lets_nobody_leave(traced: TracedMode
         logits[0], logits[1] = torch.nan, torch.inf
         return logits
 
-    engine._heads[0].register_forward_hook(spoil_first)
+    assert isinstance(engine._cascade, LayersCascade)
+    engine._cascade._heads[0].register_forward_hook(spoil_first)
     answers = engine.run(pictures(4, 0), none(4))
     assert answers.exits.tolist() == [-1, -1, 0, 0]
     assert answers.live_exit.tolist() == [-1, -1]

@@ -181,7 +181,7 @@ def test_a_broker_that_is_away_is_told_and_found_again(settings: Settings) -> No
             seen(collector, lambda one: not one.problems, "all is well")
             _answer_one(away)
             seen(collector, lambda one: one.now.frames == 1, "an answer")
-        seen(collector, lambda one: [two.where for two in one.problems] == ["broker"], "the broker's end")
+        seen(collector, lambda one: {two.where for two in one.problems} == {"broker"}, "the broker's end")
         with EmbeddedBroker(port):
             create_topics(away.kafka.bootstrap_servers, away.topics)
             seen(collector, lambda one: not one.problems, "all is well again")

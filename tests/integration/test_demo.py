@@ -80,6 +80,9 @@ def test_a_short_demo_answers_every_frame_and_reports(tmp_path: Path) -> None:
     assert summary.disagreement <= summary.budget
     assert 0.8 < summary.full_accuracy <= 1.0
     assert summary.race.frames == 30
+    assert set(summary.race.plain.heats_fps) == {"PyTorch", "OpenVINO float32", "OpenVINO bfloat16", "OpenVINO int8"}
+    assert summary.last_quarter.speedup_plain > 0
+    assert summary.first_version_frame is None
     raw = json.loads((out / "summary.json").read_bytes())["last_quarter"]
     for field in ("hit_rate", "flops_saved", "disagreement", "accuracy", "full_accuracy"):
         assert 0.0 <= raw[field] <= 1.0

@@ -26,6 +26,7 @@ from tests.conftest import Broker
 from tests.support import striped_model
 from tests.support.pictures import encode
 from tests.support.striped_model import SHIFTS, Pixels
+from tests.support.tiny_model import TinyModel
 from tests.support.trainer_records import store_of, trainer_settings
 
 pytestmark = pytest.mark.one_broker
@@ -94,9 +95,14 @@ def live(store: HeadStore) -> Manifest:
 
 
 @pytest.fixture
-def settings(broker: Broker, topics: Topics, tmp_path: Path) -> Settings:
-    model = striped_model.write(tmp_path / "model")
-    settings = trainer_settings(broker.kafka, topics, model, tmp_path, checkpoint_s=5.0)
+def files(tmp_path: Path) -> TinyModel:
+    """Written once: a worker that starts meanwhile must not read half of them."""
+    return striped_model.write(tmp_path / "model")
+
+
+@pytest.fixture
+def settings(broker: Broker, topics: Topics, files: TinyModel, tmp_path: Path) -> Settings:
+    settings = trainer_settings(broker.kafka, topics, files, tmp_path, checkpoint_s=5.0)
     worker = Worker(
         group_id=f"workers-of-{topics.frames}", max_batch=8, torch_threads=1, metrics_port=0, commit_interval_ms=50.0
     )
@@ -118,10 +124,9 @@ def worker(settings: Settings, tmp_path: Path) -> Iterator[WorkerProcess]:
     ],
 )
 def test_exits_close_when_the_stream_shifts_and_reopen_and_close_without_a_trainer(
-    settings: Settings, worker: WorkerProcess, tmp_path: Path, shift: str, next_shift: str
+    settings: Settings, files: TinyModel, worker: WorkerProcess, tmp_path: Path, shift: str, next_shift: str
 ) -> None:
-    model = traced(striped_model.write(tmp_path / "model"))
-    store = store_of(settings, striped_model.write(tmp_path / "model"))
+    model, store = traced(files), store_of(settings, files)
     with reading(settings, settings.topics.predictions) as reader:
         stream = Stream(settings, reader, Engine(model))
         with running_trainer(settings, tmp_path) as trainer:

@@ -9,7 +9,7 @@ later it does not call lost; of others it learns by the way that they need a mem
 just sent. The group gives its partition to another member, and this one keeps its id and works on.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import pytest
@@ -20,7 +20,7 @@ from layercache.stream.kafka.clients import worker_config
 from layercache.stream.worker.delivery.group_membership import generation_of
 from layercache.stream.worker.delivery.transactions import Aborted, Delivery, delivery
 from layercache.stream.worker.metrics import Metrics
-from testbed.kafka_proxy import Request, is_api
+from testbed.kafka_proxy import HeldRequest, Request, is_api
 from testbed.topics import create_topics, unique_topics
 from testbed.waiting import wait_until
 from tests.conftest import Broker
@@ -37,6 +37,7 @@ class Member:
         self.consumer = Consumer(worker_config(settings))
         self.works: Delivery = delivery(settings, name, self.consumer, lambda: False, Metrics(max_batch=32))
         self.handed_over: list[str] = []
+        self.is_closed = False
         self.consumer.subscribe(
             [settings.topics.frames], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
         )
@@ -47,7 +48,15 @@ class Member:
             self.handed_over.append(MISSED)
         self.works.assigned([one.partition for one in partitions])
 
+    def close(self) -> None:
+        """Leaves the group; what is revoked by that has no producer any more to be committed with."""
+        self.is_closed = True
+        self.works.close()
+        self.consumer.close()
+
     def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        if self.is_closed:
+            return
         try:
             self.handed_over.append(f"committed {self.works.commit()}")
         except Aborted as error:
@@ -90,8 +99,7 @@ def member(settings: Settings, name: str) -> Iterator[Member]:
     try:
         yield one
     finally:
-        one.works.close()
-        one.consumer.close()
+        one.close()
 
 
 @pytest.mark.parametrize(
@@ -126,6 +134,12 @@ def test_what_was_answered_before_is_not_committed_after(apache_kafka: Broker, s
             assert [one.offset for one in second.consumer.committed(places, 20)] == [6, 6]
 
 
+def send_and_poll(held: HeldRequest, poll: Callable[[], object]) -> None:
+    """A group's answer comes once all members have joined again, and some of them only do when they are polled."""
+    held.send()
+    wait_until(lambda: (poll(), held.is_answered)[1], "the broker answers it")
+
+
 @pytest.mark.parametrize("hands_over", [True, False], ids=["handing-over", "before"])
 def test_what_another_had_for_a_generation_is_not_committed(apache_kafka: Broker, hands_over: bool) -> None:
     """Commits of the next generation would be taken: on handing the partition over, and before that is asked for.
@@ -134,8 +148,8 @@ def test_what_another_had_for_a_generation_is_not_committed(apache_kafka: Broker
     of the two that own it then keeps it is left to librdkafka: mostly the one that has been given it last.
     """
     detour, direct = apache_kafka.detour_servers, apache_kafka.bootstrap_servers
-    settings = settings_of(apache_kafka, detour, None, None, 20_000, "w-1")
-    leading, third = (settings_of(apache_kafka, direct, settings, None, 20_000, name) for name in ("w-2", "w-0"))
+    settings = settings_of(apache_kafka, detour, None, None, 60_000, "w-1")
+    leading, third = (settings_of(apache_kafka, direct, settings, None, 60_000, name) for name in ("w-2", "w-0"))
     frames = settings.topics.frames
     assert apache_kafka.proxy is not None
 
@@ -168,7 +182,7 @@ def test_what_another_had_for_a_generation_is_not_committed(apache_kafka: Broker
                     first.works.commit()
                 first.works.answered(frames, place.partition, 1)
                 sync = None if hands_over else apache_kafka.proxy.hold(is_api(SYNC_GROUP))
-                late.release()
+                send_and_poll(late, shares)
                 if sync is not None:
                     wait_until(lambda: bool(shares()) and sync.is_held, "it is in the next generation")
                     assert (first.consumer.memberid(), first.generation()) == (before[0], before[1] + 2)
@@ -177,9 +191,21 @@ def test_what_another_had_for_a_generation_is_not_committed(apache_kafka: Broker
                     first.works.ensure_producer()  # as a worker does that goes back to the last commit
                     first.works.answered(frames, place.partition, 6)
                     second.works.answered(frames, place.partition, 6)
-                    sync.release()
+                    send_and_poll(sync, shares)
                 wait_until(lambda: sum(shares()) == 2 and first.handed_over != [], "one has the partition", seconds=30)
                 assert first.consumer.memberid() == before[0]
                 assert first.handed_over == [MISSED if first.consumer.assignment() else THROWN_OUT]
-                second.works.commit()  # if it has not handed the partition over
+
+                def has_committed() -> bool:  # the group may just go over to its next generation
+                    shares()
+                    try:
+                        second.works.commit()  # if it has not handed the partition over
+                    except Aborted:
+                        second.works.ensure_producer()
+                        if place in second.consumer.assignment():
+                            second.works.answered(frames, place.partition, 5 if hands_over else 6)
+                        return False
+                    return True
+
+                wait_until(has_committed, "it commits what it answered")
                 assert [one.offset for one in second.consumer.committed([place], 20)] == [6 if hands_over else 7]

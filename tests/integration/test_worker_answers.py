@@ -72,6 +72,28 @@ def test_frames_of_all_kinds_are_answered_and_teach_and_bad_ones_become_dead_let
         assert worker.stop() == 0
 
 
+def test_openvino_answers_as_pytorch_does(worker_settings: Settings, tmp_path: Path) -> None:
+    settings = with_model(worker_settings, runtime="openvino")
+    good = frames_of_all_kinds(60)
+    publish(settings, good)
+    with running_worker(settings, tmp_path) as worker:
+        with reading(settings, settings.topics.predictions) as reader:
+            check_predictions(reader, len(good))
+        assert worker.stop() == 0
+    assert worker.log.read_text().count("the full model runs by OpenVINO: in batches of 1 ") == 1
+
+
+def test_a_worker_ends_where_openvino_is_wanted_and_cannot_be(worker_settings: Settings, tmp_path: Path) -> None:
+    settings = with_model(worker_settings, runtime="openvino", dtype="bfloat16")
+    with running_worker(settings, tmp_path) as worker:
+        assert worker.process.wait(60) == 1
+    assert "model.runtime is openvino, but model.dtype is bfloat16" in worker.log.read_text()
+
+
+def with_model(settings: Settings, **values: str) -> Settings:
+    return settings.model_copy(update={"model": settings.model.model_copy(update=values)})
+
+
 def check_predictions(reader: Reader, count: int) -> None:
     """One for each good frame, and nothing else."""
     messages = reader.read_count(count)

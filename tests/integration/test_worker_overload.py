@@ -47,7 +47,7 @@ def test_a_backlog_is_answered_by_the_larger_budget_and_says_so(settings: Settin
 
         many = answers(settings, reader, "many", BACKLOG)
         assert {(one.exit, one.budget, one.max_disagreement, one.class_name) for one in many} == {
-            (FULL, "normal", None, "red"),
+            (FULL, "normal", 0.01, "red"),
             (early, "overload", 0.03, "red"),
         }
         assert many[0].budget == "normal"  # nobody is behind before there is a backlog

@@ -3,30 +3,30 @@
 import numpy as np
 
 from layercache.measuring.columns import Integers
-from layercache.measuring.summary import Machine, Race, Round
+from layercache.measuring.summary import Machine, Plain, Race, Round
 from layercache.measuring.tally import Answer
-from layercache.schemas.manifest import Certificate, Exit, HeadSpec, Manifest, flops_shares
+from layercache.schemas.manifest import Exit, HeadSpec, Manifest, flops_shares, time_shares
 from layercache.schemas.prediction import FULL
+from tests.support.manifests import certified
 
 MACHINE = Machine(cpus=2, platform="Linux", python="3.11", torch="2.4")
 RACE = Race(
     frames=250, max_batch=32, torch_threads=1, heads_version="v2", audit_rate=0.1,
-    rounds=(Round(with_exits_fps=500, closed_fps=250, ratio=2.0),) * 3,
-    with_exits_fps=500, closed_fps=250, speedup=2.0,
+    rounds=(Round(with_exits_fps=500, closed_fps=250, plain_fps=400, ratio=2.0, ratio_plain=1.25),) * 3,
+    with_exits_fps=500, closed_fps=250, plain_fps=400, speedup=2.0, speedup_plain=1.25,
+    plain=Plain(
+        name="OpenVINO int8", disagreement=0.012, heats_fps={"PyTorch": 250, "OpenVINO int8": 400}, note=""
+    ),
 )  # fmt: skip
 
 
 def manifest(version: str, exits: dict[str, float], audit_rate: float = 0.1, created: str = "") -> Manifest:
     """A version with ``exits``: cut to share of FLOPs."""
     head = HeadSpec(family="pooled", features=(64, 14, 14), classes=10)
-    certificate = Certificate(
-        max_disagreement=0.01, confidence=0.95, attempt=1, error=0.025, frames=900, disagreements=1, p_value=0.001,
-        upper_bound=0.008,
-    )  # fmt: skip
     return Manifest(
         version=version, model="f" * 64, model_name="model", created=created or version, reason="better",
         predecessor=None, full_flops_share=1.02 if exits else 1.0, audit_rate=audit_rate, expected=None,
-        certificate=certificate if exits else None,
+        certificate=certified() if exits else None,
         exits=tuple(
             Exit(cut=cut, head=head, temperature=1.0, threshold=0.9, flops_share=share, time_share=share)
             for cut, share in exits.items()
@@ -41,8 +41,9 @@ def answer(
     """Frame ``frame``'s answer by ``heads``; on partition ``frame % 4``."""
     return Answer(
         frame=frame, partition=frame % 4, offset=frame // 4, label=label, exit=exit_name, audited=audited,
-        version=heads.version if heads else None, flops_share=flops_shares(heads)[exit_name], frame_ms=frame_ms,
-        predicted_ms=predicted_ms, inference_ms=inference_ms,
+        version=heads.version if heads else None, flops_share=flops_shares(heads)[exit_name],
+        time_share=time_shares(heads)[exit_name], frame_ms=frame_ms, predicted_ms=predicted_ms,
+        inference_ms=inference_ms,
     )  # fmt: skip
 
 

@@ -36,7 +36,7 @@ def url(tmp_path: Path) -> str:
 @pytest.fixture
 def model(tiny_model: TinyModel, url: str) -> EarlyExitModel:
     settings = tiny_model.settings
-    return EarlyExitModel.from_spec(settings.spec, settings.weights, store=url, refresh_s=None)
+    return EarlyExitModel.from_spec(settings.spec, settings.weights, store=url, refresh_s=None, runtime="torch")
 
 
 @pytest.fixture

@@ -6,46 +6,89 @@ from tests.mutants.mutant import Mutant
 
 _CODE, _TESTS = "cache_training/certifying", "tests/cache_training/certifying"
 _AUDITS, _DEALING, _CERTIFICATE = f"{_CODE}/audits.py", f"{_CODE}/dealing.py", f"{_CODE}/certificate.py"
+_SEEN, _WINDOWS, _READINESS = f"{_CODE}/seen_numbers.py", f"{_CODE}/windows.py", f"{_CODE}/readiness.py"
 _CERTIFIER, _LIVE = f"{_CODE}/certifier.py", f"{_CODE}/live_version.py"
+_ATTEMPT, _VERSIONS = f"{_CODE}/attempt.py", f"{_CODE}/versions.py"
+_SHARES, _LEDGER = f"{_CODE}/error_shares.py", f"{_CODE}/attempt_ledger.py"
 _AUDITS_TESTS, _DEALING_TESTS = f"{_TESTS}/test_audits.py", f"{_TESTS}/test_dealing.py"
+_SCENES, _SCENES_TESTS, _READINESS_TESTS = (
+    f"{_CODE}/scenes.py", f"{_TESTS}/test_scenes.py", f"{_TESTS}/test_readiness.py")  # fmt: skip
+_SEEN_TESTS = f"{_TESTS}/test_seen_numbers.py"
 _CERTIFICATE_TESTS, _CLASSES_TESTS = f"{_TESTS}/test_certificate.py", f"{_TESTS}/test_classes.py"
 _CERTIFIER_TESTS, _LIVE_TESTS = f"{_TESTS}/test_certifier.py", f"{_TESTS}/test_live_version.py"
+_SHARES_TESTS, _RECYCLED_TESTS = f"{_TESTS}/test_error_shares.py", f"{_TESTS}/test_recycled_error.py"
+_ATTEMPT_TESTS = f"{_TESTS}/test_attempt.py"
 _TRAINER_TESTS = "tests/cache_training/test_trainer.py"
 
 MUTANTS = (
     Mutant(
         "an audit counts twice",
         _AUDITS,
-        "audit = batch.audit.astype(np.bool_) & fresh",
-        "audit = batch.audit.astype(np.bool_)",
+        "audit[audit] = self.seen_audits.new(frames.position[audit])",
+        "pass",
         f"{_AUDITS_TESTS} {_CERTIFIER_TESTS}",
     ),
     Mutant(
-        "the latest frames are forgotten by a checkpoint, and count twice after it",
+        "an audit is left out whose frame came as a miss before, when its worker died",
         _AUDITS,
+        "audit[audit] = self.seen_audits.new(frames.position[audit])",
+        "audit &= fresh",
+        _AUDITS_TESTS,
+    ),
+    Mutant(
+        "the latest frames are forgotten by a checkpoint, and count twice after it",
+        _SEEN,
         "return np.unique(np.concatenate((latest, self._recent, self._earlier)))",
         "return np.unique(np.concatenate((self._recent, self._earlier)))",
-        _AUDITS_TESTS,
+        _SEEN_TESTS,
     ),
     Mutant(
         "frames that certify were learnt from",
         _AUDITS,
-        "frames.rows(audit & (use == AuditUse.LEARNING))",
-        "frames.rows(audit & (use != AuditUse.TUNING))",
+        "self._keep(windows.learning, frames, audit & (use == AuditUse.LEARNING), keyed)",
+        "windows.learning.add(frames.rows(audit & (use != AuditUse.TUNING)))",
         f"{_AUDITS_TESTS} {_CERTIFIER_TESTS}",
     ),
     Mutant(
         "a miss is learnt from although its near-copies certify",
         _AUDITS,
-        "frames.rows(~batch.audit.astype(np.bool_) & fresh & learnable)",
-        "frames.rows(~batch.audit.astype(np.bool_) & fresh)",
+        "miss = ~audit & fresh & _learnable(batch, block)",
+        "miss = ~audit & fresh",
         f"{_AUDITS_TESTS} {_CERTIFIER_TESTS}",
+    ),
+    Mutant(
+        "a lesson enters the certification window",
+        _AUDITS,
+        "self._keep(self.windows.lessons, lessons,",
+        "self._keep(self.windows.certification, lessons,",
+        _AUDITS_TESTS,
+    ),
+    Mutant(
+        "a lesson counts as an audit",
+        _AUDITS,
+        "        self.windows.make_room_for_lessons(lessons)\n",
+        "        self.windows.make_room_for_lessons(lessons)\n        self.audits += int(fresh.sum())\n",
+        _AUDITS_TESTS,
+    ),
+    Mutant(
+        "a lesson is learnt from although its near-copies certify",
+        _AUDITS,
+        "fresh & _learnable(batch, lessons.block)",
+        "fresh",
+        _AUDITS_TESTS,
+    ),
+    Mutant(
+        "a frame that was a lesson certifies when it comes again as an audit",
+        _AUDITS,
+        "fresh = self.seen.new(position)\n        self.repeated",
+        "fresh = ~self.seen.known(position) if batch.of_lessons else self.seen.new(position)\n        self.repeated",
+        _AUDITS_TESTS,
     ),
     Mutant(
         "near-copies of what has certified certify again",
         _AUDITS,
-        "certifying = audit & (use == AuditUse.CERTIFICATION) & ~self.used_blocks.known(block)",
-        "certifying = audit & (use == AuditUse.CERTIFICATION)",
+        "audit & (use == AuditUse.CERTIFICATION) & ~self.used_blocks.known(block)",
+        "audit & (use == AuditUse.CERTIFICATION)",
         f"{_AUDITS_TESTS} {_CERTIFIER_TESTS}",
     ),
     Mutant(
@@ -58,16 +101,107 @@ MUTANTS = (
     ),
     Mutant(
         "near-copies of what was learnt are not seen as a leak",
-        _AUDITS,
-        "shared = np.isin(certifying.block, frames.block) | np.isin(certifying.position, frames.position)",
-        "shared = np.isin(certifying.position, frames.position)",
+        _WINDOWS,
+        'for column in ("block", "position", "content"):',
+        'for column in ("position", "content"):',
         _AUDITS_TESTS,
+    ),
+    Mutant(
+        "a picture that heads may have learnt certifies when it comes again",
+        _AUDITS,
+        "known = self.known.known(frames.content)",
+        "known = np.zeros(len(frames), np.bool_)",
+        _AUDITS_TESTS,
+    ),
+    Mutant(
+        "a picture is learnt from while it waits to certify",
+        _AUDITS,
+        'waits = rows & np.isin(frames.content, self.windows.certification.column("content"))',
+        "waits = np.zeros(len(frames), np.bool_)",
+        _AUDITS_TESTS,
+    ),
+    Mutant(
+        "near-copies of a camera's learnt picture certify",
+        _AUDITS,
+        "        self.windows.mark_known(frames.content[waits & keyed])\n",
+        "",
+        _AUDITS_TESTS,
+    ),
+    Mutant(
+        "the trainer forgets by a restart which pictures heads may know",
+        _AUDITS,
+        'self.known.restore(tensors["known"].numpy().view(np.uint64))',
+        "pass",
+        _AUDITS_TESTS,
+    ),
+    Mutant(
+        "a picture that comes again without a key is dealt anew",
+        _DEALING,
+        "mixed(content ^ _WITHOUT_KEY)",
+        "mixed(content ^ mixed(batch.offset.astype(np.uint64)))",
+        f"{_DEALING_TESTS} {_AUDITS_TESTS}",
+    ),
+    Mutant(
+        "repeated pictures are not tested",
+        _CERTIFICATE,
+        "passes &= p_values(whole.sum(1), whole.shape[1], budget) <= error",
+        "pass",
+        _CERTIFICATE_TESTS,
+    ),
+    Mutant(
+        "repeated pictures certify",
+        _ATTEMPT,
+        "labels, new = tested.labels, ~tested.repeated",
+        "labels, new = tested.labels, np.ones(len(tested), np.bool_)",
+        _ATTEMPT_TESTS,
+    ),
+    Mutant(
+        "repeated pictures count as independent ones that wait to certify",
+        _WINDOWS,
+        'return len(np.unique(window.column("block")[~window.column("repeated")]))',
+        'return len(np.unique(window.column("block")))',
+        _AUDITS_TESTS,
+    ),
+    Mutant(
+        "blocks certify though their scenes outlast them",
+        _READINESS,
+        "if not scenes.outlast:",
+        "if True:",
+        _READINESS_TESTS,
+    ),
+    Mutant(
+        "nobody waits to know whether scenes outlast blocks",
+        _READINESS,
+        "return not scenes.is_undecided",
+        "return True",
+        _READINESS_TESTS,
+    ),
+    Mutant(
+        "scenes that never end are not seen, since nothing ever differs",
+        _SCENES,
+        "if neighbours and others and near <= _STANDSTILL * any_two:",
+        "if False:",
+        _SCENES_TESTS,
+    ),
+    Mutant(
+        "near-copies of one block are compared, too",
+        _SCENES,
+        "if blocks and slot <= blocks[-1][0]:",
+        "if blocks and slot < blocks[-1][0]:",
+        _SCENES_TESTS,
+    ),
+    Mutant(
+        "audits of a minute certify though a day is promised",
+        _READINESS,
+        "if span >= wanted:",
+        "if span >= 0:",
+        _CERTIFIER_TESTS,
     ),
     Mutant(
         "frames without a key are near-copies of each other",
         _DEALING,
-        "return np.where(batch.key_hash == 0, own, shared)",
-        "return shared",
+        "return np.where(batch.key_hash == 0, mixed(content ^ _WITHOUT_KEY), key_blocks(batch, block_s))",
+        "return key_blocks(batch, block_s)",
         _DEALING_TESTS,
     ),
     Mutant(
@@ -120,6 +254,23 @@ MUTANTS = (
         _CLASSES_TESTS,
     ),
     Mutant(
+        "the frames that certify decide in which order settings are tested",
+        _ATTEMPT,
+        "exits = [cascade(scores, thresholds) for thresholds in choice.family.thresholds]",
+        """exits = sorted(
+            (cascade(scores, thresholds) for thresholds in choice.family.thresholds),
+            key=lambda e: ((e >= 0) & (answers[np.arange(len(e)), e] != labels)).sum(),
+        )""",
+        _ATTEMPT_TESTS,
+    ),
+    Mutant(
+        "a bolder setting is served than was certified",
+        _VERSIONS,
+        "return tuple(choice.family.thresholds[index].tolist())",
+        "return tuple(choice.family.thresholds[index:][:2][-1].tolist())",
+        _ATTEMPT_TESTS,
+    ),
+    Mutant(
         "overload's setting is counted from where its own test began",
         _CERTIFICATE,
         "return replace(verdict, index=verdict.index + start) if verdict else None",
@@ -128,10 +279,94 @@ MUTANTS = (
     ),
     Mutant(
         "an attempt is not claimed, so that its error is spent again",
-        _CERTIFIER,
-        "number = self._published.store.claim_attempt()",
-        "number = self._published.store.attempts() + 1",
-        _TRAINER_TESTS,
+        _LEDGER,
+        "number = self._counted = self._files.claim_attempt(describe_as, after=self.attempts)",
+        "number = self.attempts + 1; describe_as(number)",
+        f"{_SHARES_TESTS} {_RECYCLED_TESTS}",
+    ),
+    Mutant(
+        "an emptied store begins with the whole error again",
+        _LEDGER,
+        "self._counted = max(self._counted, self._files.attempts())",
+        "self._counted = self._files.attempts()",
+        _SHARES_TESTS,
+    ),
+    Mutant(
+        "the target is chosen after looking: whatever was certified passes error on",
+        _SHARES,
+        "if certified is None or certified < test.target:",
+        "if certified is None:",
+        f"{_SHARES_TESTS} {_RECYCLED_TESTS}",
+    ),
+    Mutant(
+        "error passes on after a failure",
+        _SHARES,
+        "        return 0.0\n    return test.error / 2",
+        "        return test.error\n    return test.error / 2",
+        f"{_SHARES_TESTS} {_RECYCLED_TESTS}",
+    ),
+    Mutant(
+        "error passes on twice",
+        _SHARES,
+        "        consumed.update(claim.consumes)\n",
+        "",
+        f"{_SHARES_TESTS} {_RECYCLED_TESTS}",
+    ),
+    Mutant(
+        "error passes on that a claim which cannot be read may have consumed",
+        _SHARES,
+        "break  # it may have consumed whatever is before it",
+        "continue  # it may have consumed whatever is before it",
+        f"{_SHARES_TESTS} {_RECYCLED_TESTS}",
+    ),
+    Mutant(
+        "error passes on from an attempt that has not ended",
+        _SHARES,
+        "    if outcome is None:\n        return 0.0\n",
+        "    if outcome is None:\n        return sum(test.error for test in (claim.normal, claim.overload) if test)\n",
+        f"{_SHARES_TESTS} {_RECYCLED_TESTS}",
+    ),
+    Mutant(
+        "error passes on to a trainer that may test on the same frames",
+        _SHARES,
+        "if at not in consumed and claim.lineage == lineage and claim.confidence == confidence:",
+        "if at not in consumed and claim.confidence == confidence:",
+        f"{_SHARES_TESTS} {_RECYCLED_TESTS}",
+    ),
+    Mutant(
+        "settings bolder than the target are tested at the full level",
+        _SHARES,
+        "return np.where(np.arange(tested) <= test.target, test.error, test.error / 2)",
+        "return np.full(tested, test.error)",
+        f"{_SHARES_TESTS} {_RECYCLED_TESTS}",
+    ),
+    Mutant(
+        "settings bolder than the target are tested although all of the error passes on",
+        _SHARES,
+        "tested = settings if test.bolder else min(test.target + 1, settings)",
+        "tested = settings",
+        f"{_SHARES_TESTS} {_RECYCLED_TESTS}",
+    ),
+    Mutant(
+        "all of the error passes on although half was spent on bolder settings",
+        _SHARES,
+        "return test.error / 2 if test.bolder else test.error",
+        "return test.error",
+        f"{_SHARES_TESTS} {_RECYCLED_TESTS}",
+    ),
+    Mutant(
+        "a trainer spends what another consumed that was quicker to claim",
+        _LEDGER,
+        "            share = self._share(number, confidence)\n",
+        "            share = shares[min(shares)][0] if shares else self._share(number, confidence)\n",
+        f"{_SHARES_TESTS} {_RECYCLED_TESTS}",
+    ),
+    Mutant(
+        "a restarted trainer forgets which attempts passed error on to it",
+        _AUDITS,
+        'self.lineage = bytes(tensors["lineage"].tolist()).hex()',
+        'self.lineage = ""',
+        _RECYCLED_TESTS,
     ),
     Mutant(
         "frames are looked at before it is saved that they were used",
@@ -143,8 +378,8 @@ MUTANTS = (
     Mutant(
         "the cap on classes is not tested",
         _CERTIFIER,
-        "certify(attempt.wrong, promise.max_disagreement, errors.normal, cap)",
-        "certify(attempt.wrong, promise.max_disagreement, errors.normal)",
+        "certify(attempt.wrong[:tests], promise.max_disagreement, errors, cap, attempt.whole[:tests])",
+        "certify(attempt.wrong[:tests], promise.max_disagreement, errors, None, attempt.whole[:tests])",
         _CERTIFIER_TESTS,
     ),
     Mutant(

@@ -7,6 +7,8 @@ from tests.mutants.mutant import Mutant
 _ENGINE, _POLICY, _DRIFT = "early_exit/engine.py", "early_exit/policy.py", "early_exit/drift.py"
 _ENGINE_TESTS, _POLICY_TESTS = "tests/early_exit/test_engine.py", "tests/early_exit/test_policy.py"
 _DRIFT_TESTS = "tests/early_exit/test_drift.py"
+_PATH_TESTS = "tests/early_exit/compiled/test_paths.py"
+_RUNTIMES, _RUNTIMES_TESTS = "early_exit/runtimes.py", "tests/early_exit/test_runtimes.py"
 
 MUTANTS = (
     Mutant(
@@ -46,10 +48,66 @@ MUTANTS = (
     ),
     Mutant(
         "logits are multiplied by the temperature",
-        _ENGINE,
-        "(logits.float() / self._temperatures[index])",
-        "(logits.float() * self._temperatures[index])",
+        "early_exit/heads/scoring.py",
+        "(logits.float() / temperature)",
+        "(logits.float() * temperature)",
         _ENGINE_TESTS,
+    ),
+    Mutant(
+        "OpenVINO runs the full model however its logits differ from PyTorch's",
+        _RUNTIMES,
+        "if not differs <= TOLERANCE * float(expected.abs().max()):",
+        "if differs > TOLERANCE * float(expected.abs().max()) * 1e9:",
+        _RUNTIMES_TESTS,
+    ),
+    Mutant(
+        "OpenVINO runs the full model though it names other classes",
+        _RUNTIMES,
+        "if not torch.equal(expected.argmax(1), found.argmax(1)):",
+        "if False:",
+        _RUNTIMES_TESTS,
+    ),
+    Mutant(
+        "a frame by itself is not compared before OpenVINO runs the full model",
+        _RUNTIMES,
+        "for row in range(min(_SINGLY, together)):",
+        "for row in range(0):",
+        _RUNTIMES_TESTS,
+    ),
+    Mutant(
+        "past heads on its own layers the model runs as a whole",
+        "early_exit/cascades.py",
+        'if traced.classifier.reference.runtime != "torch" and not (heads and heads.manifest.exits):',
+        'if traced.classifier.reference.runtime != "torch":',
+        _RUNTIMES_TESTS,
+    ),
+    Mutant(
+        "a compiled path serves though the settings let nothing be compiled",
+        "early_exit/heads/compiled_heads.py",
+        "if (why_not := refusal(traced.classifier)) is not None:",
+        "if (why_not := None) is not None:",
+        _PATH_TESTS,
+    ),
+    Mutant(
+        "audits are sent as lessons, too",
+        "stream/worker/answering/lessons.py",
+        "(left_at == end) & ~answered.batch.audits",
+        "(left_at == end)",
+        "tests/stream/worker/answering/test_lessons.py",
+    ),
+    Mutant(
+        "what a compiled path leaves is not the picture's own",
+        "early_exit/cascades.py",
+        "self._answer(frames[torch.from_numpy(rows)])",
+        "self._answer(frames[: len(rows)])",
+        _PATH_TESTS,
+    ),
+    Mutant(
+        "a machine that computes otherwise is trusted",
+        "early_exit/compiled/probes.py",
+        "if not differs <= self.tolerance:",
+        "if differs > 100 * self.tolerance:",
+        _PATH_TESTS,
     ),
     Mutant(
         "overload's thresholds answer every day",

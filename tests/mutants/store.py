@@ -29,16 +29,47 @@ MUTANTS = (
         _TESTS,
     ),
     Mutant(
-        "a manifest is there before its heads are",
+        "a manifest is there before its graphs are",
         _FILES,
-        """        if there is None:
+        """            self._write_graphs(manifest, tensors)
             self._blobs.put(f"{manifest.version}/{HEADS}", heads)
         self._write_signature(manifest.version, encoded)
         if there is None:
             self._blobs.put(f"{manifest.version}/{MANIFEST}", encoded)
 """,
-        """        if there is None:
+        """            self._blobs.put(f"{manifest.version}/{HEADS}", heads)
+        self._write_signature(manifest.version, encoded)
+        if there is None:
             self._blobs.put(f"{manifest.version}/{MANIFEST}", encoded)
+            self._write_graphs(manifest, tensors)
+""",
+        _TESTS,
+    ),
+    Mutant(
+        "a graph of another name is used",
+        _FILES,
+        """        if sha256(data).hexdigest() != digest:
+            raise StoreError(f"{path} is corrupt: its hash is not its name;""",
+        """        if False:
+            raise StoreError(f"{path} is corrupt: its hash is not its name;""",
+        _TESTS,
+    ),
+    Mutant(
+        "a graph that a version names is cleaned away",
+        "early_exit/store/head_store.py",
+        "set(graphs).difference(*map(graphs_of, versions))",
+        "set(graphs)",
+        _TESTS,
+    ),
+    Mutant(
+        "a manifest is there before its heads are",
+        _FILES,
+        """            self._blobs.put(f"{manifest.version}/{HEADS}", heads)
+        self._write_signature(manifest.version, encoded)
+        if there is None:
+            self._blobs.put(f"{manifest.version}/{MANIFEST}", encoded)
+""",
+        """            self._blobs.put(f"{manifest.version}/{MANIFEST}", encoded)
         self._write_signature(manifest.version, encoded)
         if there is None:
             self._blobs.put(f"{manifest.version}/{HEADS}", heads)
@@ -83,6 +114,13 @@ MUTANTS = (
         """            except FileExistsError:
                 return True
 """,
+        _TESTS,
+    ),
+    Mutant(
+        "an attempt's outcome is written again, and passes on what it did not",
+        _HEAD_STORE,
+        'return self._blobs.create(f"{ATTEMPTS}/{number}{_OUTCOME}", attempt_schema.encoder.encode(outcome))',
+        'self._blobs.put(f"{ATTEMPTS}/{number}{_OUTCOME}", attempt_schema.encoder.encode(outcome)); return True',
         _TESTS,
     ),
     Mutant(

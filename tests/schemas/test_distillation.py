@@ -87,6 +87,36 @@ def test_decode_undoes_encode(batch: DistillationBatch) -> None:
     assert_same(decode(batch.encode()), batch)
 
 
+def lessons(rows: int) -> DistillationBatch:
+    """Frames without an answer."""
+    nothing = np.full(rows, -1, np.int32)
+    return replace(
+        example_batch(rows, msgspec.structs.replace(HEADER, exits=()), overload=False),
+        logits=np.empty((rows, 0), np.float32), audit=np.zeros(rows, np.uint8), live_exit=nothing,
+        live_label=nothing.copy(),
+    )  # fmt: skip
+
+
+def test_lessons_travel_without_answers_also_where_their_record_is_split() -> None:
+    batch = lessons(5)
+    assert batch.of_lessons
+    assert not example_batch(5).of_lessons
+    raw = batch.encode()
+    assert_same(decode(raw), batch)
+    parts = [decode(part) for part in batch.encode_within(len(raw) - 1)]
+    assert [name for part in parts for name in part.header.frame_ids] == list(batch.header.frame_ids)
+    assert len(parts) == 2
+    assert all(part.of_lessons for part in parts)
+
+
+@pytest.mark.parametrize("label", [-1, 0])
+def test_an_audit_without_the_full_models_answer_is_refused(label: int) -> None:
+    batch = lessons(2)
+    batch.audit[1], batch.live_label[1] = 1, label
+    with pytest.raises(DistillationError, match="'live_label' holds"):
+        decode(batch.encode())
+
+
 @repeatable
 @given(batches)
 def test_any_text_may_be_a_frame_id(batch: DistillationBatch) -> None:

@@ -107,7 +107,7 @@ def test_a_prediction_without_its_exit_does_not() -> None:
 
 
 def test_an_encoded_manifest_fits_its_schema() -> None:
-    document = json.loads(manifest.encoder.encode(MANIFEST))
+    document = json.loads(manifest.encode(MANIFEST))
     validator("manifest").validate(document)
     assert not validator("manifest").is_valid(document | {"reason": "because"})
     assert not validator("manifest").is_valid(document | {"format": 2})

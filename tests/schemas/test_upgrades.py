@@ -16,7 +16,8 @@ from layercache.schemas import prediction
 from layercache.schemas.dead_letter import DeadLetterHeaders, Reason, headers
 from layercache.schemas.distillation import DistillationBatch, DistillationError, DistillationHeader, decode
 from layercache.schemas.manifest import LaterFormat
-from tests.support.manifests import manifest, tensors
+from tests.cache_training.builders import as_lessons
+from tests.support.manifests import manifest, overload, tensors
 
 #: As the first version wrote them, letter by letter.
 OLD_PREDICTION = {
@@ -56,9 +57,20 @@ def test_a_prediction_of_an_older_or_a_newer_worker_is_read() -> None:
     assert prediction.decoder.decode(as_json(with_news(OLD_PREDICTION))) == old
 
 
+def test_a_worker_that_knows_no_compiled_paths_keeps_their_exits_closed() -> None:
+    path = manifests.CompiledPath(precision="int8", graphs=("ab" * 32,))
+    certified = msgspec.structs.replace(manifest(0), path=path, overload=overload((0.5,)))
+    assert manifests.decode(manifests.encode(certified)) == certified
+    read_by_old = json.loads(manifests.encode(certified))
+    assert (read_by_old["exits"], read_by_old["overload"]) == ([], None)
+    assert [one["cut"] for one in read_by_old["path"]["exits"]] == ["first"]
+
+
 def test_a_manifest_of_an_older_or_a_newer_trainer_is_read() -> None:
     old = manifests.decode(as_json(OLD_MANIFEST))
     assert (old.exits[0].cut, old.overload, old.certificate and old.certificate.classes_tested) == ("first", None, 0)
+    assert old.certificate is not None
+    assert (old.certificate.recycled, old.certificate.recycled_from) == (0.0, ())
     assert manifests.decode(as_json(with_news(OLD_MANIFEST))) == old
 
 
@@ -100,6 +112,7 @@ def test_a_distillation_record_of_an_older_worker_is_read() -> None:
         del header[name]
     read = decode(save(load(raw), {"header": json.dumps(header)}))
     assert (read.header.miss_share, read.overload_label, len(read)) == (1.0, None, 2)
+    assert not read.of_lessons
 
 
 def test_a_distillation_record_of_a_newer_worker_is_read() -> None:
@@ -107,6 +120,32 @@ def test_a_distillation_record_of_a_newer_worker_is_read() -> None:
     header = with_news(json.loads(metadata(raw)["header"])) | {"segment_ms": {}}  # a map, its keys are data
     newer = save(load(raw) | {"of_the_future": np.zeros(3, np.float32)}, {"header": json.dumps(header), "other": "x"})
     assert decode(newer).header == record().header
+
+
+def first_trainer_takes(raw: bytes, model: str, shape: tuple[int, ...], classes: int) -> bool:
+    """What the first version asks of a record, before it learns from it: that it is whole, and of this model."""
+    tensors = load(raw)
+    header = json.loads(metadata(raw)["header"])
+    assert header["format"] == 1
+    wanted = {
+        "inputs": (np.uint8, 4), "logits": (np.float32, 2), "audit": (np.uint8, 1), "live_exit": (np.int32, 1),
+        "live_label": (np.int32, 1), "partition": (np.int32, 1), "offset": (np.int64, 1), "timestamp_ms": (np.int64, 1),
+        "key_hash": (np.int64, 1),
+    }  # fmt: skip
+    assert {name: (tensors[name].dtype.type, tensors[name].ndim) for name in wanted} == wanted
+    assert {len(tensors[name]) for name in wanted} == {len(header["frame_ids"])}
+    assert np.isfinite(tensors["logits"]).all()
+    audits = tensors["audit"] == 1
+    assert (tensors["live_label"][audits] < tensors["logits"].shape[1]).all()
+    return header["model"] == model and tensors["inputs"].shape[1:] == shape and tensors["logits"].shape[1] == classes
+
+
+def test_a_trainer_that_knows_no_lessons_leaves_them_out_as_it_does_another_models_records() -> None:
+    assert first_trainer_takes(record().encode(), "3f9a", (1, 2, 2), 3)
+    assert not first_trainer_takes(record().encode(), "81c0", (1, 2, 2), 3)
+    lessons = as_lessons(record())
+    assert decode(lessons.encode()).of_lessons
+    assert not first_trainer_takes(lessons.encode(), "3f9a", (1, 2, 2), 3)
 
 
 def test_a_distillation_record_of_another_format_is_named() -> None:

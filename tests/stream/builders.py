@@ -13,6 +13,7 @@ from layercache.schemas.manifest import Exit, HeadSpec, Manifest
 from layercache.stream.frames.decode_pool import Decoded
 from layercache.stream.frames.frame import Frame
 from layercache.stream.worker.answering.micro_batch import MicroBatch
+from tests.support.manifests import certified
 from tests.support.pictures import COLOURS, coloured
 from tests.support.tiny_model import CLASSES
 
@@ -46,8 +47,8 @@ def heads(
     tensors[f"{cut.name}.standardise.running_var"] += 1
     manifest = Manifest(
         version=version, model=traced.classifier.fingerprint, model_name="tiny", created="2026-01-01T00:00:00Z",
-        reason="first", predecessor=None, audit_rate=audit_rate, certificate=None, expected=None,
-        exits=(Exit(cut=cut.name, head=spec, temperature=1.0, threshold=threshold, flops_share=0.3, time_share=0.3),),
+        reason="first", predecessor=None, audit_rate=audit_rate, certificate=certified(), expected=None,
+        exits=(Exit(cut=cut.name, head=spec, temperature=1.0, threshold=threshold, flops_share=0.3, time_share=0.2),),
     )  # fmt: skip
     return manifest, tensors
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, Response, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Error, Page, Response, sync_playwright
 
 from tests.support.require import missing
 
@@ -16,6 +16,10 @@ _ARGUMENTS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
+
+#: What Chromium ends requests with when the machine's interfaces change: other tests make and remove Docker's networks
+#: meanwhile. A page that lacks anything by it fails by what it shows.
+_NETWORK_CHANGED = "net::ERR_NETWORK_CHANGED"
 
 
 @contextmanager
@@ -45,6 +49,8 @@ class Watched:
         page.on("response", self._on_response)
 
     def _on_console(self, message: ConsoleMessage) -> None:
+        if _NETWORK_CHANGED in message.text:
+            return
         if message.type in ("error", "warning"):
             self.troubles.append(f"{message.type} in the console: {message.text}")
 
@@ -65,8 +71,18 @@ def watched(browser: Browser, address: str, **context: Any) -> Iterator[Page]:
     try:
         page = opened.new_page()
         watch = Watched(page, address)
-        page.goto(address)
+        _go(page, address)
         yield page
         assert not watch.troubles, "\n".join(watch.troubles)
     finally:
         opened.close()
+
+
+def _go(page: Page, address: str, tries: int = 5) -> None:
+    for rest in reversed(range(tries)):
+        try:
+            page.goto(address)
+            return
+        except Error as error:
+            if _NETWORK_CHANGED not in str(error) or not rest:
+                raise

@@ -113,7 +113,7 @@ def _flow() -> state.Flow:
     left = (500, 620, 362, 518)
     segments = []
     for cut, share, gone in zip((*EXITS, state.END), _SHARES, left, strict=True):
-        segments.append(state.Segment(cut=cut, flops_share=share, left=gone, open=True))
+        segments.append(state.Segment(cut=cut, time_share=share, left=gone, open=True))
     return state.Flow(segments=tuple(segments), frames=sum(left))
 
 

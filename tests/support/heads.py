@@ -9,6 +9,7 @@ from layercache.early_exit.model import loading
 from layercache.early_exit.store.head_store import HeadStore, open_store
 from layercache.schemas.manifest import Exit, HeadSpec, Manifest, Overload
 from layercache.schemas.settings import Settings
+from tests.support.manifests import certified
 from tests.support.tiny_model import CLASSES
 
 
@@ -45,7 +46,7 @@ def publish_heads(
         predecessor=None,
         exits=(Exit(cut=cut.name, head=spec, temperature=1.0, threshold=threshold, flops_share=0.3, time_share=0.3),),
         audit_rate=audit_rate,
-        certificate=None,
+        certificate=certified(),
         expected=None,
         overload=overload,
     )

@@ -19,28 +19,23 @@ def manifest(number: int, predecessor: int | None = None, model: str = "ab" * 32
         predecessor=None if predecessor is None else name(predecessor),
         exits=(Exit(cut="first", head=spec, temperature=1.5, threshold=0.9, flops_share=0.44, time_share=0.5),),
         audit_rate=0.1,
-        certificate=Certificate(
-            max_disagreement=0.01,
-            confidence=0.95,
-            attempt=number + 1,
-            error=0.025,
-            frames=1000,
-            disagreements=2,
-            p_value=0.003,
-            upper_bound=0.008,
-        ),
+        certificate=certified(attempt=number + 1),
         expected=Expected(hit_rate=0.7, flops_saved=0.4, time_saved=0.35),
     )
 
 
+def certified(budget: float = 0.01, attempt: int = 1) -> Certificate:
+    """A certificate for ``budget``, by an attempt that saw few disagreements."""
+    return Certificate(
+        max_disagreement=budget, confidence=0.95, attempt=attempt, error=0.025, frames=1000, disagreements=2,
+        p_value=0.003, upper_bound=0.8 * budget,
+    )  # fmt: skip
+
+
 def overload(thresholds: tuple[float, ...], budget: float = 0.03) -> Overload:
     """What a worker may do that is behind, certified for ``budget``."""
-    certificate = Certificate(
-        max_disagreement=budget, confidence=0.95, attempt=2, error=0.0025, frames=1000, disagreements=12,
-        p_value=0.0002, upper_bound=0.026,
-    )  # fmt: skip
     expected = Expected(hit_rate=0.9, flops_saved=0.6, time_saved=0.55)
-    return Overload(thresholds=thresholds, certificate=certificate, expected=expected)
+    return Overload(thresholds=thresholds, certificate=certified(budget, attempt=2), expected=expected)
 
 
 def name(number: int) -> str:

@@ -63,7 +63,8 @@ def write(folder: Path) -> TinyModel:
     (folder / "striped.py").write_text(_SOURCE.lstrip())
     (folder / "striped.toml").write_text(_METADATA.lstrip())
     save_file(_weights(), folder / "striped.safetensors")
-    return TinyModel(folder, Model(spec=f"{folder / 'striped.py'}:build", weights=str(folder / "striped.safetensors")))
+    weights = str(folder / "striped.safetensors")
+    return TinyModel(folder, Model(spec=f"{folder / 'striped.py'}:build", weights=weights, runtime="torch"))
 
 
 def _weights() -> dict[str, Tensor]:

@@ -53,13 +53,16 @@ class TinyModel:
 
 
 def write(folder: Path, seed: int = 0) -> TinyModel:
-    """Writes ``tiny.py``, ``tiny.toml``, ``tiny.safetensors``; another ``seed`` makes another model (fingerprint)."""
+    """Writes ``tiny.py``, ``tiny.toml``, ``tiny.safetensors``; another ``seed`` makes another model (fingerprint).
+
+    PyTorch alone runs it: to compile it would take a process that starts most of its time.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tiny.py").write_text(textwrap.dedent(SOURCE).lstrip())
     (folder / "tiny.toml").write_text(METADATA.lstrip())
     save_file(_weights(seed), folder / "tiny.safetensors")
-    settings = Model(spec=f"{folder / 'tiny.py'}:build", weights=str(folder / "tiny.safetensors"))
-    return TinyModel(folder, settings)
+    weights = str(folder / "tiny.safetensors")
+    return TinyModel(folder, Model(spec=f"{folder / 'tiny.py'}:build", weights=weights, runtime="torch"))
 
 
 def _weights(seed: int) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from layercache.dashboard import state
 from layercache.dashboard.cards import promise
 from layercache.dashboard.cards.parts import Part, box, svg, text
 from layercache.dashboard.words import NOTHING, count, milliseconds, percent, plural, rate
+from layercache.presenting.savings import flops_saved
 
 #: A value, its unit, and a line of detail.
 _Words = Callable[[state.Snapshot], tuple[str, str, str]]
@@ -53,7 +54,7 @@ class _Tile:
 
 
 def path(values: Sequence[float | None], width: int = _WIDTH, height: int = _HEIGHT) -> str:
-    """An SVG path through the values, from 0 at the bottom to the largest at the top; a gap for each None.
+    """An SVG path through the values, from 0 or less at the bottom to the largest at the top; a gap for each None.
 
     >>> path([0.0, 2.0, None, 1.0, 1.0], width=40, height=10)
     'M0 10L10 0M30 5L40 5'
@@ -63,7 +64,7 @@ def path(values: Sequence[float | None], width: int = _WIDTH, height: int = _HEI
     drawn, is_gap = [], True
     for index, value in enumerate(values):
         if value is not None:
-            drawn.append(f"{'M' if is_gap else 'L'}{index * step:.4g} {height - height * value / top:.3g}")
+            drawn.append(f"{'M' if is_gap else 'L'}{index * step:.4g} {height - height * max(0.0, value) / top:.3g}")
         is_gap = value is None
     return "".join(drawn)
 
@@ -98,7 +99,8 @@ def _hits(snapshot: state.Snapshot) -> tuple[str, str, str]:
 
 def _saved(snapshot: state.Snapshot) -> tuple[str, str, str]:
     now = snapshot.now
-    return *_split(percent(now.time_saved)), f"of the model's time; {percent(now.flops_saved)} of its FLOPs"
+    flops = NOTHING if now.flops_saved is None else flops_saved(now.flops_saved, percent)
+    return *_split(percent(now.time_saved)), f"of the model's time; of its FLOPs {flops}"
 
 
 def _disagreement(snapshot: state.Snapshot) -> tuple[str, str, str]:

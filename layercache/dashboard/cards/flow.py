@@ -1,4 +1,4 @@
-"""Where frames leave, as a staircase: a bar's height is its share of the frames, its length the FLOPs they cost."""
+"""Where frames leave, as a staircase: a bar's height is its share of the frames, its length the time they took."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -8,10 +8,13 @@ import msgspec
 from layercache.dashboard import state
 from layercache.dashboard.cards import parts
 from layercache.dashboard.cards.parts import Part, box, svg, text
-from layercache.dashboard.words import percent, plural
+from layercache.dashboard.words import answered_by, percent, plural
 
 #: The least distance of two labels, as a share of the picture's height.
 _APART = 0.115
+#: A segment narrower than this share of the picture has no room for how many frames go on: the model in int8 takes a
+#: fifth of the model's time, and an exit before it a part of that.
+_ROOM = 0.15
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -20,8 +23,8 @@ class Step(msgspec.Struct, frozen=True):
     cut: str
     share: float
     """Of all frames."""
-    flops: float
-    """FLOPs spent on each of them, as a share of the plain model's."""
+    time: float
+    """Spent on each of them, as a share of the plain model's."""
     length: float
     """The bar's length, as a share of the picture's width."""
     top: float
@@ -53,7 +56,7 @@ class Staircase(msgspec.Struct, frozen=True):
     steps: tuple[Step, ...] = ()
     marks: tuple[Mark, ...] = ()
     saved: float = 0.0
-    """Saved FLOPs, as a share of the plain model's."""
+    """Saved time, as a share of the plain model's."""
     frames: int = 0
 
 
@@ -61,29 +64,29 @@ def staircase(flow: state.Flow) -> Staircase:
     """The flow as a picture; without frames an empty one.
 
     >>> stairs = staircase(state.Flow(frames=4, segments=(
-    ...     state.Segment(cut="half", flops_share=0.5, left=3, open=True),
-    ...     state.Segment(cut="full", flops_share=0.5, left=1, open=True))))
+    ...     state.Segment(cut="half", time_share=0.5, left=3, open=True),
+    ...     state.Segment(cut="full", time_share=0.5, left=1, open=True))))
     >>> [(step.cut, step.share, step.length, step.top) for step in stairs.steps], stairs.saved
     ([('half', 0.75, 0.5, 0.0), ('full', 0.25, 1.0, 0.75)], 0.375)
     """
     if not flow.frames or not flow.segments:
         return Staircase()
-    flops = list(accumulate(segment.flops_share for segment in flow.segments))
-    width = max(flops[-1], 1.0)
+    times = list(accumulate(segment.time_share for segment in flow.segments))
+    width = max(times[-1], 1.0)
     shares = [segment.left / flow.frames for segment in flow.segments]
     shown = [index for index, segment in enumerate(flow.segments) if segment.open or segment.left]
     tops = dict(zip(shown, accumulate((shares[index] for index in shown), initial=0.0), strict=False))
     labels = spread([tops[index] + shares[index] / 2 for index in shown], _APART)
     steps = tuple(
-        Step(flow.segments[index].cut, shares[index], flops[index], flops[index] / width, tops[index], label)
+        Step(flow.segments[index].cut, shares[index], times[index], times[index] / width, tops[index], label)
         for index, label in zip(shown, labels, strict=True)
     )
     left = list(accumulate(shares))
     marks = tuple(
-        Mark(segment.cut, flops[index] / width, segment.flops_share / width, max(0.0, 1 - left[index]))
+        Mark(segment.cut, times[index] / width, segment.time_share / width, max(0.0, 1 - left[index]))
         for index, segment in enumerate(flow.segments)
     )
-    return Staircase(steps, marks, 1 - sum(step.share * step.flops for step in steps), flow.frames)
+    return Staircase(steps, marks, 1 - sum(step.share * step.time for step in steps), flow.frames)
 
 
 def spread(wanted: Sequence[float], apart: float) -> list[float]:
@@ -108,7 +111,9 @@ class Flow:
 
     def __init__(self) -> None:
         content, saved = parts.card(
-            "Where frames leave", "lc-flow-card", "Height: share of frames. Length: the model's FLOPs that they took."
+            "Where frames leave",
+            "lc-flow-card",
+            "Height: share of frames. Length: the time that each took, of the model's.",
         )
         self._saved = Part(saved, _draw_saved)
         self._part = Part(content, _draw)
@@ -125,7 +130,7 @@ def _draw(stairs: Staircase) -> None:
         parts.empty("Nothing has been answered yet.")
         return
     cuts = tuple(mark.cut for mark in stairs.marks)
-    said = "; ".join(f"{step.cut} {percent(step.share)}" for step in stairs.steps)
+    said = "; ".join(f"{answered_by(step.cut)} {percent(step.share)}" for step in stairs.steps)
     with box("div", "lc-flow", role="group", aria_label=f"Shares of frames by exit: {said}"):
         with box("div", "lc-stairs"):
             for mark in stairs.marks:
@@ -140,13 +145,15 @@ def _draw(stairs: Staircase) -> None:
             for step in stairs.steps:
                 with box("p", "lc-label").style(f"top:{step.label:.2%};--exit:{parts.colour(step.cut, cuts)}"):
                     box("i", "lc-dot", aria_hidden="true")
-                    text("full model" if step.cut == state.END else step.cut, "span", "lc-cut", title=step.cut)
+                    text(answered_by(step.cut), "span", "lc-cut", title=step.cut)
                     text(percent(step.share), "strong")
         with box("div", "lc-axis"):
             for mark in stairs.marks:
-                with box("div", "lc-mark").style(f"left:{mark.at - mark.width:.2%};width:{mark.width:.2%}"):
+                with box("div", "lc-mark" if mark.width >= _ROOM else "lc-mark lc-narrow").style(
+                    f"left:{mark.at - mark.width:.2%};width:{mark.width:.2%}"
+                ):
                     text("end" if mark.cut == state.END else mark.cut, "span", "lc-cut", title=mark.cut)
-                    if mark.cut != state.END:
+                    if mark.cut != state.END and mark.width >= _ROOM:
                         text(f"{percent(mark.passed, 0)} go on", "small")
     text(f"The last {plural(stairs.frames, 'answer')}.", "p", "lc-hint")
 
@@ -155,4 +162,4 @@ def _draw_saved(share: float | None) -> None:
     if share is not None:
         with box("p", "lc-saved"):
             text(percent(max(0.0, share)), "strong")
-            text("of the FLOPs saved")
+            text("of the time saved")

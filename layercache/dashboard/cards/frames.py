@@ -9,7 +9,8 @@ from nicegui.events import GenericEventArguments
 from layercache.dashboard import state
 from layercache.dashboard.cards import parts
 from layercache.dashboard.cards.parts import LocalTime, Part, box, row, text
-from layercache.dashboard.words import milliseconds, percent
+from layercache.dashboard.words import answered_by, milliseconds, percent
+from layercache.presenting.savings import is_precision
 
 #: Frames on the page, and how long each strip stays at least.
 _SHOWN = 24
@@ -79,8 +80,13 @@ def _tile(key: str, frame: state.Frame, cuts: tuple[str, ...]) -> dict[str, Any]
         "picture": parts.data_url(frame.picture) if frame.picture else None,
         "small": frame.picture is not None and parts.is_small(frame.picture),
         "why": frame.no_picture or "no picture",
-        "words": f"{frame.id}: {frame.class_name}, {percent(frame.confidence, 0)} sure, left at {frame.exit}",
+        "words": f"{frame.id}: {frame.class_name}, {percent(frame.confidence, 0)} sure, answered by {_by(frame)}",
     }
+
+
+def _by(frame: state.Frame) -> str:
+    is_cut = frame.exit != state.END and not is_precision(frame.exit)
+    return f"the {'exit ' if is_cut else ''}{answered_by(frame.exit)}"
 
 
 def _mark(frame: state.Frame) -> str:
@@ -96,7 +102,7 @@ def _draw_details(frame: state.Frame) -> None:
             row("Frame", frame.id)
             row("Key", frame.key if frame.key is not None else "none")
             row("Confidence", percent(frame.confidence))
-            row("Left at", "the model's end" if frame.exit == state.END else frame.exit)
+            row("Answered by", _by(frame))
             row("Audited", "yes: the full model's answer" if frame.audited else "no")
             row("Budget", "overload" if frame.overload else "everyday")
             row("Heads", frame.version or "none in force")

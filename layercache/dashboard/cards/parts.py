@@ -10,6 +10,7 @@ from nicegui.element import Element
 from nicegui.elements.mixins.text_element import TextElement
 
 from layercache.dashboard import state
+from layercache.presenting.savings import is_precision
 
 T = TypeVar("T")
 STATIC = Path(__file__).parents[1] / "static"
@@ -122,9 +123,13 @@ def colour(exit_: str, cuts: tuple[str, ...]) -> str:
 
     >>> colour("layer2", ("layer1", "layer2", "full")), colour("full", ("layer1", "full")), colour("other", ("full",))
     ('var(--exit-2)', 'var(--full)', 'var(--exit-8)')
+    >>> colour("int8", ("layer1", "int8", "full"))
+    'var(--precision)'
     """
     if exit_ == state.END:
         return "var(--full)"
+    if is_precision(exit_):
+        return "var(--precision)"
     return f"var(--exit-{cuts.index(exit_) % 8 + 1 if exit_ in cuts else 8})"
 
 

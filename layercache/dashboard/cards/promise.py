@@ -4,7 +4,8 @@ from layercache.dashboard import state
 from layercache.dashboard.cards import parts
 from layercache.dashboard.cards.parts import Part, box, row, text
 from layercache.dashboard.verdict import is_over
-from layercache.dashboard.words import percent, plural
+from layercache.dashboard.words import percent
+from layercache.presenting.certificates import tested_on
 
 _SOURCES = {
     "topic": "Audits of the version in force, as they came since this dashboard started.",
@@ -60,8 +61,7 @@ def _draw_budget(shown: state.Disagreement, which: str) -> None:
             row("Certificate", "none: no exit is open")
         else:
             row("Certified, at most", f"{percent(certificate.upper_bound, 2)}")
-            tested = f"{plural(certificate.disagreements, 'difference')} in {plural(certificate.frames, 'audit')}"
-            row("Tested on", f"{tested}, attempt {certificate.attempt}")
+            row("Test", f"{tested_on(certificate)}; attempt {certificate.attempt}")
         row("Budget", f"{percent(shown.budget)} at {percent(shown.confidence, 0)} confidence, for life")
 
 

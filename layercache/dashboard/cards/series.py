@@ -1,16 +1,22 @@
 """The stream over time: shares, pace, latency, and audits that differ. The browser writes times, in its own zone."""
 
+import math
 from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
 import msgspec
 from nicegui import ui
+from nicegui.elements.mixins.text_element import TextElement
 from nicegui.events import ValueChangeEventArguments
 
 from layercache.dashboard import state
 from layercache.dashboard.cards import parts
 from layercache.dashboard.cards.parts import box, text
+
+#: Per cent between two lines of an axis, twice as many where it reaches below 0, and how far that is at most: there
+#: every frame runs the model twice.
+_STEP, _LOWEST = 25, -100
 
 Values = Callable[[state.Series], list[float | None]]
 
@@ -33,6 +39,8 @@ class Chart(msgspec.Struct, frozen=True):
     limit: bool = False
     top: float | None = None
     """Where the vertical axis ends; None lets the values decide."""
+    below: str = ""
+    """What values below 0 mean; without it none are expected."""
 
 
 def of(value: Callable[[state.Point], float | None], factor: float = 1.0) -> Values:
@@ -64,9 +72,9 @@ _RANGES = {"recent": "15 min", "day": "24 h"}
 CHARTS = (
     Chart("Saved", "%", 1, (
         Line("Hit rate", "var(--line-1)", of(lambda point: point.hit_rate, 100)),
-        Line("FLOPs saved", "var(--line-2)", of(lambda point: point.flops_saved, 100)),
         Line("Time saved", "var(--line-3)", of(lambda point: point.time_saved, 100)),
-    ), top=100),
+        Line("FLOPs saved", "var(--line-2)", of(lambda point: point.flops_saved, 100)),
+    ), top=100, below="Below 0: more were spent than the plain model spends. In int8 a FLOP takes less time."),
     Chart("Audits that differ, so far", "%", 2, (Line("Differ", "var(--line-1)", differ),), limit=True),
     Chart("Frames", "/s", 1, (Line("Frames", "var(--line-1)", of(lambda point: point.frames_per_s)),)),
     Chart("Latency, publishing to answer", "ms", 0, (
@@ -97,9 +105,10 @@ class Series:
         if series is self._drawn or series == self._drawn:
             return
         self._drawn = series
-        for chart, drawn in zip(CHARTS, self._charts, strict=True):
+        for chart, (drawn, note) in zip(CHARTS, self._charts, strict=True):
             fill(drawn.options, chart, series, snapshot.disagreement.budget)
             drawn.update()
+            note.set_visibility(bool(drawn.options["yAxis"]["min"]))
 
     def _switch(self, event: ValueChangeEventArguments[str]) -> None:
         self._range = event.value
@@ -135,7 +144,7 @@ def options(chart: Chart) -> dict[str, Any]:
 
 
 def _up_to(top: float | None) -> dict[str, float]:
-    return {} if top is None else {"max": top, "interval": top / 4}
+    return {} if top is None else {"max": top, "interval": _STEP}
 
 
 def fill(drawn: dict[str, Any], chart: Chart, series: state.Series, budget: float) -> None:
@@ -145,6 +154,11 @@ def fill(drawn: dict[str, Any], chart: Chart, series: state.Series, budget: floa
         drawn["xAxis"]["minInterval"] = (times[-1] - times[0]) // 4
     for one, line in zip(drawn["series"], chart.lines, strict=True):
         one["data"] = list(map(list, zip(times, line.values(series), strict=True)))
+    if chart.below:
+        values = (value for one in drawn["series"] for _, value in one["data"] if value is not None)
+        lowest = min(0.0, *values, 0.0)
+        drawn["yAxis"]["min"] = max(_LOWEST, 2 * _STEP * math.floor(lowest / (2 * _STEP)))
+        drawn["yAxis"]["interval"] = 2 * _STEP if lowest < 0 else _STEP
     if chart.limit:
         seen = [value for _, value in drawn["series"][0]["data"] if value is not None]
         drawn["yAxis"]["max"] = round(max(150 * budget, 1.2 * max(seen, default=0.0)), 2)
@@ -158,7 +172,11 @@ def _limit(budget: float) -> dict[str, Any]:
     return {"silent": True, "symbol": "none", "animation": False, "lineStyle": line, "label": label, "data": at}
 
 
-def _draw(chart: Chart) -> ui.echart:
+def _draw(chart: Chart) -> tuple[ui.echart, TextElement]:
+    """The chart, and the note on values below 0."""
     with box("figure", "lc-chart", aria_label=f"{chart.name} over time"):
         text(f"{chart.name} ({chart.unit})", "figcaption")
-        return ui.echart(options(chart), renderer="svg")
+        drawn = ui.echart(options(chart), renderer="svg")
+        note = text(chart.below, "p", "lc-hint")
+        note.set_visibility(False)
+        return drawn, note

@@ -5,7 +5,8 @@ from layercache.dashboard.cards import parts
 from layercache.dashboard.cards.actions import Actions, Order
 from layercache.dashboard.cards.parts import LocalTime, Part, box, text
 from layercache.dashboard.heads_state import Heads, Version
-from layercache.dashboard.words import percent
+from layercache.dashboard.words import NOTHING, percent
+from layercache.presenting.savings import flops_saved
 
 _SHOWN = 12
 _REASONS = {
@@ -15,7 +16,7 @@ _REASONS = {
     "overload-unsafe": "overload had exceeded its budget",
     "operator": "an operator's",
 }
-_COLUMNS = ("Version", "Published", "Why", "What changed", "Hits", "FLOPs saved", "Time saved", "Differs at most")
+_COLUMNS = ("Version", "Published", "Why", "What changed", "Hits", "Time saved", "FLOPs saved", "Differs at most")
 
 
 class Versions:
@@ -75,9 +76,10 @@ class Versions:
                     LocalTime(version.created_ms)
             text(_REASONS.get(version.reason, version.reason), "td", data_label="Why")
             text(version.changes.summary or "nothing", "td", data_label="What changed")
-            figures = (version.hit_rate, version.flops_saved, version.time_saved)
-            for name, share in zip(_COLUMNS[4:7], figures, strict=True):
-                text(percent(share), "td", "lc-figure-cell", data_label=name)
+            flops = NOTHING if version.flops_saved is None else flops_saved(version.flops_saved, percent)
+            figures = (percent(version.hit_rate), percent(version.time_saved), flops)
+            for name, figure in zip(_COLUMNS[4:7], figures, strict=True):
+                text(figure, "td", "lc-figure-cell", data_label=name)
             text(percent(version.upper_bound, 2), "td", "lc-figure-cell", data_label=_COLUMNS[7])
             if self._actions:
                 with box("td", "lc-row-actions"):

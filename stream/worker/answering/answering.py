@@ -222,8 +222,11 @@ class ModelAnswering:
 
     def _teach(self, answered: AnsweredBatch, delivery: Delivery) -> None:
         kept, share = self._sampler.keeps(answered), self._sampler.share
-        for record in self._distillation.write(answered, kept, share):
-            delivery.produce(self._topics.distillation, record, self._predictions.model.encode())
+        for record in self._distillation.records(answered, kept, share):
+            if record.of_lessons:
+                self._metrics.lessons.inc(len(record))
+            for value in self._distillation.encoded(record):
+                delivery.produce(self._topics.distillation, value, self._predictions.model.encode())
         self._sampler.waiting.for_room(delivery.waited_s())
 
     def refuse(self, frame: Frame, why: Unanswerable, delivery: Delivery) -> None:
@@ -249,6 +252,7 @@ class ModelAnswering:
         ):
             metrics.frames.labels(engine.exit_names[exit_]).inc(count)
             metrics.flops.inc(count * engine.flops_shares[exit_])
+            metrics.model_time.inc(count * engine.time_shares[exit_])
         metrics.audits.inc(int(answered.batch.audits.sum()))
         audited = self._guard.watch(answered)
         metrics.disagreements.inc(int(audited.disagreed.sum()))

@@ -15,7 +15,7 @@ from layercache.early_exit.engine import Engine
 from layercache.early_exit.heads.families import HeadsError
 from layercache.early_exit.heads.loading import load_heads
 from layercache.early_exit.store.head_store import Live, SignatureError, StoreError
-from layercache.schemas.manifest import Manifest
+from layercache.schemas.manifest import Certificate, Manifest
 from layercache.schemas.settings import Promise
 
 log = logging.getLogger(__name__)
@@ -140,7 +140,8 @@ class HeadWatch:
             )  # fmt: skip
             self.serving = self._full
             return
-        if closed:
+        allowed = self._mode == "shadow" or not manifest.exits or self._is_allowed(manifest.certificate)
+        if closed or not allowed:
             manifest = msgspec.structs.replace(manifest, exits=(), overload=None)
         heads = load_heads(manifest, tensors, self._traced)
         engine = Engine(self._traced, heads, self._mode)
@@ -148,7 +149,25 @@ class HeadWatch:
         engine.warm_up(self._max_batch)
         budget = manifest.certificate.max_disagreement if manifest.certificate else self._promise.max_disagreement
         self.serving = Serving(engine, scoring, budget, engine.overloaded() if self._may_overload(manifest) else None)
-        log.info("serving %s%s", _named(self.serving), ", all exits kept closed by the operator" if closed else "")
+        if closed or allowed:
+            log.info("serving %s%s", _named(self.serving), ", all exits kept closed by the operator" if closed else "")
+            return
+        self._on_refused()
+        promise = self._promise
+        log.warning(
+            "heads %s are %s, and this worker's settings promise %s: keeping their exits closed; give the trainer and "
+            "this worker the same promise",
+            version,
+            _promised(manifest.certificate) if manifest.certificate else "not certified",
+            _promised(promise),
+        )  # fmt: skip
+
+    def _is_allowed(self, certificate: Certificate | None) -> bool:
+        """Whether the everyday thresholds were certified for what this worker's settings promise."""
+        promise = self._promise
+        return certificate is not None and certificate.covers(
+            promise.max_disagreement, promise.confidence, promise.max_class_disagreement
+        )
 
     def _may_overload(self, manifest: Manifest) -> bool:
         """Whether the version's thresholds for overload were certified for what this worker's settings allow."""
@@ -170,6 +189,14 @@ class HeadWatch:
                 failures += 1
             if self._stop.wait(poll_s * min(2**failures, _MAX_BACKOFF)):
                 return
+
+
+def _promised(limits: Certificate | Promise) -> str:
+    """The limits that a version was certified for, or that a worker promises."""
+    by_class = limits.max_class_disagreement
+    within = f", {by_class:.2%} within a class" if by_class else ""
+    sure = f"at most {limits.max_disagreement:.2%} disagreement{within}, {limits.confidence:.0%} sure"
+    return f"certified for {sure}" if isinstance(limits, Certificate) else sure
 
 
 def _named(serving: Serving) -> str:

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import repeat
+from typing import Any
 
+import msgspec
 import numpy as np
 
 from layercache.early_exit.engine import Answers
@@ -11,6 +13,7 @@ from layercache.schemas.distillation import DistillationBatch, DistillationHeade
 from layercache.schemas.frame import CE_ID, CE_SOURCE, CE_TIME, CONTENT_TYPE
 from layercache.schemas.prediction import CONTENT_TYPE_VALUE, Prediction, Ranked, Times, encoder
 from layercache.stream.frames.frame import Frame
+from layercache.stream.worker.answering.lessons import LESSON_SHARE, lesson_rows
 from layercache.stream.worker.answering.micro_batch import AnsweredBatch
 
 #: The headers that a prediction takes over from its frame.
@@ -83,7 +86,7 @@ def prediction_headers(frame: Frame) -> list[tuple[str, bytes | None]]:
 
 
 class DistillationWriter:
-    """Writes what a micro-batch's full-path frames teach: audits, and frames that no exit would have answered."""
+    """Writes what a micro-batch teaches: audits, frames that no exit would have answered, and lessons."""
 
     def __init__(self, fingerprint: str, worker: str, max_bytes: int) -> None:
         self._model = fingerprint
@@ -91,19 +94,30 @@ class DistillationWriter:
         self._max_bytes = max_bytes
 
     def write(self, answered: AnsweredBatch, kept: Bools | None = None, miss_share: float = 1.0) -> Iterator[bytes]:
-        """Records of at most ``max_bytes``; none where every frame left early.
+        """Records of at most ``max_bytes``; none where every frame left at a head.
 
         ``kept``, bool ``[M]``: which of the M full-path frames are in a sample of ``miss_share``, where the misses are
-        sampled. Audits are written all the same.
+        sampled. Audits are written all the same; of lessons ``miss_share`` of the usual number.
         """
-        record = self.record(answered, kept, miss_share)
-        if record is not None:
-            yield from record.encode_within(self._max_bytes)
+        for record in self.records(answered, kept, miss_share):
+            yield from self.encoded(record)
+
+    def encoded(self, record: DistillationBatch) -> Iterator[bytes]:
+        """A record as records of at most ``max_bytes``."""
+        return record.encode_within(self._max_bytes)
+
+    def records(
+        self, answered: AnsweredBatch, kept: Bools | None = None, miss_share: float = 1.0
+    ) -> Iterator[DistillationBatch]:
+        """What :meth:`write` encodes, for a trainer in this process."""
+        for record in (self.record(answered, kept, miss_share), self.lessons(answered, miss_share)):
+            if record is not None:
+                yield record
 
     def record(
         self, answered: AnsweredBatch, kept: Bools | None = None, miss_share: float = 1.0
     ) -> DistillationBatch | None:
-        """The same as one record, for a trainer in this process; None where every frame left early."""
+        """What frames on the full path teach, as one record; None where every frame left early."""
         batch, answers, engine, misses = answered.batch, answered.answers, answered.engine, answered.misses
         taught = batch.audits[answers.full_rows] | (misses if kept is None else misses & kept)
         taught &= np.isfinite(answers.logits).all(1)  # the trainer refuses a record with others as a whole
@@ -111,28 +125,56 @@ class DistillationWriter:
         if not len(rows):
             return None
         frames = [batch.frames[row] for row in rows]
-        header = DistillationHeader(
-            model=self._model,
-            topic=frames[0].topic,
-            topic_id=frames[0].topic_id,
-            worker=self._worker,
-            heads_version=engine.version,
-            audit_rate=batch.audit_rate,
-            miss_share=miss_share,
-            frame_ids=tuple(frame.id for frame in frames),
-            exits=engine.exits,
-            segment_ms=engine.segment_ms(),
-        )
+        header = self._header(answered, frames, miss_share)
         return DistillationBatch(
-            header=header,
+            header=msgspec.structs.replace(header, exits=engine.exits, segment_ms=engine.segment_ms()),
             inputs=batch.pictures.numpy()[rows],
             logits=answers.logits[taught],
             audit=batch.audits[rows].astype(np.uint8),
             live_exit=answers.live_exit[taught],
             live_label=answers.live_label[taught],
             overload_label=None if answers.overload_label is None else answers.overload_label[taught],
-            partition=np.array([frame.partition for frame in frames], np.int32),
-            offset=np.array([frame.offset for frame in frames], np.int64),
-            timestamp_ms=np.array([frame.timestamp_ms for frame in frames], np.int64),
-            key_hash=np.array([key_hash(frame.key) for frame in frames], np.int64),
+            **_positions(frames),
         )
+
+    def lessons(self, answered: AnsweredBatch, share: float = 1.0) -> DistillationBatch | None:
+        """The frames of :func:`lesson_rows`, as one record; None where there are none.
+
+        Without logits, an audit or an exit: nothing in it can be taken for the full model's answer, or be counted.
+        """
+        rows = lesson_rows(answered, share)
+        if not len(rows):
+            return None
+        frames = [answered.batch.frames[row] for row in rows.tolist()]
+        nothing = np.full(len(rows), -1, np.int32)
+        return DistillationBatch(
+            header=self._header(answered, frames, LESSON_SHARE * share),
+            inputs=answered.batch.pictures.numpy()[rows],
+            logits=np.empty((len(rows), 0), np.float32),
+            audit=np.zeros(len(rows), np.uint8),
+            live_exit=nothing,
+            live_label=nothing,
+            **_positions(frames),
+        )
+
+    def _header(self, answered: AnsweredBatch, frames: Sequence[Frame], share: float) -> DistillationHeader:
+        return DistillationHeader(
+            model=self._model,
+            topic=frames[0].topic,
+            topic_id=frames[0].topic_id,
+            worker=self._worker,
+            heads_version=answered.engine.version,
+            audit_rate=answered.batch.audit_rate,
+            miss_share=share,
+            frame_ids=tuple(frame.id for frame in frames),
+        )
+
+
+def _positions(frames: Sequence[Frame]) -> dict[str, Any]:
+    """The columns of a record that say which frames these are."""
+    return {
+        "partition": np.array([frame.partition for frame in frames], np.int32),
+        "offset": np.array([frame.offset for frame in frames], np.int64),
+        "timestamp_ms": np.array([frame.timestamp_ms for frame in frames], np.int64),
+        "key_hash": np.array([key_hash(frame.key) for frame in frames], np.int64),
+    }

@@ -39,6 +39,42 @@ def test_the_full_model_comes_first_once_per_batch_size_and_counts_each_seed_onc
     assert (rows[0].flops_saved, rows[0].throughput_ratio, rows[0].accuracy) == (0.0, 1.0, 0.889)
 
 
+def compiled(seed: int, certified: bool = True) -> Record:
+    """What the plain runtimes and ours took; PyTorch 10 ms a batch."""
+
+    def timed(ms: float) -> tuple[Latency, ...]:
+        return tuple(Latency(batch, ms, ms, 1 - ms / 10, 1 - ms / 10, 10 / ms) for batch in (1, 32))
+
+    same, other = (Point(0.0, differs, 0.889, {}, ()) for differs in (0.0, 0.006))
+    served = Point(0.3, 0.004, 0.888, {"relu": 0.4, "int8": 0.58}, (0.9, 0.5))
+    rows = (Chosen("certified 1%, compiled", served, timed(2.0), 0.0098),) if certified else ()
+    runtimes = (Chosen("torch", same, timed(10.0)), Chosen("openvino int8", other, timed(2.5)))
+    return Record("cifar10", "resnet18", "compiled", seed, 4000, 4000, 0.889, timed(10.0), rows, (), 1.0, runtimes)
+
+
+def test_plain_runtimes_are_methods_of_their_own_and_ours_stands_beside_them() -> None:
+    rows = publish([record(1, 0.2), compiled(1), compiled(2, certified=False)])
+    assert [row.method for row in rows if row.batch == 32] == ["full", "paper", "torch", "openvino int8", "layercache"]
+    assert [row.is_compiled for row in rows if row.batch == 32] == [False, False, True, True, True]
+    torch, int8, layercache = (row for row in rows if row.batch == 32 and row.is_compiled)
+    assert (torch.throughput_ratio, torch.ratio_to_int8) == (1.0, 0.25)
+    assert (int8.criterion, int8.throughput_ratio, int8.disagreement) == ("every frame", 4.0, 0.006)
+    assert (int8.ratio_to_int8, int8.upper_bound) == (1.0, None)
+    assert (layercache.criterion, layercache.throughput_ratio, layercache.ratio_to_int8) == (
+        "certified 1%, compiled", 5.0, 1.25,
+    )  # fmt: skip
+    assert (layercache.upper_bound, layercache.seeds, torch.seeds) == (0.0098, (1,), (1, 2))
+
+
+def test_compiled_rows_have_a_table_of_their_own() -> None:
+    text = table(publish([record(1, 0.2), compiled(1)]))
+    assert "### ResNet-18, CIFAR-10, beside plain runtimes" in text
+    assert "| torch | 32 | 0.31 | 1.00× | 0.25× |  | 0.00% |  | 88.9% |" in text
+    line = "| layercache, certified 1% | 32 | 0.06 | 5.00× | 1.25× | relu 40.0%, int8 58.0% | 0.40% | 0.98% | 88.8% |"
+    assert line in text
+    assert "FLOPs saved" not in table(publish([compiled(1)])).partition("## ResNet-18")[2]
+
+
 def test_a_row_without_spread_shows_none() -> None:
     text = table(publish([record(3, 0.25)]))
     assert "| paper, disagreement 1% | 32 | 25.0% | 12.5% | 10.0% | 1.50× | layer1 12% | 1.00% | 88.0% |" in text
@@ -74,3 +110,16 @@ def test_a_report_holds_table_rows_and_plots(tmp_path: Path) -> None:
     whole = [record(seed, saved, method) for method, saved in (("paper", 0.2), ("layercache", 0.5)) for seed in (1, 2)]
     paper.report(whole, tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["paper-savings.png", "paper.json", "paper.md"]
+
+
+def test_a_report_of_compiled_rows_alone_has_no_plot(tmp_path: Path) -> None:
+    paper.report([compiled(1)], tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["paper.json", "paper.md"]
+
+
+def test_compiled_rows_follow_no_smaller_parts(tmp_path: Path) -> None:
+    plan = paper.RunPlan(("resnet18",), ("compiled",), (1, 2), parts=True, quick=False, data=None, work=tmp_path)
+    assert [(method, seed, frames) for method, seed, frames, _ in plan.runs("resnet18")] == [
+        ("compiled", 1, None),
+        ("compiled", 2, None),
+    ]

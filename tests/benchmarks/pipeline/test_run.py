@@ -22,14 +22,14 @@ def topics_of(broker: Broker) -> set[str]:
 def test_a_system_drains_a_backlog_and_keeps_up_and_leaves_nothing(apache_kafka: Broker, tmp_path: Path) -> None:
     before = topics_of(apache_kafka)
     with Session(LOOP, LOAD, apache_kafka.bootstrap_servers, tmp_path, tmp_path) as session:
-        session.publish(20_480)
+        session.publish(40_960)
         session.start()
         session.wait_for_group()
-        drained = session.drain(frames=20_480, expected_s=10, label=lambda number: 3)
+        drained = session.drain(frames=40_960, expected_s=10, label=lambda number: 3)
         kept = session.keep_up(per_s=1_024, seconds=0.5)
         pid = session.usage().memory_mb
     assert drained.finished
-    assert (drained.frames, drained.agreement) == (20_480, 1.0)
+    assert (drained.frames, drained.agreement) == (40_960, 1.0)
     assert drained.frames_per_s > 0
     assert drained.cpu_ms_per_frame > 0
     assert drained.memory_mb <= pid

@@ -1,5 +1,6 @@
 """What certifies was never learnt or tuned on and never certifies again; what comes out is told by class and key."""
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -7,9 +8,9 @@ import pytest
 
 from benchmarks.promise import __main__ as promise
 from benchmarks.promise.runs import live
-from benchmarks.promise.simulated_streams import OneClass
+from benchmarks.promise.simulated_heads import OneClass
 from layercache.cache_training.certifying.audit_tally import DisagreementCount
-from layercache.cache_training.certifying.audits import LeakError
+from layercache.cache_training.certifying.windows import LeakError
 from layercache.cache_training.trainer import OnlineTrainer
 from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.engine import Engine
@@ -64,6 +65,21 @@ def test_an_attempt_on_frames_that_were_learnt_or_tuned_on_is_refused(
     assert store.latest() is None
 
 
+def test_what_has_certified_tunes_or_teaches_whole_blocks_of_it(model: TracedModel, store: HeadStore) -> None:
+    trainer = new_trainer(model, store)
+    trainer.ingest(keyed_record(model, np.repeat(np.arange(1, 301), 5), np.ones(1500, np.bool_), first_offset=0))
+    windows = trainer.windows
+    before = {name: len(window) for name, window in windows.all().items()}
+    used = trainer.intake.use_up()
+    tuning, learning = windows.tuning.frames(), windows.learning.frames()
+    assert tuning is not None
+    assert learning is not None
+    tunes, teaches = (np.isin(used.block, frames.block) for frames in (tuning, learning))
+    assert (tunes ^ teaches).all()
+    assert 0.4 < tunes.mean() < 0.6
+    assert len(tuning) + len(learning) == before["tuning"] + before["learning"] + len(used)
+
+
 def test_what_has_certified_is_known_for_more_than_one_attempt(model: TracedModel, store: HeadStore) -> None:
     trainer = new_trainer(model, store)
     keys = np.repeat(np.arange(1, 201), 5)
@@ -100,6 +116,29 @@ def test_disagreement_is_reported_by_class_and_key(model: TracedModel, store: He
     again = new_trainer(model, store)
     again.restore(*trainer.snapshot())
     assert again.progress().worst_classes == at.worst_classes
+
+
+def test_nothing_opens_on_audits_of_less_time_than_promised(
+    model: TracedModel, store: HeadStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    trainer = OnlineTrainer(model, store, Promise(max_disagreement=BUDGET, min_span_s=3_600), SETTINGS)
+    engine = Engine(model)
+
+    def ingest(first: int, frames: int, second: int) -> None:
+        batch = answered(engine, pictures(frames, seed=first), first)
+        trainer.ingest(replace(batch, timestamp_ms=np.full(frames, second * 1_000)))
+
+    ingest(0, 1500, second=0)
+    for _ in range(3):
+        trainer.work(0.2)
+    assert store.attempts() == 0
+    assert "audits span 0 s so far, promise.min_span_s is 3600" in caplog.text
+    ingest(2000, 50, second=3_600)
+    train_until_published(trainer)
+    assert trainer.live is not None
+    assert trainer.live.certificate is not None
+    assert trainer.live.certificate.span_s == 3_600
 
 
 def test_every_class_is_held_to_its_cap(model: TracedModel, store: HeadStore) -> None:

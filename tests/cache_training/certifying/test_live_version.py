@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from layercache.cache_training.certifying.audit_tally import DisagreementCount
-from layercache.cache_training.certifying.audits import AuditIntake, Windows
+from layercache.cache_training.certifying.audits import AuditIntake
 from layercache.cache_training.certifying.live_version import LiveVersion
+from layercache.cache_training.certifying.windows import Windows
 from layercache.early_exit.store.head_store import HeadStore
 from layercache.schemas.distillation import DistillationBatch
 from layercache.schemas.manifest import Manifest

@@ -9,9 +9,11 @@ import pytest
 
 from layercache.cache_training.certifying import versions
 from layercache.cache_training.certifying.choosing import ExitChoice, ScoredCandidate
+from layercache.cache_training.certifying.threshold_family import Leaving, with_one_doubt
 from layercache.cache_training.learning.batch_times import BatchTimes
 from layercache.cache_training.learning.candidates import Candidate, Costs
 from layercache.cache_training.learning.learner import Learner
+from layercache.cache_training.learning.routes import Route
 from layercache.early_exit.cutting.costs import TimeTable, expected_ms
 from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.engine import Engine
@@ -68,13 +70,26 @@ def test_the_largest_batch_that_workers_report_counts_and_no_absurd_one() -> Non
     assert times.share(one, half) == BatchTimes(TABLE, 256).share(one, half)
 
 
+def test_past_a_compiled_path_the_whole_model_is_run() -> None:
+    path = TimeTable({"to int8": {8: 2.0}, "to the end": {1: 4.0, 8: 8.0}})
+    plain = TimeTable({"to a": {8: 2.0}, "to the end": {8: 6.0}})
+    times, end = BatchTimes(path, 8, plain), [exit_at("int8", "int8")]
+    assert times.share(end, np.array([1.0, 0.0])) == pytest.approx(0.25)
+    assert times.share(end, np.array([0.0, 1.0])) == pytest.approx(1.25)
+    half = expected_ms(path, {"to the end": 0.5}, 8)
+    assert times.share(end, np.array([0.5, 0.5])) == pytest.approx(0.25 + half / 8, abs=1e-3)
+
+
 def test_a_version_expects_the_time_of_micro_batches_where_they_were_measured() -> None:
     nothing = np.zeros(10)
     one = ScoredCandidate(exit_at("a", "1"), 1.0, nothing.astype(np.float32), nothing.astype(np.bool_))
     exits = np.array([0] * 9 + [-1], np.int32)
     costs = {"a": Costs(0.3, 0.3)}
-    flat = versions.expected_savings(ExitChoice((one,), 0.5, 0.1), exits, costs)
-    shrunk = versions.expected_savings(ExitChoice((one,), 0.5, 0.1), exits, costs, BatchTimes(TABLE, 8))
+    family = with_one_doubt([Leaving.of(one.scores, one.wrong)], lambda left: left[:, 1])
+    flat, shrunk = (
+        versions.expected_savings(ExitChoice(Route(costs, times), (one,), family, target=0), exits)
+        for times in (None, BatchTimes(TABLE, 8))
+    )
     assert flat.time_saved == pytest.approx(1 - (0.9 * 0.31 + 0.1 * 1.01))
     assert shrunk == msgspec.structs.replace(flat, time_saved=shrunk.time_saved)
     reached = {"to a": 1.0, "head 1": 1.0, "to b": 0.1, "to the end": 0.1}
@@ -90,7 +105,7 @@ def test_a_learner_measures_its_model_with_every_candidate(model: TracedModel) -
         passed, left = (float(learner.times.share([candidate], gone)) for gone in (nowhere, here))
         assert passed > 1  # a head that lets nobody go is paid for nothing
         assert 0 < left < passed
-        flat = learner.cut_costs[candidate.cut].time + candidate.costs.time
+        flat = learner.route.reach[candidate.cut].time + candidate.costs.time
         assert passed - left == pytest.approx(1 + candidate.costs.time - flat, abs=0.05)  # both of batches of 32
     assert learner.times.batch == 32
 

@@ -141,21 +141,24 @@ def test_a_learner_teaches_heads_with_hints_from_one_pass(traced: TracedModel) -
     audits, none = buffer_of(inputs, logits), buffer_of(inputs[:0], logits[:0])
     assert all(learner.learn(audits, none) for _ in range(20))
     assert {candidate.steps for candidate in learner.candidates} == {20}
-    assert set(learner.cut_costs) == {"2", "6"}
-    assert learner.cut_costs["2"].flops == traced.cut("2").flops_share
+    assert set(learner.route.reach) == {"2", "6"}
+    assert learner.route.reach["2"].flops == traced.cut("2").flops_share
     assert learner.views_made == 64 * -(-20 * 128 // (5 * 64))
 
 
-def test_of_many_skims_the_best_learns_always_and_the_others_in_turn(traced: TracedModel) -> None:
+@pytest.mark.parametrize(("one_counts", "others"), [(False, 4), (True, 1)])
+def test_of_many_skims_the_best_learns_always_and_the_others_in_turn(
+    traced: TracedModel, one_counts: bool, others: int
+) -> None:
     heads = {cut: [skim(traced, cut).spec] for cut in ("1", "2", "3")}
     learner = Learner(traced, ["1", "2", "3"], ring_mb=20, seed=0, heads=heads)
     inputs = torch.randint(0, 256, (50, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     logits = Teacher(traced, ["2"]).answer(inputs)[1]
     audits, none = buffer_of(inputs, logits), buffer_of(inputs[:0], logits[:0])
-    learner.prioritise({"1/skim": 0.1, "2/skim": 0.3, "3/skim": 0.2})
+    learner.prioritise({"1/skim": 0.1, "2/skim": 0.3, "3/skim": 0.2}, one_counts)
     for _ in range(8):
         learner.learn(audits, none)
-    assert {one.name: one.steps for one in learner.candidates} == {"1/skim": 4, "2/skim": 8, "3/skim": 4}
+    assert {one.name: one.steps for one in learner.candidates} == {"1/skim": others, "2/skim": 8, "3/skim": others}
 
 
 def test_views_are_pictures_of_the_same_kind_and_the_seed_decides(traced: TracedModel) -> None:

@@ -56,6 +56,20 @@ def test_a_reservoir_still_knows_the_past() -> None:
     assert 250 < (kept.position < 1000).sum() < 480  # about 1000 / e
 
 
+@given(st.integers(0, 80), st.integers(1, 60), st.integers(1, 60), st.integers(0, 80))
+def test_a_reservoir_with_less_room_keeps_what_it_had_room_for(held: int, capacity: int, less: int, more: int) -> None:
+    reservoir = FrameBuffer(max(capacity, less), "random", seed=1)
+    reservoir.add(frames(held))
+    reservoir.limit(less)
+    kept = reservoir.frames()
+    assert len(reservoir) == min(held, less)
+    assert kept is None or len(set(kept.position.tolist())) == len(reservoir)
+    reservoir.add(frames(more, start=held))
+    kept = reservoir.frames()
+    assert len(reservoir) == min(less, min(held, less) + more)
+    assert kept is None or (kept.inputs[:, 0, 0, 0] == kept.position % 256).all()
+
+
 def test_frames_survive_a_checkpoint() -> None:
     original = frames(7, start=2**63 - 3)
     back = Frames.from_tensors("w", original.tensors("w"))
@@ -65,7 +79,7 @@ def test_frames_survive_a_checkpoint() -> None:
 
 
 def test_capacity_is_counted_in_bytes() -> None:
-    assert capacity_for(1.0, frames(5)) == 1_000_000 // (4 + 3 * 4 + 8 + 8)
+    assert capacity_for(1.0, frames(5)) == 1_000_000 // (4 + 3 * 4 + 4 * 8 + 1)
     assert capacity_for(1e-9, frames(5)) == 1
 
 

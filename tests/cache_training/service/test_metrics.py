@@ -25,10 +25,12 @@ pytestmark = pytest.mark.usefixtures("steady_times")
 
 PROGRESS = Progress(
     audits=900,
+    repeated=30,
     views=4000,
     tuning=300,
     certification=250,
     misses=70,
+    lessons=40,
     attempts=2,
     version="v2",
     expected_time_saved=0.5,

@@ -104,6 +104,7 @@ def test_what_must_not_be_served_is_refused_by_name(traced: TracedModel) -> None
 def test_no_memory_is_taken_for_sizes_that_the_tensors_do_not_have(traced: TracedModel) -> None:
     manifest, tensors = version(traced)
     exit_ = manifest.exits[0]
+    assert exit_.head is not None
     for changes in (
         {"family": "pooled", "hidden": 65_536, "grid": 16},  # half a gigabyte
         {"family": "pooled", "hidden": 10**12},

@@ -23,9 +23,23 @@ QUICK = {
 }  # fmt: skip
 
 
+#: More than 100 million weights; the same layers as their families' smaller members.
+LARGE = {
+    "convnext_large", "efficientnet_v2_l", "regnet_x_32gf", "regnet_y_128gf", "regnet_y_32gf", "vgg13", "vgg13_bn",
+    "vgg16_bn", "vgg19", "vit_h_14", "vit_l_16", "vit_l_32", "wide_resnet101_2",
+}  # fmt: skip
+
+
+def marks(quick: bool, exhaustive: bool) -> list[pytest.MarkDecorator]:
+    """When a builder is tried: always, with the slow tests, or by ``make exhaustive`` alone."""
+    if quick:
+        return []
+    return [pytest.mark.slow, pytest.mark.exhaustive] if exhaustive else [pytest.mark.slow]
+
+
 def builders() -> list[Any]:
     names = torchvision.models.list_models(module=torchvision.models)
-    return [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in names]
+    return [pytest.param(name, marks=marks(name in QUICK, name in LARGE)) for name in names]
 
 
 def of_torchvision(name: str) -> Classifier:
@@ -38,7 +52,7 @@ def of_torchvision(name: str) -> Classifier:
 
 def test_there_are_all_the_builders_that_we_know_of() -> None:
     assert len(builders()) >= 80
-    assert {*torchvision.models.list_models(module=torchvision.models)} > QUICK
+    assert {*torchvision.models.list_models(module=torchvision.models)} > QUICK | LARGE
 
 
 @pytest.mark.parametrize("name", builders())

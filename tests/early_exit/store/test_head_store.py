@@ -5,9 +5,11 @@ import shutil
 import threading
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from uuid import uuid4
 
+import msgspec
 import pytest
 import torch
 from hypothesis import settings
@@ -16,6 +18,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 
 from layercache.early_exit.store.blobs import Blobs
 from layercache.early_exit.store.head_store import HeadStore, Live, StoreError, model_folder, open_store
+from layercache.early_exit.store.version_files import GRAPH
+from layercache.schemas.attempt import AttemptClaim, AttemptOutcome, PlannedTest
+from layercache.schemas.manifest import CompiledPath, Manifest
 from layercache.schemas.settings import Store
 from tests.support.manifests import manifest, name, tensors
 
@@ -63,6 +68,63 @@ def test_tensors_that_share_memory_or_lie_oddly_are_stored(store: HeadStore) -> 
     assert weights["a"].equal(weights["b"])
     assert weights["c"].equal(weight.T)
     assert weights["d"].equal(weight[1:, ::2])
+
+
+def graph(number: int) -> tuple[str, dict[str, torch.Tensor]]:
+    """A graph's name and its tensor."""
+    data = f"graph {number}".encode()
+    digest = sha256(data).hexdigest()
+    return digest, {f"{GRAPH}{digest}": torch.frombuffer(bytearray(data), dtype=torch.uint8)}
+
+
+def compiled(number: int, *graphs: str) -> Manifest:
+    path = CompiledPath(precision="int8", graphs=graphs)
+    return msgspec.structs.replace(manifest(number, number - 1), path=path)
+
+
+def test_graphs_are_stored_once_for_all_versions_that_name_them(tmp_path: Path) -> None:
+    store = HeadStore(f"file://{tmp_path}/heads", "tiny-abababababab")
+    (one, its), (other, others) = graph(1), graph(2)
+    store.publish(compiled(0, one), tensors(0) | its)
+    store.publish(compiled(1, one, other), tensors(1) | its | others)
+    folder = tmp_path / "heads/tiny-abababababab.graphs"
+    assert {path.name for path in folder.iterdir()} == {f"{one}.safetensors", f"{other}.safetensors"}
+    found, weights = store.load(name(1))
+    assert found.path is not None
+    assert found.path.graphs == (one, other)
+    assert found.exits == manifest(0).exits
+    assert {key for key in weights if key.startswith(GRAPH)} == {f"{GRAPH}{one}", f"{GRAPH}{other}"}
+    assert weights[f"{GRAPH}{one}"].equal(its[f"{GRAPH}{one}"])
+    (folder / f"{one}.safetensors").write_bytes(b"graph 3")
+    with pytest.raises(StoreError, match=f"{one}.safetensors is corrupt: its hash is not its name"):
+        store.load(name(0))
+    (folder / f"{one}.safetensors").unlink()
+    with pytest.raises(StoreError, match=f"{one}.safetensors is missing"):
+        store.load(name(0))
+
+
+def test_a_graph_must_be_what_the_manifest_names(tmp_path: Path) -> None:
+    store = HeadStore(f"file://{tmp_path}/heads", "tiny-abababababab")
+    (one, _), (_, others) = graph(1), graph(2)
+    with pytest.raises(StoreError, match=r"names graph .* and brings another"):
+        store.publish(compiled(0, one), tensors(0) | {f"{GRAPH}{one}": next(iter(others.values()))})
+    with pytest.raises(StoreError, match=r"names a graph '\.\./\.\./secret'"):
+        store.publish(compiled(0, "../../secret"), tensors(0))
+    assert store.versions() == []
+
+
+def test_graphs_that_no_kept_version_names_are_deleted_once_they_are_old(tmp_path: Path) -> None:
+    now = [datetime.now(UTC)]
+    store = HeadStore(f"file://{tmp_path}/heads", "tiny-abababababab", keep_last=2, now=lambda: now[0])
+    names = [graph(number)[0] for number in range(5)]
+    for number in range(5):
+        store.publish(compiled(number, names[number]), tensors(number) | graph(number)[1])
+    folder = tmp_path / "heads/tiny-abababababab.graphs"
+    assert len(list(folder.iterdir())) == 5, "a graph that was written just now may be of a version still to come"
+    now[0] += timedelta(hours=2)
+    store.publish(compiled(5, names[4]), tensors(5) | graph(4)[1])
+    assert {path.stem for path in folder.iterdir()} == {names[4]}
+    assert [one.version for one in store.versions()] == [name(5), name(4)]
 
 
 def test_versions_are_listed_newest_first(store: HeadStore) -> None:
@@ -166,6 +228,67 @@ def test_every_attempt_is_claimed_once(tmp_path: Path) -> None:
         thread.join()
     assert sorted(claimed) == list(range(1, 41))
     assert stores[0].attempts() == 40
+
+
+def test_a_claim_and_an_outcome_come_back_as_they_were(store: HeadStore) -> None:
+    tests = PlannedTest(error=0.03, target=17, bolder=True), PlannedTest(error=0.003, target=20)
+    claim = AttemptClaim(
+        claimed="2026-11-30T14:46:01+00:00", lineage="3f9a" * 4, confidence=0.95, consumes=(1, 2, 3),
+        family="ab" * 32, normal=tests[0], overload=tests[1],
+    )  # fmt: skip
+    asked: list[int] = []
+
+    def described(number: int) -> AttemptClaim:
+        asked.append(number)
+        return claim
+
+    store.claim_attempt()
+    assert store.claim_attempt(described) == 2
+    assert asked == [2]
+    assert store.attempt_claim(2) == claim
+    assert store.attempt_outcome(2) is None
+    outcome = AttemptOutcome(ended="2026-11-30T14:46:02+00:00", normal=17, overload=None)
+    assert store.finish_attempt(2, outcome)
+    assert store.attempt_outcome(2) == outcome
+    assert not store.finish_attempt(2, AttemptOutcome(ended="", normal=None)), "an outcome is written once"
+    assert store.attempt_outcome(2) == outcome
+    assert store.attempt_claim(3) is None
+    assert (store.attempts(), store.claim_attempt()) == (2, 3)
+
+
+def test_attempts_of_earlier_trainers_are_read_and_theirs_count_ours(tmp_path: Path) -> None:
+    store = HeadStore(f"file://{tmp_path}", "tiny")
+    folder = tmp_path / "tiny" / "attempts"
+    folder.mkdir(parents=True)
+    (folder / "1").write_text("2026-01-01T00:00:00.123456+00:00")  # as they wrote it
+    old = store.attempt_claim(1)
+    assert old is not None
+    assert (old.consumes, old.normal, old.lineage) == ((), None, "")
+    store.claim_attempt(lambda _: AttemptClaim(claimed="now", lineage="3f9a"))
+    store.finish_attempt(2, AttemptOutcome(ended="now", normal=0))
+    assert {path.name for path in folder.iterdir()} == {"1", "2", "2.outcome"}
+    # Their way of counting; and they delete old folders beside it that they do not know.
+    assert max(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) == 2
+    # An object store is asked whether a file is there by reading it; they read so much.
+    long = AttemptClaim(
+        claimed="2026-11-30T14:46:01+00:00", lineage="3f9a" * 4, confidence=0.95, consumes=tuple(range(990, 1000)),
+        family="ab" * 32, normal=PlannedTest(error=1 / 3, target=59), overload=PlannedTest(error=1 / 3, target=59),
+    )  # fmt: skip
+    assert store.claim_attempt(lambda _: long) == 3
+    assert (folder / "3").stat().st_size < 1000
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b'{"claimed": "now", "consumes": [', b"\xff\xfe", b'{"format": 2}', b"x" * 20_000]
+)
+def test_a_claim_or_an_outcome_that_is_damaged_is_none(data: bytes, tmp_path: Path) -> None:
+    store = HeadStore(f"file://{tmp_path}", "tiny")
+    store.claim_attempt(lambda _: AttemptClaim(claimed="now"))
+    for name_ in ("1", "1.outcome"):
+        (tmp_path / "tiny" / "attempts" / name_).write_bytes(data)
+    assert store.attempt_claim(1) is None
+    assert store.attempt_outcome(1) is None
+    assert store.attempts() == 1
 
 
 def test_models_have_folders_of_their_own(tmp_path: Path) -> None:

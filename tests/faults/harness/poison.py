@@ -43,4 +43,4 @@ def write(folder: Path) -> Model:
     (folder / "touchy.py").write_text(SOURCE.lstrip())
     (folder / "touchy.toml").write_text((tiny.folder / "tiny.toml").read_text())
     save_file({**weights, "table.weight": zeros(1, 3)}, folder / "touchy.safetensors")
-    return Model(spec=f"{folder / 'touchy.py'}:build", weights=str(folder / "touchy.safetensors"))
+    return Model(spec=f"{folder / 'touchy.py'}:build", weights=str(folder / "touchy.safetensors"), runtime="torch")

@@ -18,6 +18,7 @@ from layercache.early_exit.model import loading
 from layercache.early_exit.store.head_store import LATEST, HeadStore, StoreError, open_store
 from layercache.schemas.manifest import Exit, HeadSpec, Manifest
 from layercache.schemas.settings import Settings
+from tests.support.manifests import certified
 from tests.support.tiny_model import CLASSES
 
 #: Of the file system that is to run full.
@@ -68,7 +69,7 @@ class Storage:
                 Exit(cut=self._cut.name, head=spec, temperature=1.0, threshold=0.5, flops_share=0.3, time_share=0.3),
             ),
             audit_rate=_AUDIT_RATE,
-            certificate=None,
+            certificate=certified(),
             expected=None,
         )
         self._store.publish(manifest, tensor_names(self._cut.name, head))

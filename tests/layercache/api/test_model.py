@@ -3,6 +3,7 @@
 import threading
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import PIL.Image
 import pytest
@@ -19,6 +20,7 @@ from layercache.schemas.settings import Model, Promise, Settings, Store, Worker
 from layercache.stream.frames.decoding import DecodeError
 from testbed.waiting import wait_until
 from tests.stream import builders
+from tests.support.manifests import certified
 from tests.support.pictures import COLOURS, coloured, encode
 from tests.support.tiny_model import TinyModel
 
@@ -34,7 +36,7 @@ def made(tiny: TinyModel, url: str | None = None, **options: object) -> EarlyExi
     """Of the tiny model; heads are looked for when asked alone."""
     settings = tiny.settings
     return EarlyExitModel(
-        EarlyExitModel.from_spec(settings.spec, settings.weights).classifier,
+        EarlyExitModel.from_spec(settings.spec, settings.weights, runtime=settings.runtime).classifier,
         store=url,
         **({"refresh_s": None} | options),  # type: ignore[arg-type]
     )
@@ -43,7 +45,9 @@ def made(tiny: TinyModel, url: str | None = None, **options: object) -> EarlyExi
 def published(model: EarlyExitModel, version: str = "v1", **heads: object) -> HeadStore:
     """A version of heads that let every frame go as ``label``, in the model's own store."""
     assert model.store is not None
-    model.store.publish(*builders.heads(model.traced, version, **heads))  # type: ignore[arg-type]
+    manifest, tensors = builders.heads(model.traced, version, **heads)  # type: ignore[arg-type]
+    certificate = certified(model.promise.max_disagreement)
+    model.store.publish(msgspec.structs.replace(manifest, certificate=certificate), tensors)
     return model.store
 
 
@@ -68,7 +72,7 @@ def test_without_a_store_it_answers_what_the_module_answers(tiny_model: TinyMode
 def test_any_module_will_do_and_is_left_as_it_was(url: str) -> None:
     module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 14 * 14, 4))
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    model = EarlyExitModel(module, TINY, ["a", "b", "c", "d"], name="mine", store=url, refresh_s=None)
+    model = EarlyExitModel(module, TINY, ["a", "b", "c", "d"], name="mine", store=url, refresh_s=None, runtime="torch")
     model(colours(3))
     assert module.training
     assert all(parameter.requires_grad for parameter in module.parameters())
@@ -77,9 +81,25 @@ def test_any_module_will_do_and_is_left_as_it_was(url: str) -> None:
     assert model.store.url.endswith(f"heads/mine-{model.classifier.fingerprint[:12]}")
 
 
+def test_answers_carry_lessons_where_the_compiled_model_gave_them(tiny_model: TinyModel, url: str) -> None:
+    model = made(tiny_model, url, stream="lessons")
+    published(model, audit_rate=0.2)
+    assert model.refresh()
+    model._heads.serving.engine.end = 0  # as if its one exit were the model itself, compiled
+    blue = torch.stack([builders.picture("blue", n) for n in range(332)])  # as the exit says, so that it stays open
+    assert not model(blue[:32]).take_records(), "no trainer has asked for any"
+    model.keep_records()
+    answers = model(blue[32:])
+    records = answers.take_records()
+    lessons = [offset - 32 for one in records if one.of_lessons for offset in one.offset.tolist()]
+    assert 5 < len(lessons) < 60
+    assert {answers.exits[row] for row in lessons} == {model.exits[0]}
+    assert sum(len(one) for one in records if not one.of_lessons) == answers.audited.sum()
+
+
 def test_a_module_and_the_command_lines_model_of_the_same_weights_share_their_heads(tiny_model: TinyModel) -> None:
     loaded = made(tiny_model)
-    again = EarlyExitModel(loaded.classifier.module, loaded.classifier.preprocessing, loaded.classes)
+    again = EarlyExitModel(loaded.classifier.module, loaded.classifier.preprocessing, loaded.classes, runtime="torch")
     assert again.classifier.fingerprint == loaded.classifier.fingerprint
 
 
@@ -142,7 +162,7 @@ def test_frames_leave_at_the_exits_of_the_store_and_flops_are_saved(tiny_model: 
     found = model.statistics()
     assert (found.frames, found.audits) == (10, 0)
     assert dict(found.exits) == {cut: 10}
-    assert found.flops_share == pytest.approx(0.3)
+    assert (found.flops_share, found.time_share) == pytest.approx((0.3, 0.2))
 
 
 def test_new_heads_come_in_the_background(tiny_model: TinyModel, url: str) -> None:

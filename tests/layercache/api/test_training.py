@@ -35,6 +35,7 @@ def made(files: TinyModel, folder: Path) -> EarlyExitModel:
         store=f"file://{folder}/heads",
         promise=Promise(max_disagreement=BUDGET),
         refresh_s=None,
+        runtime=files.settings.runtime,
     )
 
 
@@ -126,7 +127,7 @@ def test_another_models_answers_are_refused(model: EarlyExitModel, tmp_path: Pat
 
 
 def test_without_a_store_there_is_nowhere_to_publish(tiny_model: TinyModel) -> None:
-    model = EarlyExitModel.from_spec(tiny_model.settings.spec, tiny_model.settings.weights)
+    model = EarlyExitModel.from_spec(tiny_model.settings.spec, tiny_model.settings.weights, runtime="torch")
     with pytest.raises(ValueError, match="give the model a store"):
         OnlineTrainer(model)
 
@@ -167,17 +168,19 @@ def test_a_failure_of_the_thread_reaches_the_loop(model: EarlyExitModel, monkeyp
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # alone it takes two minutes, beside three others more
 def test_the_demos_model_leaves_early_within_its_budget(capsys: pytest.CaptureFixture[str]) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        own_loop.main(8_000)
+        own_loop.main(4_000)
     finally:
         torch.set_num_threads(before)
     said = capsys.readouterr().out
-    told = re.findall(r"of the last 1,000, (\d+)% left early, (\d+)% of the FLOPs were spent, and (\d+) had", said)
+    line = r"of the last 1,000, (\d+)% left early, (\d+)% of the time and \d+% of the FLOPs were spent, and (\d+) had"
+    told = re.findall(line, said)
     early, spent, others = np.array(told, np.int64).T
-    assert len(told) == 8, said
+    assert len(told) == 4, said
     assert early[-1] > 10, said
     assert spent[-1] < 100, said
-    assert others.sum() <= 0.01 * 8_000, said
+    assert others.sum() <= 0.01 * 4_000, said

@@ -21,7 +21,9 @@ from layercache.schemas.settings import Settings
 def model() -> layercache.EarlyExitModel:
     module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
     grey = layercache.Preprocessing(size=(8, 8), mean=(0.5,), std=(0.5,))
-    return layercache.EarlyExitModel(module, grey, classes=["cat", "dog"], store="memory://types", refresh_s=None)
+    return layercache.EarlyExitModel(
+        module, grey, classes=["cat", "dog"], store="memory://types", refresh_s=None, runtime="torch"
+    )
 
 
 def test_a_models_answers_have_types(model: layercache.EarlyExitModel) -> None:

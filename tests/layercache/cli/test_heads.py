@@ -13,7 +13,8 @@ from typer.testing import CliRunner, Result
 from layercache.cli import main
 from layercache.early_exit.model import loading
 from layercache.early_exit.store.head_store import HeadStore, open_store
-from layercache.schemas.manifest import ClassResult
+from layercache.presenting.heads_view import print_version
+from layercache.schemas.manifest import ClassResult, CompiledPath, Expected
 from layercache.schemas.settings import Store
 from tests.support.manifests import manifest, name, overload, tensors
 from tests.support.tiny_model import TinyModel
@@ -78,10 +79,38 @@ def test_shows_the_version_in_use_or_any_other(heads: Heads, store: HeadStore) -
     result = heads("show")
     assert result.exit_code == 0
     assert f"{name(2)} of tiny" in result.output
-    assert "certified for 1.00% at 95%: 2 of 1000 audits differ, risk at most" in " ".join(result.output.split())
+    assert "certified for 1.00% at 95%: risk at most" in " ".join(result.output.split())
     shown = state(heads("show", name(1), "--json"))
     assert shown["version"] == name(1)
     assert shown["certificate"]["attempt"] == 2
+
+
+def test_show_tells_whose_error_an_attempt_had(heads: Heads, store: HeadStore) -> None:
+    shown, held = store.load(name(2))
+    assert shown.certificate is not None
+    certificate = msgspec.structs.replace(shown.certificate, error=0.0333, recycled=0.025, recycled_from=(1, 2))
+    store.publish(msgspec.structs.replace(shown, version=name(3), certificate=certificate), held)
+    said = " ".join(heads("show").output.split())
+    assert "(attempt 3, p = 0.003 of 0.033, with the error that attempts 1 and 2 passed on)" in said
+    assert "passed on" not in heads("show", name(2)).output
+
+
+def test_a_model_in_int8_is_shown_as_what_it_is_and_saves_time_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = manifest(2)
+    (first,) = shown.exits
+    end = msgspec.structs.replace(first, cut="int8", head=None, threshold=0.7, flops_share=1.06, time_share=0.26)
+    version = msgspec.structs.replace(
+        shown, version=name(3), exits=(first, end), full_flops_share=2.06, full_time_share=1.31,
+        path=CompiledPath(precision="int8", graphs=("aa", "bb"), made_by="openvino 2026.4"),
+        expected=Expected(hit_rate=0.98, flops_saved=-0.034, time_saved=0.74),
+    )  # fmt: skip
+    print_version(version)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "int8 the whole model 1.5 0.7000 26.0% 106.0%" in said
+    assert "full the model itself 131.0% 206.0%" in said
+    assert "exits run compiled, in int8 (made by openvino 2026.4); what none is sure of runs the model itself" in said
+    assert "expected: 98.0% hits, saving 74.0% of time, but no FLOPs (3.4% more are spent)" in said
+    assert "-3.4%" not in said
 
 
 def test_show_tells_which_classes_differed_and_how_far_each_is_certified(heads: Heads, store: HeadStore) -> None:
@@ -104,12 +133,12 @@ def test_show_tells_what_a_worker_that_is_behind_may_do(heads: Heads, store: Hea
     store.publish(msgspec.structs.replace(shown, version=name(3), overload=overload((0.75,), 0.03)), held)
     said = " ".join(heads("show").output.split())
     everyday, _, wider = said.partition("under overload, thresholds 0.7500")
-    assert "certified for 1.00% at 95%: 2 of 1000 audits differ" in everyday
-    assert "certified for 3.00% at 95%: 12 of 1000 audits differ, risk at most 2.60%" in wider
-    assert "expected: 90.0% hits, saving 60.0% of FLOPs and 55.0% of time" in wider
+    assert "certified for 1.00% at 95%: risk at most 0.80%; 2 of 1,000 audits differ" in everyday
+    assert "certified for 3.00% at 95%: risk at most 2.40%; 2 of 1,000 audits differ" in wider
+    assert "expected: 90.0% hits, saving 55.0% of time and 60.0% of FLOPs" in wider
     assert "under overload" not in heads("show", name(2)).output
     listed = state(heads("list", "--json"))["versions"]
-    assert [one["overload_upper_bound"] for one in listed] == [0.026, None, None, None]
+    assert [one["overload_upper_bound"] for one in listed] == [0.024, None, None, None]
     assert listed[0]["overload_max_disagreement"] == 0.03
 
 

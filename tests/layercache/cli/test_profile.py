@@ -13,8 +13,8 @@ from tests.support.tiny_model import TinyModel
 runner = CliRunner()
 
 
-def options(model: TinyModel, store: Path) -> list[str]:
-    files = ["--model", model.settings.spec, "--weights", str(model.settings.weights)]
+def options(model: TinyModel, store: Path, runtime: str = "torch") -> list[str]:
+    files = ["--model", model.settings.spec, "--weights", str(model.settings.weights), "--runtime", runtime]
     return ["profile", *files, "--store-url", f"file://{store}", "--threads", "1"]
 
 
@@ -41,6 +41,45 @@ def test_gives_scripts_whole_batches_and_the_heads_that_workers_use(tiny_model: 
     to_first, head, to_end = (piece["ms"]["2"] for piece in profile["pieces"])
     assert profile["model_ms"]["2"] == to_first + to_end
     assert profile["pieces"][1]["share"]["2"] == head / profile["model_ms"]["2"]
+
+
+def test_it_measures_the_whole_model_by_every_runtime_and_says_which_one_runs_it_and_why(
+    tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    arguments = [*options(tiny_model, tmp_path, "openvino"), "--batch", "1", "--batch", "4"]
+    result = runner.invoke(app, [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    profile = json.loads(result.stdout)
+    assert profile["full_model"]["runtime"] == "openvino"
+    assert profile["full_model"]["reason"].startswith("in batches of 1 ")
+    assert profile["compiled_exits"] == {"precisions": ["int8", "bfloat16"], "reason": ""}
+    assert [one["name"] for one in profile["runtimes"]] == [
+        "PyTorch", "OpenVINO float32", "OpenVINO bfloat16", "OpenVINO int8",
+    ]  # fmt: skip
+    assert all(one["ms"]["4"] > 0 < one["ms"]["1"] for one in profile["runtimes"])
+    assert profile["runtimes_note"] == ""
+    text = runner.invoke(app, arguments).stdout
+    assert "The full model runs by OpenVINO float32: in batches of 1 " in text
+    assert "The trainer may compile it as an exit in int8 and in bfloat16." in text
+    rows = [line.split() for line in text.splitlines()]
+    assert [row[1] for row in rows if row[:1] == ["OpenVINO"] and len(row) == 4] == ["float32", "bfloat16", "int8"]
+
+
+def test_by_pytorch_alone_nothing_is_compiled_and_the_reason_is_told_once(
+    tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    result = runner.invoke(app, [*options(tiny_model, tmp_path), "--batch", "1"])
+    assert "The full model runs by PyTorch: model.runtime is torch." in result.stdout
+    assert "The trainer compiles no exit: model.runtime is torch." in result.stdout
+    assert "Not measured" not in result.stdout
+    (row,) = [line.split() for line in result.stdout.splitlines() if line.strip().startswith("PyTorch ")]
+    assert float(row[1]) > 0
+
+
+def test_what_cannot_be_run_as_the_settings_want_it_is_wrong_usage(tiny_model: TinyModel, tmp_path: Path) -> None:
+    result = runner.invoke(app, [*options(tiny_model, tmp_path, "openvino"), "--dtype", "bfloat16"])
+    assert result.exit_code == 2
+    assert "model.runtime is openvino, but model.dtype is bfloat16" in result.stderr
 
 
 def test_a_batch_of_no_frames_is_wrong_usage(tiny_model: TinyModel, tmp_path: Path) -> None:

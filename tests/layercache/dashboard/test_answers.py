@@ -23,11 +23,12 @@ def answers(shown: int = 8) -> tuple[AnswerTally, Slices]:
 
 
 def with_exits(number: int, *cuts: tuple[str, float]) -> Manifest:
-    """A version with exits at these cuts, reached after so much of the FLOPs."""
+    """A version with exits at these cuts, reached after so much of FLOPs and time."""
     plain = manifest(number)
     (exit_,) = plain.exits
     exits = tuple(msgspec.structs.replace(exit_, cut=cut, flops_share=share, time_share=share) for cut, share in cuts)
-    return msgspec.structs.replace(plain, exits=exits, full_flops_share=1.0 + 0.05 * len(cuts))
+    full = 1.0 + 0.05 * len(cuts)
+    return msgspec.structs.replace(plain, exits=exits, full_flops_share=full, full_time_share=full)
 
 
 @repeatable
@@ -42,7 +43,7 @@ def test_every_frame_leaves_at_the_exit_that_answered_it(exits: list[str]) -> No
     assert {segment.cut: segment.left for segment in flow.segments} == {
         name: Counter(exits)[name] for name in ("a", "b", FULL)
     }
-    assert sum(segment.flops_share for segment in flow.segments) == pytest.approx(1.1)
+    assert sum(segment.time_share for segment in flow.segments) == pytest.approx(1.1)
 
 
 def test_the_flow_is_that_of_the_latest_answers() -> None:
@@ -70,7 +71,7 @@ def test_without_heads_everything_runs_through_one_segment() -> None:
     assert [(one.cut, one.left) for one in counted.flow([], None).segments] == [(FULL, 0)]
     counted.add(answer(0, 0), 10)
     (segment,) = counted.flow([], None).segments
-    assert (segment.left, segment.flops_share) == (1, 1.0)
+    assert (segment.left, segment.time_share) == (1, 1.0)
 
 
 def test_savings_are_what_the_versions_say_that_answered() -> None:
@@ -81,6 +82,24 @@ def test_savings_are_what_the_versions_say_that_answered() -> None:
     (point,) = slices.series(10_000).points[:1]
     assert point.hit_rate == 0.5
     assert point.flops_saved == pytest.approx(1 - (0.3 + 1.05 + 1.0) / 3)
+    assert point.time_saved == point.flops_saved
+
+
+def test_a_model_in_int8_flows_by_time_before_the_full_model_and_saves_time_alone() -> None:
+    counted, slices = answers()
+    version = with_exits(1, ("a", 0.1), ("int8", 0.25))
+    first, end = version.exits
+    exits = (first, msgspec.structs.replace(end, head=None, flops_share=1.1))
+    version = msgspec.structs.replace(version, exits=exits, full_flops_share=2.1, full_time_share=1.25)
+    counted.set_versions([version])
+    for offset, exit_ in enumerate(["a", "int8", "int8", FULL]):
+        counted.add(answer(offset, 1_000, exit_, "v0001"), 1_000)
+    flow = counted.flow([version], "v0001")
+    assert [(one.cut, one.left) for one in flow.segments] == [("a", 1), ("int8", 2), (FULL, 1)]
+    assert [one.time_share for one in flow.segments] == pytest.approx([0.1, 0.15, 1.0])
+    (point,) = slices.series(10_000).points[:1]
+    assert point.time_saved == pytest.approx(1 - (0.1 + 2 * 0.25 + 1.25) / 4)
+    assert point.flops_saved == pytest.approx(1 - (0.1 + 2 * 1.1 + 2.1) / 4)
 
 
 def test_latency_is_from_the_frames_timestamp_to_the_answer() -> None:

@@ -9,7 +9,7 @@ import pytest
 from layercache.cache_training.certifying.certificate import upper_bound
 from layercache.dashboard.audited import AuditTally
 from layercache.schemas.distillation import DistillationBatch
-from tests.cache_training.builders import record
+from tests.cache_training.builders import as_lessons, record
 
 
 def audits(
@@ -52,6 +52,12 @@ def test_counts_by_version_and_budget() -> None:
         tally.of_version("m", "v3").normal.as_disagreement(0.01, 0.95, None).source
         == tally.of_version("m", None).normal.as_disagreement(0.01, 0.95, None).source
     )
+
+
+def test_lessons_are_no_audits() -> None:
+    tally = AuditTally(block_s=10)
+    assert tally.add(as_lessons(audits(100, 3))) == (0, 0)
+    assert tally.of_version("m", "v1").normal.audits == 0
 
 
 def test_a_record_that_is_read_twice_counts_once() -> None:

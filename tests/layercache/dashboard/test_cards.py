@@ -22,7 +22,7 @@ def _flows(draw: st.DrawFn) -> state.Flow:
     for index, (gone, cost) in enumerate(zip(left, costs, strict=True)):
         cut = state.END if index == len(left) - 1 else f"layer{index}"
         is_open = cut == state.END or draw(st.booleans())
-        segments.append(state.Segment(cut=cut, flops_share=cost, left=gone, open=is_open))
+        segments.append(state.Segment(cut=cut, time_share=cost, left=gone, open=is_open))
     return state.Flow(segments=tuple(segments), frames=sum(left))
 
 
@@ -113,6 +113,30 @@ def test_a_sparkline_has_a_gap_where_nothing_was() -> None:
     drawn = figures.path([point.hit_rate for point in sample().recent.points])
     assert drawn.count("M") == 2
     assert figures.path([]) == figures.path([None, None]) == ""
+
+
+def test_flops_that_int8_does_not_save_read_as_none_and_not_as_a_saving_below_zero() -> None:
+    now = msgspec.structs.replace(sample().now, time_saved=0.741, flops_saved=-0.052)
+    said = figures._saved(msgspec.structs.replace(sample(), now=now))
+    assert said == ("74.1", "%", "of the model's time; of its FLOPs none, 5.2% more")
+    assert figures._saved(sample())[2] == "of the model's time; of its FLOPs 48.2%"
+    assert figures._saved(msgspec.structs.replace(sample(), now=state.Now())) == (
+        "–", "", "of the model's time; of its FLOPs –"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("lowest", "begins"), [(0.3, 0), (-0.03, -50), (-0.6, -100), (-1.2, -100)])
+def test_the_savings_axis_reaches_below_zero_only_where_more_was_spent(lowest: float, begins: int) -> None:
+    chart = next(chart for chart in series.CHARTS if chart.below)
+    drawn, shown = series.options(chart), sample().recent
+    points = (*shown.points[:-1], msgspec.structs.replace(shown.points[-1], flops_saved=lowest))
+    series.fill(drawn, chart, msgspec.structs.replace(shown, points=points), budget=0.01)
+    assert (drawn["yAxis"]["min"], drawn["yAxis"]["max"]) == (begins, 100)
+
+
+def test_a_sparkline_never_leaves_its_picture() -> None:
+    assert figures.path([-0.5, 1.0], width=10, height=10) == "M0 10L10 0"
+    assert figures.path([-0.5, -0.2], width=10, height=10) == "M0 10L10 10"
 
 
 def test_charts_get_the_points_of_the_series_and_the_budget() -> None:

@@ -26,7 +26,9 @@ def test_exits_that_open_and_close_are_told() -> None:
 def test_thresholds_that_moved_and_heads_of_another_kind_are_told() -> None:
     before = with_exits(1, ("a", 0.3), ("b", 0.5))
     moved = msgspec.structs.replace(before.exits[0], threshold=0.8)
-    other = msgspec.structs.replace(before.exits[1], head=msgspec.structs.replace(before.exits[1].head, hidden=64))
+    head = before.exits[1].head
+    assert head is not None
+    other = msgspec.structs.replace(before.exits[1], head=msgspec.structs.replace(head, hidden=64))
     found = versions.changes(following(before, exits=(moved, other)), before)
     assert found.moved == (Moved(cut="a", before=0.9, after=0.8),)
     assert found.replaced == ("b",)

@@ -11,7 +11,7 @@ import pytest
 from layercache.demo import chart
 from layercache.demo.report import markdown
 from layercache.measuring.columns import Columns, answered_per_s, collect, last_quarter, moving
-from layercache.measuring.summary import Summary, summarise
+from layercache.measuring.summary import Plain, Summary, summarise
 from layercache.measuring.tally import Answer
 from layercache.schemas.manifest import Manifest
 from layercache.schemas.prediction import FULL
@@ -49,12 +49,15 @@ def test_shares_of_the_last_quarter_are_over_all_its_frames_audited_ones_include
     assert quarter.frames == 4
     assert quarter.hit_rate == 0.5
     assert quarter.flops_saved == pytest.approx(1 - (0.3 + 0.3 + 1.02 + 1.02) / 4)
+    assert quarter.time_saved == pytest.approx(1 - (0.3 + 0.3 + 1.0 + 1.0) / 4)
     assert quarter.disagreement == 0.25
     assert quarter.unaudited_disagreement == pytest.approx(1 / 3)
     assert (quarter.accuracy, quarter.full_accuracy) == (0.75, 0.5)
     assert quarter.audited == 0.25
     assert quarter.exits == {"layer1": 0.5, FULL: 0.5}
-    assert quarter.speedup == RACE.speedup
+    assert (quarter.speedup, quarter.speedup_plain) == (RACE.speedup, RACE.speedup_plain)
+    assert (quarter.plain_runtime, quarter.plain_disagreement) == ("OpenVINO int8", 0.012)
+    assert summary.first_version_frame == 12
     assert (summary.audits.frames, summary.audits.disagreements) == (1, 1)
     assert summary.disagreement == 1 / 16
     assert [(version.version, version.at_frame) for version in summary.versions] == [("v1", 12)]
@@ -81,9 +84,54 @@ def test_without_heads_nothing_is_saved_and_nothing_differs() -> None:
     summary = msgspec.structs.replace(summary_of(columns, answers, {}), race=race)
     assert (summary.hit_rate, summary.flops_saved, summary.disagreement) == (0.0, 0.0, 0.0)
     assert summary.last_quarter.unaudited_disagreement is None
-    assert summary.versions == ()
+    assert (summary.versions, summary.first_version_frame) == ((), None)
     assert "every frame ran the full path" in markdown(summary)
     assert "No exit was open at the end of the stream" in markdown(summary)
+
+
+def int8_version(cut: str = "") -> Manifest:
+    """The model in int8, which spends two models' FLOPs on a frame that it is not sure of; after an exit at ``cut``."""
+    version = manifest("v1", ({cut: 0.3} if cut else {}) | {"int8": 1.0})
+    *exits, end = version.exits
+    end = msgspec.structs.replace(end, head=None, time_share=0.25)
+    return msgspec.structs.replace(version, exits=(*exits, end), full_flops_share=2.0, full_time_share=1.25)
+
+
+def test_a_model_in_int8_saves_time_and_the_text_says_that_it_saves_no_flops() -> None:
+    heads = int8_version()
+    answers = [answer(frame, "int8", heads) for frame in range(18)]
+    answers += [answer(18, FULL, heads, audited=True), answer(19, FULL, heads)]
+    labels = np.zeros(20, np.int64)
+    summary = summary_of(collect(answers, {}, labels, labels), answers, {"v1": heads})
+    assert summary.time_saved == pytest.approx(1 - (18 * 0.25 + 2 * 1.25) / 20)
+    assert summary.flops_saved == pytest.approx(-0.1)
+    assert summary.last_quarter.flops_saved == pytest.approx(-0.4)
+    text = markdown(summary)
+    assert "35.0% of the time was saved, though no FLOPs (40.0% more were spent: in int8" in text
+    assert "| FLOPs saved, heads counted | none, 40.0% more | none, 10.0% more |" in text
+    assert "-40" not in text
+    assert "-10" not in text
+    assert "`int8` the whole model (25%, 100%)" in text
+
+
+def test_exits_are_listed_before_the_model_in_int8_and_that_before_the_full_model() -> None:
+    heads = int8_version("layer3")
+    answers = [answer(frame, ("layer3", "int8", FULL)[frame % 3], heads) for frame in range(12)]
+    labels = np.zeros(12, np.int64)
+    text = markdown(summary_of(collect(answers, {}, labels, labels), answers, {"v1": heads}))
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| answered")]
+    assert rows == ["answered at `layer3`", "answered by the model in `int8`", "answered by the full model"]
+
+
+def test_where_pytorch_is_the_best_there_is_the_text_says_so_and_why() -> None:
+    _, summary = a_report()
+    plain = Plain(name="PyTorch", disagreement=0.0, heats_fps={}, note="openvino is not installed")
+    race = msgspec.structs.replace(RACE, plain=plain, speedup_plain=2.0)
+    quarter = msgspec.structs.replace(summary.last_quarter, plain_runtime="PyTorch", speedup_plain=2.0)
+    text = markdown(msgspec.structs.replace(summary, race=race, last_quarter=quarter))
+    assert "as fast as the model by PyTorch, which is also the best plain runtime here." in text
+    assert "That is PyTorch itself here (openvino is not installed)." in text
+    assert "| median | 500 | 250 | **2.00** |\n" in text
 
 
 def test_a_version_that_answered_no_frame_is_listed_without_one() -> None:
@@ -99,11 +147,17 @@ def test_the_summary_file_holds_what_the_text_says(tmp_path: Path) -> None:
     summary.write(tmp_path / "summary.json")
     read = json.loads((tmp_path / "summary.json").read_bytes())
     assert read["frames"] == 1_000
-    asked = {"hit_rate", "flops_saved", "disagreement", "accuracy", "full_accuracy", "speedup"}
+    asked = {"hit_rate", "flops_saved", "time_saved", "disagreement", "accuracy", "full_accuracy", "speedup"}
+    asked |= {"speedup_plain", "plain_runtime", "plain_disagreement"}
     assert asked <= read["last_quarter"].keys()
     assert msgspec.json.decode((tmp_path / "summary.json").read_bytes(), type=Summary) == summary
     text = markdown(summary)
-    assert f"{summary.last_quarter.hit_rate:.1%} of the frames left early" in text
+    assert f"{summary.last_quarter.hit_rate:.1%} of the frames left at an exit" in text
+    assert "**2.00 times** as fast as the model by PyTorch" in text
+    assert "**1.25 times** as fast as the best plain runtime, OpenVINO int8" in text
+    assert "1.20% of the frames, with nothing that bounds it" in text
+    assert "first exits opened at frame 500" in text
+    assert (read["first_version_frame"], read["last_quarter"]["speedup_plain"]) == (500, 1.25)
     assert "within the budget of 1.00%" in text
 
 

@@ -10,9 +10,10 @@ from layercache.doctor.checks import Finding
 from layercache.early_exit.cutting import cuts
 from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.model import loading
-from layercache.schemas.manifest import Certificate, Manifest
+from layercache.schemas.manifest import Manifest
 from layercache.schemas.settings import Model, Promise, Settings, Store, Topics, Trainer
 from tests.support.heads import publish_heads, store_of
+from tests.support.manifests import certified
 from tests.support.tiny_model import TinyModel, write
 
 KEY = "k" * 40
@@ -37,11 +38,8 @@ def publish(settings: Settings, version: str = "20260101T000000-0001", budget: f
     manifest = publish_heads(settings, "draft", "red")
     store = store_of(settings)
     _, tensors = store.load("draft")
-    certificate = budget and Certificate(
-        max_disagreement=budget, confidence=0.95, attempt=1, error=0.025, frames=800, disagreements=2,
-        p_value=0.01, upper_bound=0.9 * budget,
-    )  # fmt: skip
-    return store.publish(msgspec.structs.replace(manifest, version=version, certificate=certificate or None), tensors)
+    certificate = None if budget is None else certified(budget)
+    return store.publish(msgspec.structs.replace(manifest, version=version, certificate=certificate), tensors)
 
 
 def test_no_version_yet_is_how_it_begins(settings: Settings, traced: TracedModel) -> None:
@@ -63,7 +61,7 @@ def test_a_version_that_fits_and_is_certified_is_well(settings: Settings, traced
     found = looked(settings, traced)
     assert {one.state for one in found.values()} == {"ok"}
     assert "exits at first; they fit this model" in found["live version"].found
-    assert "certified for 1.00% at 95%, risk at most 0.90% (2 of 800 audits differed)" in found["certificate"].found
+    assert "certified for 1.00% at 95%, risk at most 0.80% (2 of 1,000 audits differ)" in found["certificate"].found
 
 
 def test_a_certificate_for_less_than_is_promised_is_an_error(settings: Settings, traced: TracedModel) -> None:

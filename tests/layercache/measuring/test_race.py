@@ -6,13 +6,18 @@ import pytest
 import torch
 
 from layercache.demo.settings import build
+from layercache.early_exit.compiled.openvino_runtime import CompileError
 from layercache.early_exit.cutting.cuts import TracedModel, trace
+from layercache.early_exit.engine import Engine
+from layercache.early_exit.heads import compiling
 from layercache.early_exit.heads.families import build_head
-from layercache.early_exit.heads.loading import tensor_names
+from layercache.early_exit.heads.loading import load_heads, tensor_names
 from layercache.early_exit.model.loading import load
+from layercache.early_exit.model.reference import UNDECIDED
 from layercache.early_exit.store.head_store import HeadStore
-from layercache.measuring import race
+from layercache.measuring import plain_runtimes, race
 from layercache.measuring.labelled_frames import LabelledFrames
+from layercache.measuring.plain_runtimes import PlainRuntimes
 from layercache.schemas.manifest import Exit, HeadSpec, Manifest
 from layercache.schemas.settings import Settings
 from tests.layercache.demo_streams import answer
@@ -63,6 +68,90 @@ def test_with_heads_in_the_store_they_race_at_their_audit_rate(
     assert result.speedup in (ratios[len(ratios) // 2], sum(ratios[1:3]) / 2)
     for one in result.rounds:
         assert one.ratio == pytest.approx(one.with_exits_fps / one.closed_fps)
+        assert one.ratio_plain == pytest.approx(one.with_exits_fps / one.plain_fps)
+    plain = sorted(one.ratio_plain for one in result.rounds)
+    assert result.speedup_plain in (plain[len(plain) // 2], sum(plain[1:3]) / 2)
+
+
+def test_the_best_plain_runtime_is_the_quickest_of_all_that_there_are(
+    traced: TracedModel, store: HeadStore, pictures: LabelledFrames
+) -> None:
+    plain = race.run(SETTINGS, traced, store, pictures, [answer(frame) for frame in range(FRAMES)]).plain
+    assert set(plain.heats_fps) == {"PyTorch", "OpenVINO float32", "OpenVINO bfloat16", "OpenVINO int8"}
+    assert plain.name == max(plain.heats_fps, key=plain.heats_fps.__getitem__)
+    assert plain.note == ""
+
+
+def test_how_often_a_plain_runtime_differs_is_counted_against_the_model(
+    traced: TracedModel, store: HeadStore, pictures: LabelledFrames
+) -> None:
+    """By one that answers as a head that has learnt nothing."""
+    version, tensors = store.load(publish(store, traced, threshold=0.0).version)
+    ignorant = Engine(traced, load_heads(msgspec.structs.replace(version, audit_rate=0.0), tensors, traced))
+    frames = [race._frame("frames", pictures, answer(frame)) for frame in range(FRAMES)]
+    with race._worker(SETTINGS, traced) as worker:
+        given, right = (race._lap(worker, engine, frames).labels() for engine in (ignorant, Engine(traced)))
+    differ = float((given != right).mean())
+    assert 0 < differ < 1
+    result = race.against_closed(
+        SETTINGS, Engine(traced), Engine(traced), frames, race.Rival("ignorant", ignorant, {}, "")
+    )
+    assert (result.plain.name, result.plain.disagreement) == ("ignorant", differ)
+
+
+def test_without_openvino_pytorch_itself_is_the_best_and_the_race_says_why(
+    traced: TracedModel, store: HeadStore, pictures: LabelledFrames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plain_runtimes, "missing", lambda: "openvino is not installed")
+    result = race.run(SETTINGS, traced, store, pictures, [answer(frame) for frame in range(FRAMES)])
+    assert (result.plain.name, result.plain.note) == ("PyTorch", "openvino is not installed")
+    assert (result.plain.heats_fps, result.plain.disagreement) == ({}, 0.0)
+    assert (result.plain_fps, result.speedup_plain) == (result.closed_fps, result.speedup)
+
+
+def test_what_openvino_cannot_convert_races_by_pytorch_and_says_why(
+    traced: TracedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise CompileError("cannot be quantised: too odd")
+
+    blank = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
+    monkeypatch.setattr(compiling, "quantise", refuse)
+    half = PlainRuntimes.compiled(traced, blank)
+    assert (set(half.engines), half.note) == ({"OpenVINO float32", "OpenVINO bfloat16"}, "cannot be quantised: too odd")
+    monkeypatch.setattr(compiling, "convert", refuse)
+    assert PlainRuntimes.compiled(traced, blank) == PlainRuntimes({}, "cannot be quantised: too odd")
+
+
+def test_a_plain_runtime_answers_every_frame_at_its_only_exit(traced: TracedModel) -> None:
+    pictures = torch.randint(0, 256, (16, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    plain = PlainRuntimes.compiled(traced, pictures)
+    none = np.zeros(16, np.bool_)
+    right = Engine(traced).run(pictures, none).labels
+    for name, engine in plain.engines.items():
+        answers = engine.run(pictures, none)
+        assert (answers.exits == 0).all()
+        assert engine.audit_rate == 0.0
+        if name == "OpenVINO float32":
+            assert (answers.labels == right).all()
+
+
+def test_the_worker_with_exits_runs_the_full_model_as_it_is_served_and_pytorch_the_other(
+    traced: TracedModel, store: HeadStore, pictures: LabelledFrames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or audits by OpenVINO would count for PyTorch, whose speed ours is held against."""
+    publish(store, traced, threshold=0.0)
+    raced: list[tuple[Engine, Engine]] = []
+
+    def note(settings: Settings, with_exits: Engine, closed: Engine, *_: object) -> None:
+        raced.append((with_exits, closed))
+
+    monkeypatch.setattr(race, "against_closed", note)
+    race.run(SETTINGS, traced, store, pictures, [answer(frame) for frame in range(8)])
+    ((with_exits, closed),) = raced
+    assert closed.traced.classifier.reference is UNDECIDED
+    assert with_exits.traced.classifier.reference is not UNDECIDED
+    assert with_exits.version == "v0001"
 
 
 def test_without_heads_or_with_exits_held_closed_both_sides_run_the_plain_model(

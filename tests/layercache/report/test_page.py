@@ -11,7 +11,7 @@ from playwright.sync_api import Browser
 
 from layercache.report import page
 from layercache.report.numbers import Report
-from tests.layercache.reports import certified, report, uncertified
+from tests.layercache.reports import EXAM, certified, report, uncertified
 from tests.support import browser as browsers
 
 
@@ -32,12 +32,34 @@ def empty() -> Report:
 
 def test_it_holds_the_numbers_and_needs_nothing_from_anywhere() -> None:
     html = page.render(report())
-    for text in ("pets", "82.0 %", "6 of 1,500 (0.40 %)", "1.90 ×", "certified: at most 0.90 %", "photos.zip", "cat"):
+    for text in (
+        "pets",
+        "82.0 %",
+        "6 of 1,500 (0.40 %)",
+        "1.90 ×",
+        "certified: at most 0.90 %",
+        "photos.zip",
+        "cat",
+        "1.14 ×",
+        "as fast as OpenVINO int8, which has no certificate",
+        "18 of 1,500 (1.20 %)",
+        "nothing bounds it",
+        "PyTorch 200, OpenVINO float32 240, OpenVINO int8 340",
+    ):
         assert text in html
     assert html.count("<svg") == 4
     assert "<script" not in html
     assert not re.findall(r'(?:src|href)="(?!#)[^"]*"', html)
     assert not re.search(r"url\((?!#)", html)
+
+
+def test_the_model_in_int8_is_named_as_what_it_is_and_has_a_colour_of_its_own() -> None:
+    exam = replace(EXAM, exits={"layer1": 0.5, "int8": 0.48, "full": 0.02}, time_saved=0.8, flops_saved=-0.05)
+    html = page.render(report(budgets=(certified(0.01, exam),)))
+    assert "the model in <code>int8</code>" in html
+    assert '<i class="precision" style="width:48.00%">' in html
+    assert "of its FLOPs none, 5.0 % more" in html
+    assert "-5.0 %" not in html
 
 
 def test_plots_take_their_colours_from_the_page() -> None:

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from layercache.schemas.settings import Kafka, Settings, Worker
 from layercache.stream.kafka.clients import (
     consumer_config,
+    describe_error,
     is_hopeless,
     is_replaced,
     long_running,
@@ -86,3 +87,10 @@ def test_only_a_static_member_must_be_forgotten() -> None:
         for settings in (Settings(), Settings(worker=own), Settings(worker=own, kafka=short))
     ]
     assert found == [0.0, 45.0, 6.0]
+
+
+@pytest.mark.parametrize("note", ["", ", 1 identical error(s) suppressed", ", 30 identical error(s) suppressed"])
+def test_two_clients_describe_the_same_refused_connection_alike(note: str) -> None:
+    said = "127.0.0.1:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused"
+    error = KafkaError(KafkaError._TRANSPORT, f"{said} (after {len(note)}ms in state CONNECT{note})")
+    assert describe_error(error) == said

@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient
 
 from layercache.early_exit.machine import MachineFailed
 from layercache.early_exit.model.loading import ModelError
+from layercache.early_exit.model.reference import UNDECIDED
 from layercache.schemas.settings import Kafka, References, Settings, Worker
 from layercache.stream.kafka.client_log import LEVEL, KafkaLog
 from layercache.stream.kafka.clients import CLIENT_ID, ClientFactory, Config, KafkaUnusable
@@ -35,9 +36,12 @@ class Parts:
         self.happened: list[str] = []
         self.given: dict[str, Any] = {}
         self.end = end
-        classifier = SimpleNamespace(name="tiny", fingerprint=FINGERPRINT, device="cpu", preprocessing=None)
+        classifier = SimpleNamespace(
+            name="tiny", fingerprint=FINGERPRINT, device="cpu", preprocessing=None, reference=UNDECIDED
+        )
         for name, part in {
-            "load": classifier, "trace": SimpleNamespace(), "open_store": None, "wait_for_topics": True,
+            "load": classifier, "with_reference": classifier, "trace": SimpleNamespace(), "open_store": None,
+            "wait_for_topics": True,
             "keep_freed_memory": None, "collect_seldom": None, "ask_size_limits": {"frames.dlq": 300_000},
             "fetching_pool": self.part("pool"), "HeadWatch": self.part("heads"),
         }.items():  # fmt: skip

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.engine import Answers, Engine
+from layercache.early_exit.heads.loading import load_heads
 from layercache.early_exit.machine import MachineFailed
 from layercache.early_exit.model.loading import ModelError
 from layercache.schemas import distillation, prediction
@@ -25,6 +27,7 @@ from layercache.stream.worker.answering.answering import FAILED_BATCHES, ModelAn
 from layercache.stream.worker.answering.heads_watch import Serving
 from layercache.stream.worker.delivery.delivery import Aborted, Delivery
 from layercache.stream.worker.metrics import Metrics
+from tests.stream import builders
 from tests.stream.builders import frame, picture
 
 Headers = Sequence[tuple[str, bytes | None]]
@@ -59,7 +62,7 @@ class Fragile(Engine):
         return super().run(frames, audits)
 
     def _enter(self, frames: Tensor) -> Tensor:
-        x = super()._enter(frames)
+        x: Tensor = super()._enter(frames)
         x[(frames == NAN).all((1, 2, 3))] = torch.nan
         return x
 
@@ -69,10 +72,12 @@ class Collected:
 
     def __init__(self, too_large: int | None = None) -> None:
         self.records: list[tuple[str, bytes | None, Headers]] = []
+        self.keys: list[bytes | None] = []
         self._too_large = too_large
 
     def produce(self, topic: str, value: bytes | None, key: bytes | None = None, headers: Headers = ()) -> None:
         self.records.append((topic, value, headers))
+        self.keys.append(key)
 
     def produce_all(
         self, topic: str, values: Iterable[bytes], keys: Iterable[bytes | None], headers: Iterable[Headers]
@@ -143,6 +148,54 @@ def test_each_frame_is_answered_in_order_whatever_the_model_makes_of_it(answerin
     assert sent.workers() == {"w-1"}
     assert sent.refused() == [(1, "model-failed"), (3, "corrupt"), (4, "not-finite"), (6, "model-failed")]
     assert sent.taught() == [0, 2, 5], "what has no answer teaches nothing"
+
+
+def test_metrics_count_flops_and_time_by_what_the_manifest_says_of_each_exit(traced: TracedModel) -> None:
+    """As a model in int8 has them: a frame takes a quarter of the time there, and no fewer FLOPs."""
+    manifest, tensors = builders.heads(traced, audit_rate=0.3)
+    (exit_,) = manifest.exits
+    exits = (msgspec.structs.replace(exit_, flops_share=1.0, time_share=0.25),)
+    manifest = msgspec.structs.replace(manifest, exits=exits, full_flops_share=2.0, full_time_share=1.25)
+    engine = Engine(traced, load_heads(manifest, tensors, traced))
+    pool, metrics = DecodePool(1, decoded), Metrics(max_batch=32)
+    heads = cast(Any, SimpleNamespace(serving=Serving(engine, engine, 0.01)))
+    answering = ModelAnswering(Settings(), "w-1", traced, heads, metrics, pool, LetterLimit(Settings(), lambda: 50_000))
+    answer(answering, frames(*[b""] * 20))
+    answering.stop()
+    pool.close()
+    audits = metrics.registry.get_sample_value("layercache_audits_total")
+    assert audits is not None
+    assert 0 < audits < 20
+    assert metrics.registry.get_sample_value("layercache_flops_total") == pytest.approx(20 + audits)
+    assert metrics.registry.get_sample_value("layercache_model_time_total") == pytest.approx(5 + audits)
+
+
+def test_lessons_go_to_the_trainer_under_the_models_key_and_are_counted_apart(traced: TracedModel) -> None:
+    engine = builders.engine(traced, audit_rate=0.3)
+    engine.end = 0  # as if its one exit were the model itself, compiled
+    pool, metrics = DecodePool(1, decoded), Metrics(max_batch=32)
+    heads = cast(Any, SimpleNamespace(serving=Serving(engine, engine, 0.01)))
+    answering = ModelAnswering(Settings(), "w-1", traced, heads, metrics, pool, LetterLimit(Settings(), lambda: 50_000))
+    sent = answer(answering, frames(*[b""] * 300))
+    answering.stop()
+    pool.close()
+    taught = [
+        (distillation.decode(value or b""), key)
+        for (topic, value, _), key in zip(sent.records, sent.keys, strict=True)
+        if topic == "distillation"
+    ]
+    fingerprint = traced.classifier.fingerprint
+    assert [(record.of_lessons, record.header.model, key) for record, key in taught] == [
+        (False, fingerprint, fingerprint.encode()),
+        (True, fingerprint, fingerprint.encode()),
+    ]
+    (audits, _), (lessons, _) = taught
+    assert 5 < len(lessons) < 50
+    value = metrics.registry.get_sample_value
+    assert value("layercache_distillation_lessons_total") == len(lessons)
+    assert value("layercache_audits_total") == len(audits)
+    assert value("layercache_audit_disagreements_total") == (audits.live_label != audits.logits.argmax(1)).sum()
+    assert value("layercache_frames_total", {"exit": "full"}) == len(audits)
 
 
 def test_a_batch_without_a_single_answer_is_all_dead_letters(answering: ModelAnswering) -> None:

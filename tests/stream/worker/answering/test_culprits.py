@@ -33,7 +33,7 @@ class Picky(Engine):
         return super().run(frames, audits)
 
     def _enter(self, frames: Tensor) -> Tensor:
-        x = super()._enter(frames)
+        x: Tensor = super()._enter(frames)
         x[(frames == 255).all((1, 2, 3))] = torch.nan
         return x
 

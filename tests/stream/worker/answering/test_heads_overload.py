@@ -6,32 +6,29 @@ import pytest
 from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.store.head_store import Live
 from layercache.schemas.distillation import decode
-from layercache.schemas.manifest import Certificate
 from layercache.schemas.settings import Promise
 from layercache.stream.worker.answering.exit_guard import ExitGuard
 from layercache.stream.worker.answering.heads_watch import HeadWatch
 from layercache.stream.worker.answering.records import DistillationWriter
 from tests.stream.builders import heads, micro_batch
 from tests.stream.worker.answering.stores import StoreInMemory
-from tests.support.manifests import overload
+from tests.support.manifests import certified, overload
 from tests.support.tiny_model import CLASSES
 
 ALLOWED = Promise(overload_max_disagreement=0.03)
 NEVER, ALWAYS = 1.1, 0.0
-CERTIFICATE = Certificate(
-    max_disagreement=0.01, confidence=0.95, attempt=2, error=0.0075, frames=1000, disagreements=2, p_value=0.003,
-    upper_bound=0.009,
-)  # fmt: skip
 
 
 def publish(
     store: StoreInMemory, traced: TracedModel, version: str = "v1", threshold: float = NEVER, bolder: float = ALWAYS
 ) -> None:
-    """A version whose exit answers blue to all frames at ``bolder``, of which two in three are not."""
+    """A version whose exit answers blue to all frames at ``bolder``, of which two in three are not.
+
+    Its everyday exits are certified for all that any worker here promises.
+    """
     manifest, tensors = heads(traced, version, label="blue", audit_rate=0.5, threshold=threshold)
-    store.publish(
-        (msgspec.structs.replace(manifest, certificate=CERTIFICATE, overload=overload((bolder,), 0.03)), tensors)
-    )
+    strict = msgspec.structs.replace(certified(), confidence=0.99, max_class_disagreement=0.05)
+    store.publish((msgspec.structs.replace(manifest, certificate=strict, overload=overload((bolder,), 0.03)), tensors))
 
 
 def watching(store: StoreInMemory, traced: TracedModel, promise: Promise = ALLOWED, mode: str = "serve") -> HeadWatch:

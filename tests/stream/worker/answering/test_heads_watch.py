@@ -18,6 +18,7 @@ from layercache.stream.worker.answering.records import DistillationWriter
 from testbed.waiting import wait_until
 from tests.stream.builders import heads, micro_batch
 from tests.stream.worker.answering.stores import StoreInMemory
+from tests.support.manifests import certified
 
 
 def test_without_heads_the_full_path_is_served(watch: HeadWatch) -> None:
@@ -158,13 +159,57 @@ def test_records_name_the_exits_that_were_watched(
 
 def test_the_budget_is_the_certificates(watch: HeadWatch, store: StoreInMemory, traced: TracedModel) -> None:
     manifest, tensors = heads(traced, "v1")
-    certificate = Certificate(
-        max_disagreement=0.2, confidence=0.95, attempt=1, error=0.025, frames=9, disagreements=0, p_value=0.01,
-        upper_bound=0.1,
-    )  # fmt: skip
-    store.publish((msgspec.structs.replace(manifest, certificate=certificate), tensors))
+    store.publish((msgspec.structs.replace(manifest, certificate=certified(0.002)), tensors))
     watch.look()
-    assert watch.serving.budget == 0.2
+    assert watch.serving.budget == 0.002
+
+
+@pytest.mark.parametrize(
+    ("certificate", "stands_for"),
+    [
+        (certified(0.05), "certified for at most 5.00% disagreement, 95% sure"),
+        (msgspec.structs.replace(certified(), confidence=0.9), "certified for at most 1.00% disagreement, 90% sure"),
+        (None, "not certified"),
+    ],
+    ids=["a larger budget", "less confidence", "none"],
+)
+def test_exits_certified_for_less_than_this_worker_promises_stay_closed(
+    store: StoreInMemory,
+    traced: TracedModel,
+    certificate: Certificate | None,
+    stands_for: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    refused: list[int] = []
+    manifest, tensors = heads(traced, "v1", audit_rate=0.2)
+    less = msgspec.structs.replace(manifest, certificate=certificate), tensors
+    store.publish(less)
+    watch = HeadWatch(store, traced, "serve", 4, Promise(), on_refused=lambda: refused.append(1))
+    assert [watch.look() for _ in range(2)] == [True, True]
+    assert (watch.serving.version, watch.serving.engine.exits, watch.serving.closed.exits) == ("v1", (), ())
+    assert (watch.serving.engine.audit_rate, watch.serving.overload, refused) == (0.2, None, [1])
+    assert f"heads v1 are {stands_for}, and this worker's settings promise at most 1.00%" in caplog.text
+    store.publish(heads(traced, "v2"))
+    watch.look()
+    assert watch.serving.engine.exits == (traced.proposed[0].name,)
+
+
+def test_a_cap_on_classes_that_only_the_worker_promises_keeps_exits_closed(
+    store: StoreInMemory, traced: TracedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.publish(heads(traced, "v1"))
+    watch = HeadWatch(store, traced, "serve", 4, Promise(max_class_disagreement=0.05))
+    watch.look()
+    assert watch.serving.engine.exits == ()
+    assert "promise at most 1.00% disagreement, 5.00% within a class, 95% sure" in caplog.text
+
+
+def test_a_shadow_scores_exits_that_it_may_not_open(store: StoreInMemory, traced: TracedModel) -> None:
+    manifest, tensors = heads(traced, "v1")
+    store.publish((msgspec.structs.replace(manifest, certificate=certified(0.05)), tensors))
+    watch = HeadWatch(store, traced, "shadow", 4, Promise())
+    watch.look()
+    assert watch.serving.engine.exits == (traced.proposed[0].name,)  # none of its answers is served
 
 
 def test_shares_of_flops(watch: HeadWatch, store: StoreInMemory, traced: TracedModel) -> None:
