@@ -109,7 +109,7 @@ class OnlineTrainer:
         self.compiled = CompiledRoutes(traced, precisions, self.learner.plain_times, self.learner.head_times)
         self.windows = Windows(settings.replay_mb, settings.window_frames, tuning, settings.seed, promise.min_span_s)
         self.options = Options(self.learner, self.compiled, self.windows, clock)
-        self.intake = AuditIntake(self.windows, promise.block_s)
+        self.intake = AuditIntake(self.windows, promise.block_s, promise.block_frames)
         self.published = LiveVersion(store, promise, len(traced.classifier.classes))
         self.certifier = Certifier(
             traced.classifier,

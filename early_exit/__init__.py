@@ -4,8 +4,8 @@ In the order that a frame meets them: :mod:`model` builds the pretrained classif
 :mod:`cutting` finds where it can be cut and cuts it, :mod:`compiled` runs it as a graph of OpenVINO, :mod:`runtimes`
 chooses what runs it as a whole, :mod:`heads` are what stands at the cuts, :mod:`policy` says who is audited and who
 leaves where, :mod:`cascades` lead to the exits, and :mod:`engine` runs micro-batches by them; :mod:`drift` watches
-them, :mod:`store` keeps versions of heads. :mod:`machine` has the errors of the machine itself, and :mod:`memory` keeps
-what was freed ready for the next micro-batch.
+them, :mod:`blocks` gathers near-copies for it, :mod:`store` keeps versions of heads. :mod:`machine` has the errors of
+the machine itself, and :mod:`memory` keeps what was freed ready for the next micro-batch.
 
 Examples here run on the demo's classifier, from the repository's root:
 

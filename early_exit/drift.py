@@ -53,13 +53,36 @@ class DriftDetector:
 
     def update(self, disagreed: bool) -> bool:
         """Takes in one audit, and says whether the alarm has been raised; once raised it stays."""
-        if not disagreed:
-            return self.agree(1)
-        self.audits += 1
+        return self.update_block(int(disagreed), 1, 1) if disagreed else self.agree(1)
+
+    def update_block(self, disagreements: int, audits: int, most: int) -> bool:
+        """Takes in a block of near-copies, whose ``audits`` count as one draw, with a weight of ``audits / most``.
+
+        Of a block at most ``most`` audits may count, a fair choice of them. "The risk *per frame* is at most the budget
+        b" says that over blocks the mean of ``disagreements - b * audits`` is at most 0. The bets go by
+        ``b + (disagreements - b * audits) / most``, which lies between 0 and 1 and then has a mean of at most b: on
+        such a variable, too, their expectation is at most 1 (Waudby-Smith, Ramdas 2023). A single audit where ``most``
+        is 1 is what :meth:`update` takes. Raises ``ValueError`` for more audits than ``most``.
+
+        >>> one, other = DriftDetector(0.01, 0.01), DriftDetector(0.01, 0.01)
+        >>> _ = one.update(True), other.update_block(disagreements=1, audits=1, most=1)
+        >>> abs(one.evidence - other.evidence) < 1e-9
+        True
+        >>> other.update_block(disagreements=8, audits=8, most=8), other.update_block(9, 9, 8)
+        Traceback (most recent call last):
+        ValueError: 9 of 9 audits of a block disagree; at most 8 may count
+        """
+        if not 0 <= disagreements <= audits <= most:
+            raise ValueError(f"{disagreements} of {audits} audits of a block disagree; at most {most} may count")
+        self.audits += audits
         before = self._unspent()
-        self.disagreements += 1
+        self.disagreements += disagreements
         stake = before - self._unspent()
-        self._bets = [min(bet * gain, _MOST) + stake for bet, gain in zip(self._bets, self._gains, strict=True)]
+        share = self.budget + (disagreements - self.budget * audits) / most
+        self._bets = [
+            min(bet * (loss + share * (gain - loss)), _MOST) + stake
+            for bet, gain, loss in zip(self._bets, self._gains, self._losses, strict=True)
+        ]
         self.alarmed = self.alarmed or self.evidence >= 1 / self.level
         return self.alarmed
 

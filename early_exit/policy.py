@@ -53,7 +53,22 @@ def draw_audits(topic: str, partitions: npt.NDArray[np.int32], offsets: npt.NDAr
     >>> int(tenth.sum()), int(fifth.sum()), bool(fifth[tenth].all())
     (1072, 2044, True)
     """
-    return position_hashes(topic, partitions, offsets).astype(np.float64) < rate * _FULL_RANGE
+    return audit_draws(topic, partitions, offsets) < rate
+
+
+def audit_draws(
+    topic: str, partitions: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """``[N]``, uniform from 0 to 1: each frame is audited at every rate above its draw.
+
+    So audits that came at several rates can be thinned to what one lower rate would have audited.
+
+    >>> partitions, offsets = np.zeros(10_000, np.int32), np.arange(10_000)
+    >>> draws = audit_draws("frames", partitions, offsets)
+    >>> bool(((draws < 0.1) == draw_audits("frames", partitions, offsets, 0.1)).all())
+    True
+    """
+    return position_hashes(topic, partitions, offsets).astype(np.float64) / _FULL_RANGE
 
 
 def cascade(scores: npt.NDArray[np.float32], thresholds: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:

@@ -81,14 +81,14 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     """On how many of them the exits disagree with the full model."""
     p_value: float
     upper_bound: float
-    """Clopper-Pearson upper bound on the risk at this attempt's error."""
+    """Upper bound on the risk at this attempt's error: Clopper and Pearson's, but see `blocks`."""
     max_class_disagreement: float | None = None
     """The cap on every class that was also tested (intersection-union test; Berger 1982); null for none."""
     classes_tested: int = 0
     """With a cap: how many classes had a test of their own. All others, too rare for that or never seen on the stream,
     were tested together, as if they were one class."""
     class_upper_bound: float | None = None
-    """With a cap: the largest Clopper-Pearson bound of any of these tests at this attempt's error."""
+    """With a cap: the largest bound of any of these tests at this attempt's error."""
     worst_classes: tuple[ClassResult, ...] = ()
     """Classes of the full model with the most disagreements in the test, the worst first; at most 20."""
     recycled: float = 0.0
@@ -104,6 +104,15 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     span_s: float | None = None
     """The time from the first to the last of `frames`, by their records' timestamps: a promise about a stream that was
     watched for so long. null where that was not recorded."""
+
+    block_frames: int | None = None
+    """Of what a key sends within `promise.block_s` at most so many frames count; with 1 every such block counts the
+    same, however many frames it has. null where no frame had a key, or that was not recorded: then each of `frames` is
+    of another block, and all of these count the same."""
+    blocks: int | None = None
+    """Where several frames of a block count: from how many blocks `frames` come. `p_value` and `upper_bound` are then
+    of a test by bets on whole blocks (Waudby-Smith, Ramdas 2023). null where one frame of each block counts, by an
+    exact binomial test."""
 
     def covers(self, max_disagreement: float, confidence: float, max_class_disagreement: float | None) -> bool:
         """Whether this certificate is at least as strict as these limits.

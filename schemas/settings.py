@@ -168,8 +168,17 @@ class Promise(_Section):
     block_s: float = Field(
         10.0,
         gt=0,
-        description="Frames of one key within this time are near-copies, one of which is tested. At least as long "
-        "as a scene lasts.",
+        description="Frames of one key within this time are near-copies, and count together. At least as long as a "
+        "scene lasts.",
+    )
+    block_frames: int = Field(
+        10,
+        ge=1,
+        le=100_000,
+        description="At most so many of the frames of one key within `block_s` count, a fair choice of them. What is "
+        "promised is a share of frames as long as no key sends more. The larger it is beside what keys send, the more "
+        "audits a certificate takes and the later an alarm comes. With 1 every key's block counts the same, however "
+        "many frames it has. Frames without a key count singly.",
     )
     min_span_s: float = Field(
         0.0,

@@ -25,6 +25,7 @@ FLOORS = (
         "layercache.early_exit.memory",
         "layercache.early_exit.policy",
         "layercache.early_exit.drift",
+        "layercache.early_exit.blocks",
         "layercache.early_exit.model",
         "layercache.early_exit.store",
     ),

@@ -28,7 +28,7 @@ from benchmarks.promise.simulated_heads import (
     Turning,
     TwoCliffs,
 )
-from benchmarks.promise.simulated_streams import Cameras, Independent, Loop
+from benchmarks.promise.simulated_streams import Bursts, BusyHours, Cameras, Independent, Loop
 from layercache.schemas.settings import Promise
 
 #: A risk so little above the budget that a test can hardly know, and yet above it.
@@ -57,6 +57,19 @@ def cameras(scene_s: float, aligned: bool = False) -> Scenario:
         lambda: Flat(_OVER * 0.05),
         attempts=6,
         longest=20_000,
+    )
+
+
+def bursts(share: float) -> Scenario:
+    """A ``share`` of the keys sends 20 frames instead of one; heads are wrong about these alone, 5 % of all frames."""
+    of_frames = share * 20 / (share * 20 + 1 - share)
+    return Scenario(
+        f"{share:.0%} of the blocks hold 20 frames, others one; heads are wrong about those alone, per frame at 5 %",
+        Promise(max_disagreement=0.05, confidence=0.8, block_frames=20),
+        lambda seed: Bursts(seed, share),
+        lambda: OneClass(_OVER * 0.05 / of_frames, label=1),
+        attempts=6,
+        longest=60_000,
     )
 
 
@@ -124,12 +137,19 @@ INT8_OVER = Scenario(
 COPIES = cameras(10, aligned=True)
 MEMORISING = Scenario(
     "cameras, heads that are right about scenes learnt from, else at twice the budget of 5 %",
-    Promise(max_disagreement=0.05, confidence=0.8), lambda seed: Cameras(seed, 10, aligned=True),
+    Promise(max_disagreement=0.05, confidence=0.8, block_frames=1), lambda seed: Cameras(seed, 10, aligned=True),
     lambda: Memorising(0.1), attempts=6,
 )  # fmt: skip
 LOOP = Scenario(
     "300 pictures in a loop, heads that are right about those learnt from, else at twice the budget of 5 %",
     Promise(max_disagreement=0.05, confidence=0.8), Loop, lambda: Memorising(0.1), attempts=12, longest=8_000,
+)  # fmt: skip
+
+FEW_BURSTS, RARE_BURSTS = bursts(0.1), bursts(0.01)
+BUSY_HOURS = Scenario(
+    "busy hours, of which a fifth as many frames are audited; heads are wrong about these alone, per frame at 5 %",
+    Promise(max_disagreement=0.05, confidence=0.8), BusyHours, lambda: OneClass(_OVER * 0.1, label=1), attempts=6,
+    longest=30_000,
 )  # fmt: skip
 
 
@@ -171,6 +191,12 @@ CAMERA_RUNS = (
     ScenarioRun(LOOP, 100),
     *(ScenarioRun(cameras(s), 100) for s in _SCENES_S),
 )
+#: Frames that count unequally.
+WEIGHT_RUNS = (
+    ScenarioRun(FEW_BURSTS, 100),
+    ScenarioRun(RARE_BURSTS, 100),
+    ScenarioRun(BUSY_HOURS, 100),
+)
 MUTANT_RUNS = (
     ScenarioRun(WORST, 60, "empirical mean"),
     ScenarioRun(CLIFF, 60, "empirical mean"),
@@ -181,6 +207,10 @@ MUTANT_RUNS = (
     ScenarioRun(MEMORISING, 60, "dealt by frame"),
     ScenarioRun(LOOP, 60, "dealt by position"),
     ScenarioRun(cameras(100), 60, "scenes outlast blocks unseen"),
+    ScenarioRun(FEW_BURSTS, 60, "the first audit stands for its block"),
+    ScenarioRun(FEW_BURSTS, 60, "weights dropped"),
+    ScenarioRun(RARE_BURSTS, 60, "test chosen after seeing weights"),
+    ScenarioRun(BUSY_HOURS, 60, "rates not made equal"),
     ScenarioRun(ONE_CLASS, 60, "classes not tested"),
     ScenarioRun(TWO_BUDGETS, 60, "overload by the mean"),
     ScenarioRun(TWO_BUDGETS, 60, "overload's error not shared"),
@@ -209,7 +239,11 @@ def table(results: Sequence[Result]) -> str:
 
 
 def report(
-    promised: Sequence[Result], recycling: Sequence[Result], cameras_: Sequence[Result], mutants: Sequence[Result]
+    promised: Sequence[Result],
+    recycling: Sequence[Result],
+    cameras_: Sequence[Result],
+    weights: Sequence[Result],
+    mutants: Sequence[Result],
 ) -> str:
     """The whole page."""
     streams = sum(result.streams for result in (*promised, *recycling))
@@ -233,12 +267,19 @@ or two of them share a store and a checkpoint, and one attempts while an attempt
 ## Near-copies
 
 40 cameras send one frame a second, and half of the frames are audited. While a scene lasts, all frames of its camera
-are near-copies: equal, but for the noise. Blocks last 10 s, and at most one frame of each is tested. Scenes of 3 s and
+are near-copies: equal, but for the noise. Blocks last 10 s, and the frames of one count together. Scenes of 3 s and
 more do not change together with the blocks. Where a scene outlasts a block, the next block shows the same again: the
 trainer sees that neighbouring blocks are alike, and attempts nothing. In the loop, frames have no keys, and are equal
 to the last bit when they come again.
 
 {table(cameras_)}
+
+## Frames that weigh unequally
+
+Heads are wrong only about frames of long blocks, or only in hours in which workers audit less. By blocks, or by audits,
+they look five times as good as they are by frames, and by frames they are at the budget.
+
+{table(weights)}
 
 ## Mistakes that it catches
 
@@ -257,7 +298,7 @@ def main() -> int:
     done: list[list[Result]] = []
     surprises = 0
     began = time.monotonic()
-    for runs in (RUNS, RECYCLING_RUNS, CAMERA_RUNS, MUTANT_RUNS):
+    for runs in (RUNS, RECYCLING_RUNS, CAMERA_RUNS, WEIGHT_RUNS, MUTANT_RUNS):
         done.append([])
         for run in runs:
             result = simulate(run.scenario, range(max(1, round(options.share * run.streams))), run.mutant)

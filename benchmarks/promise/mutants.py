@@ -8,7 +8,7 @@ from unittest.mock import patch
 import numpy as np
 import numpy.typing as npt
 
-from layercache.cache_training.certifying import attempt_ledger, audits, certifier, error_shares
+from layercache.cache_training.certifying import attempt_ledger, audits, certifier, error_shares, samples
 from layercache.cache_training.certifying.audits import AuditIntake
 from layercache.cache_training.certifying.certificate import (
     ClassCap,
@@ -20,8 +20,9 @@ from layercache.cache_training.certifying.certificate import (
     verdict_of,
 )
 from layercache.cache_training.certifying.certifier import Certifier
-from layercache.cache_training.certifying.dealing import blocks
+from layercache.cache_training.certifying.dealing import Counted, blocks, counted, one_per_block
 from layercache.cache_training.certifying.error_shares import ErrorShare, RecordedAttempt
+from layercache.cache_training.certifying.samples import Floats
 from layercache.cache_training.certifying.scenes import SceneWatch
 from layercache.cache_training.learning.kept_frames import Frames
 from layercache.early_exit.policy import position_hashes
@@ -35,6 +36,7 @@ def _trust_the_mean(
     error: Levels,
     cap: ClassCap | None = None,
     whole: npt.NDArray[np.bool_] | None = None,
+    samples: object = None,
 ) -> Verdict | None:
     passes = np.append(wrong.mean(1) <= budget, False)
     passed = int(passes.argmin())
@@ -48,6 +50,7 @@ def _trust_the_bolder_mean(
     error: Levels,
     cap: ClassCap | None = None,
     whole: npt.NDArray[np.bool_] | None = None,
+    samples: object = None,
 ) -> Verdict | None:
     verdict = _trust_the_mean(wrong[after.index + 1 :], budget, level_of(error, 0), cap)
     return replace(verdict, index=verdict.index + after.index + 1) if verdict else None
@@ -65,6 +68,33 @@ def _contents_by_position(self: AuditIntake, batch: DistillationBatch) -> tuple[
     frames, fresh = _MET(self, batch)
     own = position_hashes("contents", batch.partition, batch.offset)
     return replace(frames, content=own, block=blocks(batch, own, self._block_s)), fresh
+
+
+def _counted_singly(
+    block: npt.NDArray[np.uint64], draw: npt.NDArray[np.float64], rate: float, block_frames: int
+) -> Counted:
+    return Counted(np.arange(len(block)), None, 1)
+
+
+def _first_of_each_block(
+    block: npt.NDArray[np.uint64], draw: npt.NDArray[np.float64], rate: float, block_frames: int
+) -> Counted:
+    return Counted(one_per_block(block), None, 1)
+
+
+def _most_by_the_window(
+    block: npt.NDArray[np.uint64], draw: npt.NDArray[np.float64], rate: float, block_frames: int
+) -> Counted:
+    found = counted(block, draw, rate, block_frames)
+    sizes = np.unique(block[found.rows], return_counts=True)[1]
+    most = int(sizes.max(initial=1))
+    return replace(found, most=most, block=None if most == 1 else found.block)
+
+
+def _weights_dropped(
+    disagreements: npt.NDArray[np.int64], audits: npt.NDArray[np.int64], most: int, budget: float, expected: Floats
+) -> Floats:
+    return _P_VALUES((disagreements > 0).astype(np.int64), np.ones_like(audits), 1, budget, expected)
 
 
 def _passed_on_after_a_failure(test: PlannedTest, certified: int | None) -> float:
@@ -93,7 +123,7 @@ def _bolder_at_the_full_level(test: PlannedTest, settings: int) -> npt.NDArray[n
     return np.full(settings, test.error)
 
 
-_MET = AuditIntake._met
+_MET, _P_VALUES = AuditIntake._met, samples._p_values
 _ERRORS, _PASSED_ON = Certifier._errors, error_shares.passed_on
 #: The trainer as it is, and mistakes that the simulation must catch.
 MUTANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
@@ -102,8 +132,12 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "error not shared": lambda: patch.object(error_shares, "attempt_error", lambda attempt, confidence: 1 - confidence),
     "overload by the mean": lambda: patch.object(certifier, "certify_bolder", _trust_the_bolder_mean),
     "overload's error not shared": lambda: patch.object(Certifier, "_errors", _overload_takes_all),
-    "copies counted singly": lambda: patch.object(certifier, "one_per_block", lambda block: np.arange(len(block))),
+    "copies counted singly": lambda: patch.object(audits, "counted", _counted_singly),
+    "the first audit stands for its block": lambda: patch.object(audits, "counted", _first_of_each_block),
+    "weights dropped": lambda: patch.object(samples, "_p_values", _weights_dropped),
+    "test chosen after seeing weights": lambda: patch.object(audits, "counted", _most_by_the_window),
     "dealt by frame": lambda: patch.object(audits, "blocks", _deal_by_frame),
+    "rates not made equal": lambda: patch.object(audits, "common_rate", lambda rates: 1.0),
     "scenes outlast blocks unseen": lambda: patch.object(SceneWatch, "outlast", False),
     "dealt by position": lambda: patch.object(AuditIntake, "_met", _contents_by_position),
     "classes not tested": lambda: patch.object(ClassCap, "passes", lambda cap, wrong, error: np.ones(len(wrong), bool)),

@@ -130,7 +130,7 @@ class Simulated:
         self.scenario = scenario
         self.stream, self.heads = scenario.stream(seed), scenario.heads()
         self.windows = Windows(512, scenario.window_frames, _TUNING_FRAMES, seed)
-        self.intake = AuditIntake(self.windows, scenario.promise.block_s)
+        self.intake = AuditIntake(self.windows, scenario.promise.block_s, scenario.promise.block_frames)
         self.meanwhile: Callable[[], object] = lambda: None
         """What happens while an attempt that is claimed has not yet looked at its frames."""
         self.versions, self.overloads, self.broken = 0, 0, False

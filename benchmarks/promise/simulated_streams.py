@@ -5,14 +5,15 @@ that it shows. So frames go through intake, dealing and windows like any other, 
 what decides.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from layercache.cache_training.learning.kept_frames import Frames
-from layercache.early_exit.policy import mixed
+from layercache.early_exit.policy import draw_audits, mixed
 from layercache.schemas.distillation import DistillationBatch, DistillationHeader
 
 Floats = npt.NDArray[np.float64]
@@ -102,6 +103,70 @@ class Cameras:
         self._second += seconds
         self._offset += len(scene)
         return _batch(latents, 2, self._offset - len(scene), camera + 1, second * 1000)
+
+
+@dataclass
+class Bursts:
+    """Keys that come once: a ``share`` of them with ``size`` frames of one scene, the rest with a single frame.
+
+    The full model gives frames of bursts class 1 and others class 0.
+    """
+
+    seed: int
+    share: float
+    size: int = 20
+    class_shares: tuple[float, ...] = field(init=False)
+    _offset: int = 0
+    _keys: int = 0
+    _random: np.random.Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._random = np.random.default_rng(self.seed)
+        bursts = self.share * self.size / (self.share * self.size + 1 - self.share)
+        self.class_shares = (1 - bursts, bursts)
+
+    def next(self, n: int) -> DistillationBatch:
+        """About n more."""
+        keys = max(1, round(n * self.class_shares[0] / (1 - self.share)))
+        label = (self._random.random(keys) < self.share).astype(np.int64)
+        sizes = np.where(label, self.size, 1)
+        key = self._keys + 1 + np.repeat(np.arange(len(label)), sizes)
+        drawn = [np.repeat(self._random.random(len(label)), sizes) for _ in range(2)]
+        latents = Latents(drawn[0], drawn[1], key, np.repeat(label, sizes))
+        self._keys += len(label)
+        self._offset += len(key)
+        return _batch(latents, 2, self._offset - len(key), key, key * 10_000)
+
+
+@dataclass
+class BusyHours:
+    """Frames without keys, in hours that are quiet and busy in turn: in a busy one fewer of as many frames are audited.
+
+    The full model gives the frames of busy hours class 1 and others class 0.
+    """
+
+    seed: int
+    rates: tuple[float, float] = (0.5, 0.1)
+    hour: int = 20
+    """Frames of an hour."""
+    class_shares: tuple[float, ...] = (0.5, 0.5)
+    _offset: int = 0
+    _random: np.random.Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._random = np.random.default_rng(self.seed)
+
+    def next(self, n: int) -> DistillationBatch:
+        """The audits of the next hour: a record has one rate."""
+        label = self._offset // self.hour % 2
+        offsets = self._offset + np.arange(self.hour)
+        offsets = offsets[draw_audits("frames", np.zeros(self.hour, np.int32), offsets, self.rates[label])]
+        self._offset += self.hour
+        n, nothing = len(offsets), np.zeros(len(offsets), np.int64)
+        latents = Latents(self._random.random(n), self._random.random(n), offsets, np.full(n, label))
+        batch = _batch(latents, 2, 0, nothing, nothing, noise=offsets)
+        header = msgspec.structs.replace(batch.header, audit_rate=self.rates[label])
+        return replace(batch, header=header, offset=offsets)
 
 
 @dataclass

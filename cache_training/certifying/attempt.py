@@ -10,6 +10,7 @@ from layercache.cache_training.certifying import versions
 from layercache.cache_training.certifying.certificate import ClassCap, verdict_of
 from layercache.cache_training.certifying.choosing import ExitChoice
 from layercache.cache_training.certifying.classes import worst_classes
+from layercache.cache_training.certifying.samples import SINGLE, Sample
 from layercache.cache_training.certifying.savings import saves_nearly
 from layercache.cache_training.certifying.windows import span_s
 from layercache.cache_training.learning.kept_frames import Frames
@@ -32,9 +33,13 @@ class Attempt:
     """``[settings, N]``: whether the answer differs from the full model's."""
     whole: npt.NDArray[np.bool_]
     """``[settings, N + repeated]``: the same on these frames and on repeated ones, of pictures that heads may know."""
+    samples: tuple[Sample, Sample] = (SINGLE, SINGLE)
+    """Which frames belong together, of ``wrong`` and of ``whole``."""
     cap: ClassCap | None = None
     classes_alone: int = 0
     """With a cap: how many classes have a test of their own."""
+    block_frames: int | None = None
+    """Of a key's block of time at most so many frames count; None where no frame had a key."""
     span_s: float | None = None
     """From the first of the N frames to the last."""
 
@@ -47,6 +52,7 @@ class Attempt:
         scores: npt.NDArray[np.float32],
         answers: npt.NDArray[np.int64],
         tested: Frames,
+        samples: tuple[Sample, Sample] = (SINGLE, SINGLE),
         cap: ClassCap | None = None,
         classes_alone: int = 0,
     ) -> "Attempt":
@@ -56,7 +62,19 @@ class Attempt:
         given = [np.where(e >= 0, answers[np.arange(len(e)), e], labels) for e in exits]
         whole = np.stack([answer != labels for answer in given])
         exits, span = [one[new] for one in exits], span_s(tested.timestamp_ms[new])
-        return cls(number, confidence, choice, labels[new], exits, whole[:, new], whole, cap, classes_alone, span)
+        return cls(
+            number,
+            confidence,
+            choice,
+            labels[new],
+            exits,
+            whole[:, new],
+            whole,
+            samples,
+            cap,
+            classes_alone,
+            span_s=span,
+        )
 
     def settle(self, passed: range) -> tuple[int, Expected]:
         """Of the settings that ``passed``, the safest that saves nearly as much as the boldest, and what it saves.
@@ -73,7 +91,8 @@ class Attempt:
     def certificate(self, index: int, budget: float, error: float, classes: Sequence[str]) -> Certificate:
         """The certificate of a setting that passed the test of ``budget`` at level ``error``; ``classes`` are names."""
         wrong, cap = self.wrong[index], self.cap
-        verdict = verdict_of(index, wrong, budget, error)
+        sample = self.samples[0]
+        verdict = verdict_of(index, wrong, budget, error, sample)
         return Certificate(
             max_disagreement=budget,
             confidence=self.confidence,
@@ -88,6 +107,8 @@ class Attempt:
             class_upper_bound=cap.upper_bound(wrong, error) if cap else None,
             worst_classes=worst_classes(wrong, self.labels, classes, error),
             span_s=self.span_s,
+            block_frames=self.block_frames,
+            blocks=None if sample.block is None else len(np.unique(sample.block)),
             repeated=self.whole.shape[1] - len(wrong),
             repeated_disagreements=int(self.whole[index].sum() - wrong.sum()),
         )

@@ -8,12 +8,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from layercache.cache_training.certifying.dealing import AuditUse, blocks, deal, tunes_afterwards
+from layercache.cache_training.certifying.dealing import (
+    AuditUse,
+    Counted,
+    blocks,
+    common_rate,
+    counted,
+    deal,
+    tunes_afterwards,
+)
 from layercache.cache_training.certifying.scenes import SceneWatch
 from layercache.cache_training.certifying.seen_numbers import SeenNumbers
 from layercache.cache_training.certifying.windows import Windows
 from layercache.cache_training.learning.kept_frames import FrameBuffer, Frames, content_hashes
-from layercache.early_exit.policy import position_hashes
+from layercache.early_exit.blocks import counted_rate
+from layercache.early_exit.policy import audit_draws, position_hashes
 from layercache.schemas.distillation import DistillationBatch
 
 _IDENTITY_SALT = b"layercache-identity-1"
@@ -44,7 +53,7 @@ class AuditIntake:
       they are part of the stream, and what has not been learnt meanwhile may be the easier part.
     """
 
-    def __init__(self, windows: Windows, block_s: float) -> None:
+    def __init__(self, windows: Windows, block_s: float, block_frames: int) -> None:
         self.windows = windows
         self.seen = SeenNumbers()
         #: Of these positions, those that came as audits.
@@ -62,7 +71,9 @@ class AuditIntake:
         self.repeated_pictures = 0
         #: Whether neighbouring blocks of a key show one scene: then they are not independent.
         self.scenes = SceneWatch(block_s)
-        self._block_s = block_s
+        #: Whether any frame had a key: that is up to publishers, not to chance. Without keys each frame counts singly.
+        self.keys_seen = False
+        self._block_s, self._block_frames = block_s, block_frames
 
     def take(self, batch: DistillationBatch) -> DealtRecord:
         """Deals a record's frames, audits and misses."""
@@ -77,11 +88,14 @@ class AuditIntake:
         self.scenes.add(batch.key_hash[audit], batch.timestamp_ms[audit], batch.logits[audit])
         use = deal(block)
         known = self.known.known(frames.content)
+        # Of a key that sends many frames only a fair choice is kept, though not for another use.
+        counts = ~keyed | (frames.draw < counted_rate(self._block_frames))
         self.audits += int(audit.sum())
         self.repeated_pictures += int(
             (audit & (known | np.isin(frames.content, windows.certification.column("content")))).sum()
         )
-        self._certify(frames, audit & (use == AuditUse.CERTIFICATION) & ~self.used_blocks.known(block), known)
+        certifies = audit & counts & (use == AuditUse.CERTIFICATION) & ~self.used_blocks.known(block)
+        self._certify(frames, certifies, known)
         self._keep(windows.tuning, frames, audit & (use == AuditUse.TUNING) & ~known, keyed)
         self._keep(windows.learning, frames, audit & (use == AuditUse.LEARNING), keyed)
         self._keep(windows.misses, frames, miss, keyed)
@@ -101,7 +115,13 @@ class AuditIntake:
         content = content_hashes(batch.inputs)
         block = blocks(batch, content, self._block_s)
         nothing = np.zeros(len(batch), np.bool_)
-        return Frames(batch.inputs, batch.logits, block, position, content, batch.timestamp_ms, nothing), fresh
+        draw = audit_draws(batch.header.topic, batch.partition, batch.offset)
+        rate = np.full(len(batch), batch.header.audit_rate, np.float32)
+        self.keys_seen |= bool(batch.key_hash.any())
+        return (
+            Frames(batch.inputs, batch.logits, block, position, content, batch.timestamp_ms, nothing, draw, rate),
+            fresh,
+        )
 
     def _certify(self, frames: Frames, rows: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_]) -> None:
         """Lets the frames of ``rows`` wait to certify, each picture once; where it is known, its block is repeated."""
@@ -124,6 +144,29 @@ class AuditIntake:
         kept = frames.rows(rows & ~waits)
         self.known.new(kept.content)
         window.add(kept)
+
+    def counted(self, frames: Frames) -> Counted:
+        """Which of some frames that wait to certify, or did until now, enter a test."""
+        return self._counted(frames.block, frames.draw, frames.rate)
+
+    def independent(self) -> int:
+        """To how many frames that count singly those are worth that wait to certify, of pictures that are new to heads.
+
+        At best: if each block is as wrong throughout as it is at all.
+        """
+        window = self.windows.certification
+        new = ~window.column("repeated")
+        return self._counted(*(window.column(name)[new] for name in ("block", "draw", "rate"))).worth
+
+    def _counted(
+        self, block: npt.NDArray[np.uint64], draw: npt.NDArray[np.float64], rate: npt.NDArray[np.float32]
+    ) -> Counted:
+        return counted(block, draw, common_rate(rate), self.block_frames or 1)
+
+    @property
+    def block_frames(self) -> int | None:
+        """How many frames of a key's block of time count at most; None while no frame has had a key."""
+        return self._block_frames if self.keys_seen else None
 
     def use_up(self) -> Frames:
         """All frames that wait to certify. Neither they nor their blocks certify again: half tune, half teach.
@@ -156,6 +199,7 @@ class AuditIntake:
             "seen_audits": torch.from_numpy(self.seen_audits.array().view(np.int64)),
             "known": torch.from_numpy(self.known.array().view(np.int64)),
             "used_blocks": torch.from_numpy(self.used_blocks.array().view(np.int64)),
+            "keys_seen": torch.tensor([self.keys_seen]),
             "lineage": torch.tensor(list(bytes.fromhex(self.lineage)), dtype=torch.uint8),
         }
         for name, window in self.windows.all().items():
@@ -170,6 +214,7 @@ class AuditIntake:
         # An earlier trainer's checkpoint does not tell audits from others: what it has seen does not count again.
         self.seen_audits.restore(tensors.get("seen_audits", tensors["seen"]).numpy().view(np.uint64))
         self.used_blocks.restore(tensors["used_blocks"].numpy().view(np.uint64))
+        self.keys_seen = bool(tensors.get("keys_seen", torch.tensor([False]))[0])
         if "lineage" in tensors:  # an earlier trainer's checkpoint has none
             self.lineage = bytes(tensors["lineage"].tolist()).hex()
         for name, window in self.windows.all().items():

@@ -1,4 +1,4 @@
-"""May these exits open? Exact binomial tests along a one-dimensional family; the error is split over all attempts.
+"""May these exits open? Exact tests along a one-dimensional family; the error is split over all attempts.
 
 Here is what one attempt does with its error; :mod:`error_shares` says how much that is.
 
@@ -25,6 +25,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
+from layercache.cache_training.certifying.samples import SINGLE, Sample
+
 #: One level for all settings, or one for each.
 Levels = float | npt.NDArray[np.float64]
 
@@ -46,6 +48,10 @@ def attempt_error(attempt: int, confidence: float) -> float:
 #: and its test loses little by a smaller level, while everyday savings come from the smaller budget. Of
 #: 2,200 audits at 1 % and 3 % a tenth lets 11 and 41 disagree at the second attempt, halves let 10 and 45.
 OVERLOAD_SHARE = 0.1
+
+
+#: What bets on a class's frames are made for, as a share of its cap.
+_EXPECTED_OF_CLASS = 0.1
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,8 @@ class ClassCap:
     """``[frames]``: the group, from 0, of the class that the full model answered."""
     groups: int
     """The number of groups; a group without frames cannot pass."""
+    sample: Sample = SINGLE
+    """What belongs together of the frames."""
 
     def counts(self, wrong: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Disagreements ``[settings, groups]`` of ``wrong`` ``[settings, frames]``, and frames ``[groups]``."""
@@ -143,15 +151,27 @@ class ClassCap:
 
     def passes(self, wrong: npt.NDArray[np.bool_], error: Levels) -> npt.NDArray[np.bool_]:
         """bool ``[settings]``: whether every group's own test passes."""
-        disagreements, frames = self.counts(wrong)
         error = np.reshape(error, (-1, 1))
-        passed: npt.NDArray[np.bool_] = np.all(p_values(disagreements, frames, self.budget) <= error, axis=1)
+        if self.sample.block is None:
+            disagreements, frames = self.counts(wrong)
+            p_by_group = p_values(disagreements, frames, self.budget)
+        else:
+            p_by_group = np.stack([one.p_values(wrong[:, rows], self.budget) for rows, one in self._samples()], axis=1)
+        passed: npt.NDArray[np.bool_] = np.all(p_by_group <= error, axis=1)
         return passed
 
     def upper_bound(self, wrong: npt.NDArray[np.bool_], error: float) -> float:
-        """The largest Clopper-Pearson bound of any group, for one setting's ``wrong``, ``[frames]``."""
+        """The largest bound of any group, for one setting's ``wrong``, ``[frames]``."""
+        if self.sample.block is not None:
+            return max(one.upper_bound(wrong[rows], error) for rows, one in self._samples())
         disagreements, frames = self.counts(wrong[None])
         return max(upper_bound(int(d), int(n), error) for d, n in zip(disagreements[0], frames, strict=True))
+
+    def _samples(self) -> list[tuple[npt.NDArray[np.bool_], Sample]]:
+        """Of every group: which frames are in it, and how they count. Tuning expects nothing of single groups."""
+        of_group = [self.group == number for number in range(self.groups)]
+        expected = np.array([_EXPECTED_OF_CLASS * self.budget])
+        return [(rows, replace(self.sample.rows(rows), expected=expected)) for rows in of_group]
 
 
 @dataclass(frozen=True)
@@ -172,25 +192,34 @@ def certify(
     error: Levels,
     cap: ClassCap | None = None,
     whole: npt.NDArray[np.bool_] | None = None,
+    samples: tuple[Sample, Sample] = (SINGLE, SINGLE),
 ) -> Verdict | None:
     """Tests settings in order; ``wrong`` bool ``[settings, frames]``: whether a setting's exits disagree on a frame.
 
     Returns the last setting before the first failure, None where the first setting fails. The frames must be a fair
     sample on which neither the exits, nor the sequence, nor the levels were chosen. A setting must also pass the same
     test on ``whole``, ``[settings, more frames]``, where that is given: like a cap on classes, that splits no error.
+    ``samples`` says which frames belong together, of ``wrong`` and of ``whole``; frames that do not are counted by an
+    exact binomial test.
 
     >>> flawless = np.zeros((1, 299), np.bool_)
     >>> certify(flawless, 0.01, 0.05) is not None, certify(flawless[:, 1:], 0.01, 0.05) is not None
     (True, False)
     """
-    passes = p_values(wrong.sum(1), wrong.shape[1], budget) <= error
+    passes = _by_setting(wrong, budget, samples[0]) <= error
     if cap is not None:
         passes &= cap.passes(wrong, error)
     if whole is not None:
-        passes &= p_values(whole.sum(1), whole.shape[1], budget) <= error
+        passes &= _by_setting(whole, budget, samples[1]) <= error
     passed = len(passes) if passes.all() else int(passes.argmin())
     last = passed - 1
-    return verdict_of(last, wrong[last], budget, level_of(error, last)) if passed else None
+    return verdict_of(last, wrong[last], budget, level_of(error, last), samples[0]) if passed else None
+
+
+def _by_setting(wrong: npt.NDArray[np.bool_], budget: float, sample: Sample) -> npt.NDArray[np.float64]:
+    if sample.block is None:
+        return p_values(wrong.sum(1), wrong.shape[1], budget)
+    return sample.p_values(wrong, budget)
 
 
 def certify_bolder(
@@ -200,6 +229,7 @@ def certify_bolder(
     error: Levels,
     cap: ClassCap | None = None,
     whole: npt.NDArray[np.bool_] | None = None,
+    samples: tuple[Sample, Sample] = (SINGLE, SINGLE),
 ) -> Verdict | None:
     """Continues for a larger ``budget`` ``after`` the boldest setting that :func:`certify` passed for a smaller one.
 
@@ -219,7 +249,8 @@ def certify_bolder(
     start = after.index + 1
     levels = np.broadcast_to(error, len(wrong))[start:]
     rest = None if whole is None else whole[start:]
-    verdict = certify(wrong[start:], budget, levels, cap, rest) if start < len(wrong) else None
+    bolder = samples[0].settings(slice(start, None)), samples[1].settings(slice(start, None))
+    verdict = certify(wrong[start:], budget, levels, cap, rest, bolder) if start < len(wrong) else None
     return replace(verdict, index=verdict.index + start) if verdict else None
 
 
@@ -228,9 +259,14 @@ def level_of(error: Levels, index: int) -> float:
     return float(np.asarray(error).flat[index if np.ndim(error) else 0])
 
 
-def verdict_of(index: int, wrong: npt.NDArray[np.bool_], budget: float, error: float) -> Verdict:
+def verdict_of(
+    index: int, wrong: npt.NDArray[np.bool_], budget: float, error: float, sample: Sample = SINGLE
+) -> Verdict:
     """One setting's test; ``wrong`` bool ``[frames]``."""
     frames, disagreements = len(wrong), int(wrong.sum())
-    return Verdict(
-        index, frames, disagreements, p_value(disagreements, frames, budget), upper_bound(disagreements, frames, error)
-    )
+    if sample.block is None:
+        p, bound = p_value(disagreements, frames, budget), upper_bound(disagreements, frames, error)
+    else:
+        own = sample.settings(slice(index, index + 1))
+        p, bound = float(own.p_values(wrong[None], budget)[0]), own.upper_bound(wrong, error)
+    return Verdict(index, frames, disagreements, p, bound)

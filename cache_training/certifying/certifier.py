@@ -5,7 +5,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import msgspec
@@ -27,7 +27,6 @@ from layercache.cache_training.certifying.certificate import (
     level_of,
 )
 from layercache.cache_training.certifying.choosing import ExitChoice, Option, choose_among
-from layercache.cache_training.certifying.dealing import one_per_block
 from layercache.cache_training.certifying.error_shares import ErrorShare, setting_errors
 from layercache.cache_training.certifying.live_version import LiveVersion
 from layercache.cache_training.certifying.readiness import Readiness
@@ -128,7 +127,7 @@ class Certifier:
         self.follow()
         if not self.is_ready():
             return False
-        frames = self._intake.windows.independent()
+        frames = self._intake.independent()
         errors = self._errors(self.ledger.next_share(self._promise.confidence))
         tolerated = max(0, allowed(frames, self._promise.max_disagreement, errors.normal)) / frames
         live = self._published.time_saved
@@ -180,16 +179,20 @@ class Certifier:
         grouping = self._readiness.grouping(claim.normal.error)
         window = self._intake.use_up()
         self._make_durable()
-        tested = window.rows(one_per_block(window.block))
+        counted = self._intake.counted(window)
+        tested = window.rows(counted.rows)
+        samples = counted.samples(~tested.repeated, choice.family.risks)
         most = promise.max_class_disagreement
         new = tested.labels[~tested.repeated]
-        cap = ClassCap(most, grouping.group[new], len(grouping.shares)) if most and grouping else None
+        cap = ClassCap(most, grouping.group[new], len(grouping.shares), samples[0]) if most and grouping else None
         scores, answers = self._score(manifest, tensors, tested)
         alone = grouping.alone if grouping else 0
-        attempt = Attempt.run(number, promise.confidence, choice, scores, answers, tested, cap, alone)
+        attempt = Attempt.run(number, promise.confidence, choice, scores, answers, tested, samples, cap, alone)
+        attempt = replace(attempt, block_frames=self._intake.block_frames)
         errors = setting_errors(claim.normal, len(attempt.wrong))
         tests = len(errors)
-        boldest = certify(attempt.wrong[:tests], promise.max_disagreement, errors, cap, attempt.whole[:tests])
+        tested_by = cap, attempt.whole[:tests], samples
+        boldest = certify(attempt.wrong[:tests], promise.max_disagreement, errors, *tested_by)
         bolder = self._certify_overload(attempt, boldest, claim.overload) if boldest else None
         # Also of what will not be published: the share passes on because the target was certified.
         self.ledger.finish(number, self._outcome(boldest, bolder))
@@ -237,7 +240,8 @@ class Certifier:
             return None
         errors = setting_errors(test, len(attempt.wrong))
         tests = len(errors)
-        verdict = certify_bolder(attempt.wrong[:tests], boldest, budget, errors, attempt.cap, attempt.whole[:tests])
+        tested_by = attempt.cap, attempt.whole[:tests], attempt.samples
+        verdict = certify_bolder(attempt.wrong[:tests], boldest, budget, errors, *tested_by)
         if verdict is None:
             log.info("attempt %d certified nothing bolder for overload's %.2f %%", attempt.number, 100 * budget)
         return verdict

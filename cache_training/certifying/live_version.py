@@ -8,8 +8,9 @@ from torch import Tensor
 from layercache.cache_training.certifying import versions
 from layercache.cache_training.certifying.audit_tally import DisagreementTally
 from layercache.cache_training.certifying.audits import DealtRecord
-from layercache.cache_training.certifying.seen_numbers import SeenNumbers
+from layercache.early_exit.blocks import OpenBlocks, most_counted
 from layercache.early_exit.drift import DriftDetector
+from layercache.early_exit.policy import audit_draws
 from layercache.early_exit.store.head_store import HeadStore, StoreError
 from layercache.schemas.distillation import DistillationBatch
 from layercache.schemas.manifest import Manifest
@@ -32,7 +33,8 @@ class LiveVersion:
         #: The same test for the overload thresholds at their budget: on all audits, whether a worker was behind or not.
         self.overload_drift: DriftDetector | None = None
         self.tally = DisagreementTally(classes)
-        self._tested_blocks = SeenNumbers()
+        self._blocks = OpenBlocks(1)
+        self._block_ms = max(1, int(promise.block_s * 1000))
         self._unreadable: str | None = None
         self._unpublished: tuple[Manifest, dict[str, Tensor]] | None = None
 
@@ -103,13 +105,20 @@ class LiveVersion:
         self.tally.add(labels, batch.key_hash[audits], wrong)
         if self.drift is None:
             return False
-        # Counting every near-copy would raise false alarms.
-        counts = self._tested_blocks.new(taken.block[audits]) | (batch.key_hash[audits] == 0)
-        for disagreed in wrong[counts].tolist():
-            self.drift.update(disagreed)
+        tests = [self.drift]
+        disagreed = [wrong]
         if self.overload_drift is not None and batch.overload_label is not None:
-            for disagreed in (batch.overload_label[audits] != labels)[counts].tolist():
-                self.overload_drift.update(disagreed)
+            tests.append(self.overload_drift)
+            disagreed.append(batch.overload_label[audits] != labels)
+        slots = batch.timestamp_ms[audits] // self._block_ms
+        draws = audit_draws(batch.header.topic, batch.partition[audits], batch.offset[audits])
+        for key, slot, draw, *each in zip(
+            batch.key_hash[audits].tolist(), slots.tolist(), draws.tolist(),
+            *(one.tolist() for one in disagreed), strict=True,
+        ):  # fmt: skip
+            for block in self._blocks.add(key, slot, draw, tuple(each)):
+                for test, disagreements in zip(tests, block.disagreements, strict=False):
+                    test.update_block(disagreements, block.audits, self._blocks.most)
         return self.drift.alarmed
 
     def restore(self, live: object, drift: object, tensors: dict[str, Tensor], overload_drift: object = None) -> None:
@@ -135,7 +144,7 @@ class LiveVersion:
             return
         self.drift = DriftDetector(self.promise.max_disagreement, level) if manifest.exits else None
         self.tally.clear()
-        self._tested_blocks = SeenNumbers()
+        self._blocks = OpenBlocks(most_counted(self.promise.block_frames, manifest.audit_rate))
 
 
 def _same_exits(live: Manifest, following: Manifest) -> bool:

@@ -33,7 +33,7 @@ class Readiness:
 
     def is_ready(self, error: float, is_first: bool) -> bool:
         """Whether an attempt that may err with ``error`` can certify enough; a first version asks for less."""
-        frames = self._intake.windows.independent()
+        frames = self._intake.independent()
         if not frames:
             return False
         tolerated = max(0, allowed(frames, self._promise.max_disagreement, error)) / frames
@@ -56,7 +56,7 @@ class Readiness:
         if others is not None:
             counts += np.bincount(others.labels[one_per_block(others.block)], minlength=len(counts))
         waiting = len(windows.certification)
-        independent = windows.independent() / waiting if waiting else 1.0
+        independent = self._intake.independent() / waiting if waiting else 1.0
         return group_classes(counts, fewest_frames(cap, error), int(windows.certification.capacity * independent))
 
     def _classes_suffice(self, frames: int, error: float, wanted: float) -> bool:

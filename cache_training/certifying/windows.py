@@ -79,13 +79,8 @@ class Windows:
                     "and remove trainer.state_dir to go on with new frames"
                 )
 
-    def independent(self) -> int:
-        """How many blocks wait to certify whose pictures heads cannot have learnt: these enter a test together."""
-        window = self.certification
-        return len(np.unique(window.column("block")[~window.column("repeated")]))
-
     def span_s(self) -> float:
-        """The seconds from the first to the last of the frames that :meth:`independent` counts."""
+        """The seconds from the first to the last of the frames that are not repeated."""
         window = self.certification
         return span_s(window.column("timestamp_ms")[~window.column("repeated")]) or 0.0
 

@@ -13,7 +13,9 @@ from torch import Tensor
 _SALT = b"layercache-content"
 #: Arrays of :class:`Frames` that a checkpoint holds as int64.
 _HASHES = ("block", "position", "content")
-_DTYPES = dict.fromkeys(_HASHES, np.uint64) | {"timestamp_ms": np.int64, "repeated": np.bool_}
+_DTYPES = dict.fromkeys(_HASHES, np.uint64) | {
+    "timestamp_ms": np.int64, "repeated": np.bool_, "draw": np.float64, "rate": np.float32,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,10 @@ class Frames:
     """``[N]``, the record's, in milliseconds since the epoch; negative where nobody knows"""
     repeated: npt.NDArray[np.bool_]
     """``[N]``: whether heads may have learnt this picture, or one of its block, before it came as an audit"""
+    draw: npt.NDArray[np.float64]
+    """``[N]``, see :func:`layercache.early_exit.policy.audit_draws`"""
+    rate: npt.NDArray[np.float32]
+    """``[N]``: the audit rate at which the frame was drawn"""
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -62,7 +68,8 @@ class Frames:
     ) -> Self:
         """Frames that are no copies of each other, each told by its ``identity``, ``[N]``; nobody knows their time."""
         unknown, new = np.full(len(inputs), -1, np.int64), np.zeros(len(inputs), np.bool_)
-        return cls(inputs, logits, identity, identity, identity, unknown, new)
+        draw, rate = uniform(identity), np.ones(len(inputs), np.float32)
+        return cls(inputs, logits, identity, identity, identity, unknown, new, draw, rate)
 
     @classmethod
     def from_tensors(cls, prefix: str, tensors: dict[str, Tensor]) -> Self:
@@ -70,10 +77,17 @@ class Frames:
         arrays: dict[str, npt.NDArray[Any]] = {}
         if f"{prefix}.content" not in tensors:
             tensors = tensors | _missing_before_contents(prefix, tensors)
+        if f"{prefix}.draw" not in tensors:
+            tensors = tensors | _missing_before_draws(prefix, tensors)
         for field in fields(cls):
             array = tensors[f"{prefix}.{field.name}"].numpy()
             arrays[field.name] = array.view(np.uint64) if field.name in _HASHES else array
         return cls(**arrays)
+
+
+def uniform(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """``[N]``: hashes as numbers from 0 to 1."""
+    return hashes.astype(np.float64) / 2.0**64
 
 
 def content_hashes(inputs: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
@@ -94,6 +108,14 @@ def _missing_before_contents(prefix: str, tensors: dict[str, Tensor]) -> dict[st
         f"{prefix}.content": torch.from_numpy(content_hashes(inputs.numpy()).view(np.int64)),
         f"{prefix}.timestamp_ms": torch.full((len(inputs),), -1, dtype=torch.int64),
         f"{prefix}.repeated": torch.zeros(len(inputs), dtype=torch.bool),
+    }
+
+
+def _missing_before_draws(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    position = tensors[f"{prefix}.position"].numpy().view(np.uint64)
+    return {
+        f"{prefix}.draw": torch.from_numpy(uniform(position)),
+        f"{prefix}.rate": torch.ones(len(position), dtype=torch.float32),
     }
 
 

@@ -133,7 +133,7 @@ class EarlyExitModel:
         self.store = self._opened(store)
         self.stream = stream or f"own-loop-{secrets.token_hex(8)}"
         self._heads = HeadWatch(self.store or _NoStore(), self.traced, mode, max_batch, self.promise)
-        self._guard = ExitGuard(self.promise.confidence, self.promise.block_s)
+        self._guard = ExitGuard(self.promise.confidence, self.promise.block_s, self.promise.block_frames)
         self._writer = DistillationWriter(self.classifier.fingerprint, self.stream, 0)
         self._max_batch = max_batch
         self._position = first_position
@@ -191,8 +191,8 @@ class EarlyExitModel:
 
         That is one picture or several, each a PIL image, an array H x W or H x W x 3, a tensor ``[C, H, W]``, encoded
         bytes or a path. ``key`` says which camera they are from, one for all or one each; ``taken`` when, in seconds
-        since the epoch, by default now. Frames of one key within ``promise.block_s`` are near-copies, of which one is
-        tested: without keys all frames are taken to be independent, and near-copies would make certificates of
+        since the epoch, by default now. Frames of one key within ``promise.block_s`` are near-copies, which count
+        together: without keys all frames are taken to be independent, and near-copies would make certificates of
         nothing.
 
         Raises ``ValueError`` for what is no picture.

@@ -130,7 +130,7 @@ class Rehearsal:
 
     def most_waiting(self, lane: Lane) -> int:
         """Independent audits that have ever waited to certify a budget at the same time."""
-        return max(self._waited[lane.budget], lane.intake.windows.independent())
+        return max(self._waited[lane.budget], lane.intake.independent())
 
     def serve(self, batch: Batch) -> None:
         """Answers a micro-batch, and hands on what it teaches."""
@@ -193,7 +193,7 @@ class Rehearsal:
         windows = Windows(settings.replay_mb, settings.window_frames, 1, settings.seed)
         for window in (windows.learning, windows.misses, windows.tuning):
             window.capacity = 1  # the trainer has them
-        intake = AuditIntake(windows, own.block_s)
+        intake = AuditIntake(windows, own.block_s, own.block_frames)
         certifier = Certifier(self.traced.classifier, published, intake, trainer.scores, settings.min_audit_rate)
         return Lane(budget, published, intake, certifier)
 

@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from benchmarks.drift import Detector, OneStart, Shift, alarm_at, count_alarms, measure_delays
@@ -136,3 +138,43 @@ def test_the_state_of_another_test_is_refused() -> None:
 def test_shares_must_be_shares(budget: float, level: float) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         DriftDetector(budget, level)
+
+
+def long_and_short(seed: int, blocks: int, wrong_in_long: float, wrong_in_short: float) -> list[tuple[int, int]]:
+    """Disagreements and audits by block: a tenth have ten audits, the rest one, and each is wrong throughout or not."""
+    random = np.random.default_rng(seed)
+    audits = np.where(random.random(blocks) < 0.1, 10, 1)
+    wrong = random.random(blocks) < np.where(audits > 1, wrong_in_long, wrong_in_short)
+    return list(zip((audits * wrong).tolist(), audits.tolist(), strict=True))
+
+
+def alarms_by_blocks(streams: int, blocks: int, wrong_in_long: float, wrong_in_short: float, most: int = 10) -> int:
+    alarmed = 0
+    for seed in range(streams):
+        detector = DriftDetector(0.02, level=0.1)
+        for disagreements, audits in long_and_short(seed, blocks, wrong_in_long, wrong_in_short):
+            detector.update_block(min(disagreements, most), min(audits, most), most)
+        alarmed += detector.alarmed
+    return alarmed
+
+
+@pytest.mark.parametrize(("in_long", "in_short"), [(0.038, 0.0), (0.02, 0.02), (0.0, 0.0422)])
+def test_of_blocks_whose_risk_per_frame_is_the_budget_few_alarm(in_long: float, in_short: float) -> None:
+    """Whether long blocks are wrong, or short ones, or both alike."""
+    assert (10 * 0.1 * in_long + 0.9 * in_short) / 1.9 == pytest.approx(0.02, abs=1e-4)
+    alarms = alarms_by_blocks(100, 2_000, in_long, in_short)
+    assert binomtest(alarms, 100, 0.1, alternative="greater").pvalue > 0.001, f"{alarms} of 100 alarm"
+
+
+def test_long_blocks_that_are_wrong_alarm_though_most_blocks_are_right() -> None:
+    """By blocks 1.5 % are wrong, by frames 8 %."""
+    assert alarms_by_blocks(20, 3_000, 0.15, 0.0) >= 19
+    assert alarms_by_blocks(20, 3_000, 0.15, 0.0, most=1) == 0
+
+
+@given(st.lists(st.booleans(), max_size=60))
+def test_a_single_audit_is_a_block_of_one(outcomes: list[bool]) -> None:
+    one, other = DriftDetector(0.05, 0.01), DriftDetector(0.05, 0.01)
+    for disagreed in outcomes:
+        assert one.update(disagreed) == other.update_block(int(disagreed), 1, 1)
+    assert one.evidence == pytest.approx(other.evidence)

@@ -17,6 +17,7 @@ _SEEN_TESTS = f"{_TESTS}/test_seen_numbers.py"
 _CERTIFICATE_TESTS, _CLASSES_TESTS = f"{_TESTS}/test_certificate.py", f"{_TESTS}/test_classes.py"
 _CERTIFIER_TESTS, _LIVE_TESTS = f"{_TESTS}/test_certifier.py", f"{_TESTS}/test_live_version.py"
 _SHARES_TESTS, _RECYCLED_TESTS = f"{_TESTS}/test_error_shares.py", f"{_TESTS}/test_recycled_error.py"
+_SAMPLES, _SAMPLES_TESTS = f"{_CODE}/samples.py", f"{_TESTS}/test_samples.py"
 _ATTEMPT_TESTS = f"{_TESTS}/test_attempt.py"
 _TRAINER_TESTS = "tests/cache_training/test_trainer.py"
 
@@ -87,8 +88,8 @@ MUTANTS = (
     Mutant(
         "near-copies of what has certified certify again",
         _AUDITS,
-        "audit & (use == AuditUse.CERTIFICATION) & ~self.used_blocks.known(block)",
-        "audit & (use == AuditUse.CERTIFICATION)",
+        "counts & (use == AuditUse.CERTIFICATION) & ~self.used_blocks.known(block)",
+        "counts & (use == AuditUse.CERTIFICATION)",
         f"{_AUDITS_TESTS} {_CERTIFIER_TESTS}",
     ),
     Mutant(
@@ -144,7 +145,7 @@ MUTANTS = (
     Mutant(
         "repeated pictures are not tested",
         _CERTIFICATE,
-        "passes &= p_values(whole.sum(1), whole.shape[1], budget) <= error",
+        "passes &= _by_setting(whole, budget, samples[1]) <= error",
         "pass",
         _CERTIFICATE_TESTS,
     ),
@@ -157,9 +158,9 @@ MUTANTS = (
     ),
     Mutant(
         "repeated pictures count as independent ones that wait to certify",
-        _WINDOWS,
-        'return len(np.unique(window.column("block")[~window.column("repeated")]))',
-        'return len(np.unique(window.column("block")))',
+        _AUDITS,
+        'new = ~window.column("repeated")',
+        "new = np.ones(len(window), np.bool_)",
         _AUDITS_TESTS,
     ),
     Mutant(
@@ -247,10 +248,45 @@ MUTANTS = (
         _CERTIFICATE_TESTS,
     ),
     Mutant(
+        "every block of a key weighs the same",
+        _SAMPLES,
+        "excess = (disagreements - budget * audits) / most",
+        "excess = (disagreements / np.maximum(audits, 1) - budget) / most",
+        _SAMPLES_TESTS,
+    ),
+    Mutant(
+        "a block may weigh more than the bets were made for",
+        _DEALING,
+        "rows = np.sort(order[place < most])",
+        "rows = np.sort(order)",
+        _DEALING_TESTS,
+    ),
+    Mutant(
+        "the first frames of a block count instead of a fair choice",
+        _DEALING,
+        "order = thinned[np.lexsort((draw[thinned], block[thinned]))]",
+        "order = thinned[np.lexsort((thinned, block[thinned]))]",
+        _DEALING_TESTS,
+    ),
+    Mutant(
+        "hours in which fewer frames were audited count for less",
+        _DEALING,
+        "frames = counts / np.maximum(different, 1e-9)",
+        "frames = counts * 1.0",
+        _DEALING_TESTS,
+    ),
+    Mutant(
+        "tuning's hopes are not what bets are made for",
+        _SAMPLES,
+        "risk = np.clip(expected, _LEAST * budget, 0.99 * budget)",
+        "risk = disagreements.sum(1) / max(1, audits.sum()) * np.ones(len(disagreements))",
+        _SAMPLES_TESTS,
+    ),
+    Mutant(
         "one class within its cap is enough",
         _CERTIFICATE,
-        "np.all(p_values(disagreements, frames, self.budget) <= error, axis=1)",
-        "np.any(p_values(disagreements, frames, self.budget) <= error, axis=1)",
+        "np.all(p_by_group <= error, axis=1)",
+        "np.any(p_by_group <= error, axis=1)",
         _CLASSES_TESTS,
     ),
     Mutant(
@@ -371,15 +407,15 @@ MUTANTS = (
     Mutant(
         "frames are looked at before it is saved that they were used",
         _CERTIFIER,
-        "        self._make_durable()\n        tested",
-        "        tested",
+        "        self._make_durable()\n        counted",
+        "        counted",
         _TRAINER_TESTS,
     ),
     Mutant(
         "the cap on classes is not tested",
         _CERTIFIER,
-        "certify(attempt.wrong[:tests], promise.max_disagreement, errors, cap, attempt.whole[:tests])",
-        "certify(attempt.wrong[:tests], promise.max_disagreement, errors, None, attempt.whole[:tests])",
+        "tested_by = cap, attempt.whole[:tests], samples",
+        "tested_by = None, attempt.whole[:tests], samples",
         _CERTIFIER_TESTS,
     ),
     Mutant(
@@ -392,8 +428,8 @@ MUTANTS = (
     Mutant(
         "one camera that stands still raises an alarm",
         _LIVE,
-        "counts = self._tested_blocks.new(taken.block[audits]) | (batch.key_hash[audits] == 0)",
-        "counts = np.ones(len(audits), np.bool_)",
+        "self._blocks.add(key, slot, draw, tuple(each))",
+        "self._blocks.add(0, slot, draw, tuple(each))",
         _LIVE_TESTS,
     ),
     Mutant(

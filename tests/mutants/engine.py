@@ -7,6 +7,7 @@ from tests.mutants.mutant import Mutant
 _ENGINE, _POLICY, _DRIFT = "early_exit/engine.py", "early_exit/policy.py", "early_exit/drift.py"
 _ENGINE_TESTS, _POLICY_TESTS = "tests/early_exit/test_engine.py", "tests/early_exit/test_policy.py"
 _DRIFT_TESTS = "tests/early_exit/test_drift.py"
+_BLOCKS, _BLOCKS_TESTS = "early_exit/blocks.py", "tests/early_exit/test_blocks.py"
 _PATH_TESTS = "tests/early_exit/compiled/test_paths.py"
 _RUNTIMES, _RUNTIMES_TESTS = "early_exit/runtimes.py", "tests/early_exit/test_runtimes.py"
 
@@ -177,6 +178,27 @@ MUTANTS = (
         _DRIFT,
         "bet * loss**count for",
         "bet * loss for",
+        _DRIFT_TESTS,
+    ),
+    Mutant(
+        "a camera's long blocks weigh more than an alarm's bets were made for",
+        _BLOCKS,
+        "counted = sorted(block.drawn)[: self._most]",
+        "counted = sorted(block.drawn)",
+        _BLOCKS_TESTS,
+    ),
+    Mutant(
+        "the first audits of a block count instead of a fair choice",
+        _BLOCKS,
+        "block.drawn = sorted(block.drawn)[: self._most]",
+        "block.drawn = block.drawn[: self._most]",
+        _BLOCKS_TESTS,
+    ),
+    Mutant(
+        "a heavy block weighs as little as a light one in the watch",
+        _DRIFT,
+        "share = self.budget + (disagreements - self.budget * audits) / most",
+        "share = disagreements / audits",
         _DRIFT_TESTS,
     ),
     Mutant(

@@ -95,7 +95,7 @@ class ModelAnswering:
         topics, classifier = settings.topics, traced.classifier
         self._topics = topics
         self._heads = heads
-        self._guard = ExitGuard(settings.promise.confidence, settings.promise.block_s)
+        self._guard = ExitGuard(settings.promise.confidence, settings.promise.block_s, settings.promise.block_frames)
         self._metrics = metrics
         self._pool = pool
         self._letter_limit = letter_limit or LetterLimit(settings, ask=lambda: None)

@@ -2,24 +2,22 @@
 
 import logging
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from layercache.early_exit.blocks import ClosedBlock, OpenBlocks, most_counted
 from layercache.early_exit.drift import DriftDetector
 from layercache.early_exit.engine import Engine
 from layercache.early_exit.policy import Bools
 from layercache.schemas.distillation import key_hash
-from layercache.stream.frames.frame import Frame
 from layercache.stream.worker.answering.heads_watch import Serving
 from layercache.stream.worker.answering.micro_batch import AnsweredBatch, MicroBatch
 
 log = logging.getLogger(__name__)
 
-#: Keys whose latest block is remembered.
-_MAX_KEYS = 100_000
 #: Versions whose alarm is remembered: far more than a store keeps to roll back to.
 _MAX_ALARMED = 1000
 
@@ -62,10 +60,10 @@ class ExitGuard:
     to that version. In shadow mode the exits answer no frame, so an alarm is only logged.
     """
 
-    def __init__(self, confidence: float, block_s: float) -> None:
+    def __init__(self, confidence: float, block_s: float, block_frames: int) -> None:
         self._level = 1 - confidence
-        self._block_ms = max(1, int(block_s * 1000))
-        self._blocks: dict[int, int] = {}
+        self._block_ms, self._block_frames = max(1, int(block_s * 1000)), block_frames
+        self._blocks = OpenBlocks(1)
         self._serving: Serving | None = None
         self._detector: DriftDetector | None = None
         self._overload_detector: DriftDetector | None = None
@@ -81,7 +79,7 @@ class ExitGuard:
             self._detector = DriftDetector(serving.budget, self._level) if serving.engine.exits else None
             bolder = serving.overload.max_disagreement if serving.overload else None
             self._overload_detector = DriftDetector(bolder, self._level) if bolder is not None else None
-            self._blocks.clear()
+            self._blocks = OpenBlocks(most_counted(self._block_frames, serving.engine.audit_rate))
         if self.closed:
             return serving.closed
         if behind and serving.overload is not None and not self.overload_closed:
@@ -108,30 +106,34 @@ class ExitGuard:
         audited, batch = Audited.of(answered), answered.batch
         version = self._serving.version if self._serving else None
         if self._detector is not None and not (self._detector.alarmed and self.overload_closed):
-            counted = self._counted(batch, audited)
-            if self._alarms(self._detector, audited.disagreed[counted], "exits closed"):
+            blocks = self._closed_blocks(batch, audited)
+            if self._alarms(self._detector, blocks, 0, "exits closed"):
                 _remember(self._alarmed, version)
-            if self._overload_detector is not None and audited.overload_disagreed is not None:
-                disagreed = audited.overload_disagreed[counted]
-                if self._alarms(self._overload_detector, disagreed, "exits open no wider at any lag"):
-                    _remember(self._overload_alarmed, version)
+            bolder = self._overload_detector if audited.overload_disagreed is not None else None
+            if bolder is not None and self._alarms(bolder, blocks, 1, "exits open no wider at any lag"):
+                _remember(self._overload_alarmed, version)
         for partition, offset in {frame.partition: frame.offset for frame in batch.frames}.items():
             self._last[partition] = max(offset, self._last.get(partition, -1))
         return audited
 
-    def _counted(self, batch: MicroBatch, audited: Audited) -> Bools:
-        """``[A]``: which audits enter a test."""
-        frames = (batch.frames[row] for row in audited.rows.tolist())
-        # A frame that is read again after an abort has been counted.
-        counted = [frame.offset > self._last.get(frame.partition, -1) and self._opens_block(frame) for frame in frames]
-        return np.array(counted, np.bool_)
+    def _closed_blocks(self, batch: MicroBatch, audited: Audited) -> list[ClosedBlock]:
+        """The blocks of audits that are over now, with disagreements by everyday's thresholds and by overload's."""
+        overload = audited.disagreed if audited.overload_disagreed is None else audited.overload_disagreed
+        found: list[ClosedBlock] = []
+        for row, *wrong in zip(audited.rows.tolist(), audited.disagreed.tolist(), overload.tolist(), strict=True):
+            frame = batch.frames[row]
+            if frame.offset > self._last.get(frame.partition, -1):  # else it is read again after an abort
+                key = key_hash(frame.key)  # hashes are of one length, whatever publishers put into keys
+                slot = frame.timestamp_ms // self._block_ms
+                found += self._blocks.add(key, slot, batch.draws[row], tuple(wrong))
+        return found
 
-    def _alarms(self, detector: DriftDetector, disagreed: Bools, consequence: str) -> bool:
+    def _alarms(self, detector: DriftDetector, blocks: Sequence[ClosedBlock], kind: int, consequence: str) -> bool:
         """Feeds a test that has not alarmed yet; True, with a line in the log, where it alarms now."""
         if detector.alarmed:
             return False
-        for one in disagreed.tolist():
-            if detector.update(one):
+        for block in blocks:
+            if detector.update_block(block.disagreements[kind], block.audits, self._blocks.most):
                 log.warning(
                     "heads %s exceed their budget of %.4f: %d of %d audits disagreed; %s until another version "
                     "comes",
@@ -140,18 +142,6 @@ class ExitGuard:
                 )  # fmt: skip
                 return True
         return False
-
-    def _opens_block(self, frame: Frame) -> bool:
-        """Whether the frame is its key's first in a block of time: counting near-copies singly raises false alarms."""
-        if frame.key is None:
-            return True
-        if len(self._blocks) > _MAX_KEYS:
-            self._blocks.clear()
-        block = frame.timestamp_ms // self._block_ms
-        key = key_hash(frame.key)  # hashes are of one length, whatever publishers put into keys
-        opens = self._blocks.get(key) != block
-        self._blocks[key] = block
-        return opens
 
 
 def _remember(alarmed: deque[str | None], version: str | None) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from layercache.early_exit.engine import Answers, Engine
-from layercache.early_exit.policy import Bools, draw_audits
+from layercache.early_exit.policy import Bools, audit_draws
 from layercache.stream.frames.decode_pool import Decoded
 from layercache.stream.frames.decoding import Unanswerable
 from layercache.stream.frames.frame import Frame
@@ -37,9 +37,14 @@ class MicroBatch:
     pictures: Tensor
     """uint8 ``[N, C, h, w]``"""
     decode_ms: Sequence[float]
-    audits: Bools
-    """``[N]``: which frames are audited."""
+    draws: npt.NDArray[np.float64]
+    """``[N]``, see :func:`layercache.early_exit.policy.audit_draws`"""
     audit_rate: float
+
+    @property
+    def audits(self) -> Bools:
+        """``[N]``: which frames are audited."""
+        return self.draws < self.audit_rate
 
     @classmethod
     def of(
@@ -48,8 +53,8 @@ class MicroBatch:
         """Draws the audits by the frames' positions; without ``decode_ms`` no time was spent on decoding."""
         partitions = np.array([frame.partition for frame in frames], np.int32)
         offsets = np.array([frame.offset for frame in frames], np.int64)
-        audits = draw_audits(frames[0].topic, partitions, offsets, audit_rate)
-        return cls(frames, pictures, [0.0] * len(frames) if decode_ms is None else decode_ms, audits, audit_rate)
+        draws = audit_draws(frames[0].topic, partitions, offsets)
+        return cls(frames, pictures, [0.0] * len(frames) if decode_ms is None else decode_ms, draws, audit_rate)
 
     @classmethod
     def of_decoded(cls, frames: Sequence[Frame], decoded: Sequence[Decoded], audit_rate: float) -> "MicroBatch":
@@ -64,7 +69,7 @@ class MicroBatch:
             [self.frames[row] for row in rows],
             self.pictures[torch.from_numpy(kept)],
             [self.decode_ms[row] for row in rows],
-            self.audits[kept],
+            self.draws[kept],
             self.audit_rate,
         )
 

@@ -18,7 +18,7 @@ from tests.cache_training.builders import as_lessons, frames, numbered, record
 
 
 def test_frames_of_a_topic_that_was_made_anew_are_others_at_the_same_positions() -> None:
-    intake = AuditIntake(Windows(16, 1_000, 1_000, 0), block_s=10)
+    intake = AuditIntake(Windows(16, 1_000, 1_000, 0), block_s=10, block_frames=1)
     inputs, logits = numbered(50), np.eye(50, 3, dtype=np.float32)
     for topic_id, again in (("old", False), ("old", True), ("new", False), ("new", True)):
         taken = intake.take(record(inputs, logits, topic_id=topic_id))
@@ -56,7 +56,7 @@ def test_a_lesson_is_learnt_from_and_never_tunes_certifies_or_counts(sent: list[
 
     One that comes as an audit after something else counts as one: after an abort another worker may audit it.
     """
-    intake = AuditIntake(Windows(16, 1_000, 1_000, 0), block_s=10)
+    intake = AuditIntake(Windows(16, 1_000, 1_000, 0), block_s=10, block_frames=1)
     came_as: dict[int, str] = {}
     audited = set[int]()
     for kind, first, count in sent:
@@ -88,26 +88,26 @@ def test_a_lesson_is_learnt_from_and_never_tunes_certifies_or_counts(sent: list[
 def test_lessons_share_the_misses_room_and_take_none_before_there_are_any() -> None:
     """A window has room for a quarter of the memory: here for about 200 frames with their logits."""
     windows = Windows(0.04, 10_000, 10_000, 0)
-    intake = AuditIntake(windows, block_s=10)
+    intake = AuditIntake(windows, block_s=10, block_frames=1)
     unkeyed = np.zeros(2_000, np.int64)
     pictures, logits = numbered(2_000), np.zeros((2_000, 3), np.float32)
     intake.take(record(pictures, logits, audit=False, keys=unkeyed))
     alone, certification = len(windows.misses), windows.certification.capacity
-    assert alone == certification == 10_000 // (4 + 12 + 33)
+    assert alone == certification == 10_000 // (4 + 12 + 45)
     intake.take_lessons(as_lessons(record(pictures, logits, keys=unkeyed, first_offset=2_000)))
     assert (len(windows.misses), windows.certification.capacity) == (alone // 2, certification)
-    assert len(windows.lessons) == 5_000 // (4 + 33)
+    assert len(windows.lessons) == 5_000 // (4 + 45)
     intake.take(record(pictures, logits, audit=False, keys=unkeyed, first_offset=4_000))
     assert len(windows.misses) == alone // 2
 
     lessons_first = Windows(0.04, 10_000, 10_000, 0)
-    later = AuditIntake(lessons_first, block_s=10)
+    later = AuditIntake(lessons_first, block_s=10, block_frames=1)
     later.take_lessons(as_lessons(record(pictures, logits, keys=unkeyed)))
     later.take(record(pictures, logits, audit=False, keys=unkeyed, first_offset=2_000))
     assert {name: one.capacity for name, one in lessons_first.all().items()} == {
         name: one.capacity for name, one in windows.all().items()
     }
-    restored = AuditIntake(Windows(0.04, 10_000, 10_000, 0), block_s=10)
+    restored = AuditIntake(Windows(0.04, 10_000, 10_000, 0), block_s=10, block_frames=1)
     restored.restore(intake.tensors())
     assert {name: len(one) for name, one in restored.windows.all().items()} == {
         name: len(one) for name, one in windows.all().items()
@@ -153,35 +153,35 @@ def certifying(windows: Windows) -> dict[bool, set[int]]:
 
 def test_a_picture_that_comes_again_waits_to_certify_once_and_never_teaches_meanwhile() -> None:
     windows = Windows(16, 1_000, 1_000, 0)
-    intake = AuditIntake(windows, block_s=10)
+    intake = AuditIntake(windows, block_s=10, block_frames=1)
     pictures = of_use(AuditUse.CERTIFICATION, 20)
     for number, audit in enumerate((True, True, False, True)):
         taken(intake, pictures, 100 * number, audit=audit)
     intake.take_lessons(as_lessons(record(pictures, np.zeros((20, 3), np.float32), first_offset=900)))
-    assert windows.independent() == 20
+    assert intake.independent() == 20
     assert [len(window) for name, window in windows.all().items() if name != "certification"] == [0] * 4
     assert intake.repeated_pictures == 40
     windows.check_apart()
     intake.use_up()
     taken(intake, pictures, 1_000)
-    assert windows.independent() == 0, "it has certified"
+    assert intake.independent() == 0, "it has certified"
 
 
 @pytest.mark.parametrize("as_lesson", [False, True])
 def test_a_picture_that_heads_may_have_learnt_certifies_nothing_and_is_tested_all_the_same(as_lesson: bool) -> None:
     windows = Windows(16, 1_000, 1_000, 0)
-    intake = AuditIntake(windows, block_s=10)
+    intake = AuditIntake(windows, block_s=10, block_frames=1)
     pictures = of_use(AuditUse.CERTIFICATION, 20)
     if as_lesson:
         intake.take_lessons(as_lessons(record(pictures[:5], np.zeros((5, 3), np.float32))))
     else:
         taken(intake, pictures[:5], 0, audit=False)
-    restored = AuditIntake(Windows(16, 1_000, 1_000, 0), block_s=10)
+    restored = AuditIntake(Windows(16, 1_000, 1_000, 0), block_s=10, block_frames=1)
     restored.restore(intake.tensors())
     for one in (intake, restored):
         taken(one, pictures, 100)
         taken(one, pictures, 200)
-        assert one.windows.independent() == 15
+        assert one.independent() == 15
         found = certifying(one.windows)
         assert (len(found[False]), len(found[True])) == (15, 5)
         one.windows.check_apart()
@@ -198,19 +198,19 @@ def test_a_picture_that_was_forgotten_and_is_still_there_to_learn_from_certifies
     monkeypatch.setattr(seen_numbers, "_REMEMBERED", 200)
     monkeypatch.setattr(seen_numbers, "_LATEST", 10)
     windows = Windows(16, 10_000, 10_000, 0)
-    intake = AuditIntake(windows, block_s=10)
+    intake = AuditIntake(windows, block_s=10, block_frames=1)
     pictures = of_use(AuditUse.CERTIFICATION, 20)
     taken(intake, pictures[:5], 0, audit=False)
     for start in range(10_000, 11_000, 50):
         taken(intake, numbered(50, start), start, audit=False)
     taken(intake, pictures, 20_000)
-    assert windows.independent() == 20, "it has forgotten"
+    assert intake.independent() == 20, "it has forgotten"
     assert intake.use_up().repeated.sum() == 5
 
 
 def test_a_picture_that_tuned_does_not_tune_again() -> None:
     windows = Windows(16, 1_000, 1_000, 0)
-    intake = AuditIntake(windows, block_s=10)
+    intake = AuditIntake(windows, block_s=10, block_frames=1)
     for number in range(3):
         taken(intake, of_use(AuditUse.TUNING, 20), 100 * number)
     assert len(windows.tuning) == 20
@@ -229,7 +229,7 @@ def of_camera(intake: AuditIntake, use: AuditUse) -> int:
 def test_a_cameras_block_that_shows_a_learnt_picture_certifies_nothing(learnt_first: bool) -> None:
     """A loop of a camera's pictures comes to other blocks: the others of its block are near-copies of what it shows."""
     windows = Windows(16, 1_000, 1_000, 0)
-    intake = AuditIntake(windows, block_s=10)
+    intake = AuditIntake(windows, block_s=10, block_frames=1)
     pictures = numbered(12)
     shown = {use: pictures[rows] for use, rows in (
         (AuditUse.CERTIFICATION, slice(0, 8)), (AuditUse.LEARNING, slice(7, 12)))}  # fmt: skip
@@ -237,7 +237,7 @@ def test_a_cameras_block_that_shows_a_learnt_picture_certifies_nothing(learnt_fi
         n, second = len(shown[use]), of_camera(intake, use)
         keys, times = np.full(n, 7, np.int64), np.full(n, second * 1_000)
         taken(intake, shown[use], 100 * number, keys=keys, timestamp_ms=times)
-    assert windows.independent() == 0
+    assert intake.independent() == 0
     assert certifying(windows)[True] == set(range(8))
     assert 4 <= len(windows.learning) <= 5
     windows.check_apart()
@@ -249,12 +249,12 @@ def test_pictures_of_an_earlier_trainers_windows_have_one_use_from_then_on() -> 
     pictures, logits = numbered(12), np.zeros((12, 3), np.float32)
     old.certification.add(Frames.apart(pictures[:8], logits[:8], np.arange(8, dtype=np.uint64)))
     old.misses.add(Frames.apart(pictures[6:], logits[6:], np.arange(100, 106, dtype=np.uint64)))
-    tensors = AuditIntake(old, block_s=10).tensors()
+    tensors = AuditIntake(old, block_s=10, block_frames=1).tensors()
     for name in list(tensors):
         if name == "known" or name.rpartition(".")[2] in ("content", "timestamp_ms", "repeated"):
             del tensors[name]
     windows = Windows(16, 1_000, 1_000, 0)
-    intake = AuditIntake(windows, block_s=10)
+    intake = AuditIntake(windows, block_s=10, block_frames=1)
     intake.restore(tensors)
     assert certifying(windows) == {False: set(range(6)), True: {6, 7}}
     assert windows.span_s() == 0

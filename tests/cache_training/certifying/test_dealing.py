@@ -9,11 +9,14 @@ from layercache.cache_training.certifying.dealing import (
     SHARES,
     AuditUse,
     blocks,
+    common_rate,
+    counted,
     deal,
     one_per_block,
     tunes_afterwards,
 )
 from layercache.cache_training.learning.kept_frames import content_hashes
+from layercache.early_exit.blocks import most_counted
 from tests.cache_training.builders import numbered, record
 
 
@@ -57,3 +60,34 @@ def test_a_block_has_one_use_for_ever_and_one_frame_in_a_test(numbers: list[int]
     assert (deal(block) == np.array([deal(np.array([one], np.uint64))[0] for one in numbers], np.int8)).all()
     chosen = one_per_block(block)
     assert sorted(set(numbers)) == sorted(block[chosen].tolist())
+
+
+def test_without_keys_one_frame_of_each_block_counts() -> None:
+    block, draw = np.array([5, 7, 5, 9], np.uint64), np.array([0.6, 0.5, 0.1, 0.2])
+    found = counted(block, draw, rate=1.0, block_frames=1)
+    assert (found.rows.tolist(), found.block, found.most, found.worth) == ([1, 2, 3], None, 1, 3)
+
+
+@given(st.integers(0, 100), st.integers(2, 400), st.floats(0.01, 1.0))
+def test_of_a_block_a_fair_choice_counts_and_no_more_than_bets_are_made_for(
+    seed: int, block_frames: int, rate: float
+) -> None:
+    random = np.random.default_rng(seed)
+    block, draw = random.integers(0, 5, 3_000).astype(np.uint64), random.random(3_000)
+    found = counted(block, draw, rate, block_frames)
+    limit = min(rate, 16 / block_frames)
+    assert found.most == most_counted(block_frames, limit)
+    for number in range(5):
+        here = np.flatnonzero((block == number) & (draw < limit))
+        expected = here[np.argsort(draw[here])][: found.most]
+        assert sorted(expected.tolist()) == [row for row in found.rows.tolist() if block[row] == number]
+    if found.block is not None:
+        assert (np.unique(found.block, return_counts=True)[1] <= found.most).all()
+        assert len(set(zip(found.block.tolist(), block[found.rows].tolist(), strict=True))) <= 5
+
+
+def test_a_short_dip_of_the_audit_rate_costs_nothing_and_long_ones_are_made_up_for() -> None:
+    fast, slow = np.full(500, 0.5, np.float32), np.full(8, 0.1, np.float32)
+    assert common_rate(np.concatenate((fast, slow))) == 0.5, "1,000 frames and 80"
+    assert common_rate(np.concatenate((fast, slow, slow))) == pytest.approx(0.1), "1,000 frames and 160"
+    assert common_rate(np.empty(0, np.float32)) == 1.0

@@ -10,6 +10,7 @@ from layercache.cache_training.certifying.audit_tally import DisagreementCount
 from layercache.cache_training.certifying.audits import AuditIntake
 from layercache.cache_training.certifying.live_version import LiveVersion
 from layercache.cache_training.certifying.windows import Windows
+from layercache.early_exit.blocks import most_counted
 from layercache.early_exit.store.head_store import HeadStore
 from layercache.schemas.distillation import DistillationBatch
 from layercache.schemas.manifest import Manifest
@@ -32,8 +33,9 @@ def audits(
     keys: np.ndarray | None = None,
     overload_wrong: int | None = None,
     exits: tuple[str, ...] = ("first",),
+    second: int = 0,
 ) -> DistillationBatch:
-    """n audits of class 1 in one block of time, of which the first ``wrong`` were answered 2 by the live exits.
+    """n audits of class 1 in a block of time, at ``second``; the first ``wrong`` were answered 2 by the live exits.
 
     Of overload's answers, where they are told, ``overload_wrong`` are 2.
     """
@@ -43,24 +45,29 @@ def audits(
     bolder = None if overload_wrong is None else np.where(np.arange(n) < overload_wrong, 2, 1).astype(np.int32)
     return record(
         inputs, logits, first_offset=first_offset, live_label=live_label, version=version, keys=keys,
-        overload_label=bolder, exits=exits,
+        overload_label=bolder, exits=exits, timestamp_ms=np.full(n, 1000 * second, np.int64),
     )  # fmt: skip
 
 
 def watch(published: LiveVersion, batch: DistillationBatch) -> bool:
-    return published.watch(batch, AuditIntake(Windows(16, 1000, 1000, 0), block_s=10).take(batch))
+    return published.watch(batch, AuditIntake(Windows(16, 1000, 1000, 0), block_s=10, block_frames=1).take(batch))
 
 
-def test_near_copies_count_once_for_drift_and_all_by_class_and_key(published: LiveVersion) -> None:
-    published.publish(manifest(1), tensors(1))
+def test_near_copies_count_together_for_drift_and_singly_by_class_and_key(published: LiveVersion) -> None:
+    version = manifest(1)
+    published.publish(version, tensors(1))
+    most = most_counted(Promise().block_frames, version.audit_rate)
     keys = np.repeat(np.array([7, 8], np.int64), 200)
     assert not watch(published, audits(400, 200, version=name(1), keys=keys))
     assert published.drift is not None
-    assert (published.drift.audits, published.drift.disagreements) == (2, 1)
+    assert published.drift.audits == 0, "the blocks may go on"
     assert published.tally.worst_classes() == [DisagreementCount(1, 400, 200)]
     assert published.tally.worst_keys() == [DisagreementCount(7, 200, 200)]
-    assert not watch(published, audits(400, 400, version=name(1), first_offset=400, keys=keys))  # the block goes on
-    assert published.drift.audits == 2
+    assert not watch(published, audits(400, 200, version=name(1), first_offset=400, keys=keys, second=9))
+    assert published.drift.audits == 0
+    assert not watch(published, audits(2, 0, version=name(1), first_offset=800, keys=np.array([7, 8]), second=10))
+    assert published.drift.audits == 2 * most, "of one block no more count"
+    assert published.drift.disagreements == most, "all of them of one key"
 
 
 def test_independent_audits_that_disagree_raise_the_alarm_and_another_versions_do_not(published: LiveVersion) -> None:

@@ -18,7 +18,7 @@ from layercache.cache_training.certifying.classes import fewest_frames
 pytestmark = pytest.mark.timeout(1200)
 
 #: How many streams of each scenario, about 700 in all, and how many attempts in each: fewer than in the long version.
-#: Without `make slow`, a part of them: mutants break so many lives that the check sees it there, too.
+#: `make slow` simulates a part of them, `make exhaustive` the others; few show a mutant, which breaks many lives.
 STREAMS = [
     (promise.WORST, 100, 10),
     (promise.SMALL_WINDOW, 150, 8),
@@ -32,6 +32,9 @@ STREAMS = [
     (promise.MEMORISING, 20, 5),
     (promise.LOOP, 20, 5),
     (promise.cameras(100), 20, 5),
+    (promise.FEW_BURSTS, 20, 5),
+    (promise.RARE_BURSTS, 20, 5),
+    (promise.BUSY_HOURS, 20, 5),
     (promise.TWO_BUDGETS, 40, 6),
     (promise.TARGETS_MET, 60, 10),
     (promise.TARGETS_MISSED, 50, 8),
@@ -43,8 +46,8 @@ STREAMS = [
 ]
 Part = tuple[float, float]
 PARTS = [
-    pytest.param((0.0, 0.3), id="a part of the streams"),
-    pytest.param((0.3, 1.0), id="the others", marks=pytest.mark.slow),
+    pytest.param((0.0, 0.3), id="a part of the streams", marks=pytest.mark.slow),
+    pytest.param((0.3, 1.0), id="the others", marks=[pytest.mark.slow, pytest.mark.exhaustive]),
 ]
 #: Of each mutant about one and a half times the streams that show it.
 MUTANTS = [
@@ -56,6 +59,10 @@ MUTANTS = [
     (promise.MEMORISING, "dealt by frame", 30),
     (promise.LOOP, "dealt by position", 20),
     (promise.cameras(100), "scenes outlast blocks unseen", 60),
+    (promise.FEW_BURSTS, "the first audit stands for its block", 12),
+    (promise.FEW_BURSTS, "weights dropped", 12),
+    (promise.RARE_BURSTS, "test chosen after seeing weights", 24),
+    (promise.BUSY_HOURS, "rates not made equal", 12),
     (promise.ONE_CLASS, "classes not tested", 12),
     (promise.TWO_BUDGETS, "overload by the mean", 12),
     (promise.TWO_BUDGETS, "overload's error not shared", 36),

@@ -14,8 +14,8 @@ CAMERAS, CLASSES = 40, 8
 
 def readiness(scene_blocks: int, blocks: int, keyed: bool = True) -> tuple[Readiness, AuditIntake]:
     """Cameras that each show another scene after so many blocks of a second."""
-    promise = Promise(max_disagreement=0.05, block_s=1)
-    intake, random = AuditIntake(Windows(16, 10_000, 1_000, 0), promise.block_s), np.random.default_rng(5)
+    promise, random = Promise(max_disagreement=0.05, block_s=1, block_frames=1), np.random.default_rng(5)
+    intake = AuditIntake(Windows(16, 10_000, 1_000, 0), promise.block_s, promise.block_frames)
     scenes = random.standard_normal((CAMERAS, CLASSES)).astype(np.float32)
     keys = np.arange(1, CAMERAS + 1) if keyed else None
     for block in range(blocks):
@@ -37,7 +37,7 @@ def test_it_certifies_nothing_where_scenes_outlast_blocks_and_says_so_once(caplo
     independent, _ = readiness(1, 12)
     assert independent.is_ready(0.025, is_first=True)
     lasting, intake = readiness(8, 12)
-    assert intake.windows.independent() > 200
+    assert intake.independent() > 200
     assert not any(lasting.is_ready(0.025, is_first=True) for _ in range(3))
     (line,) = [line for line in caplog.messages if "scenes outlast promise.block_s = 1." in line]
     assert "Set promise.block_s" in line
@@ -45,6 +45,6 @@ def test_it_certifies_nothing_where_scenes_outlast_blocks_and_says_so_once(caplo
 
 def test_it_waits_until_it_knows_whether_scenes_outlast_blocks() -> None:
     early, intake = readiness(8, 5)
-    assert intake.windows.independent() > 100
+    assert intake.independent() > 100
     assert intake.scenes.outlast is None
     assert not early.is_ready(0.05, is_first=True)

@@ -79,7 +79,7 @@ def test_frames_survive_a_checkpoint() -> None:
 
 
 def test_capacity_is_counted_in_bytes() -> None:
-    assert capacity_for(1.0, frames(5)) == 1_000_000 // (4 + 3 * 4 + 4 * 8 + 1)
+    assert capacity_for(1.0, frames(5)) == 1_000_000 // (4 + 3 * 4 + 4 * 8 + 1 + 12)
     assert capacity_for(1e-9, frames(5)) == 1
 
 

@@ -71,6 +71,7 @@ def test_on_the_demos_model_it_certifies_and_saves(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(600)
 def test_of_resnet18_without_weights_it_says_what_it_sees(tmp_path: Path) -> None:
     page, numbers = tmp_path / "report.html", tmp_path / "report.json"

@@ -25,7 +25,7 @@ def test_the_guard_closes_exits_that_leave_their_budget_until_another_version(
 ) -> None:
     store.publish(heads(traced, "v1", label="blue", audit_rate=0.5))
     watch.look()
-    guard = ExitGuard(confidence=0.95, block_s=0.001)
+    guard = ExitGuard(confidence=0.95, block_s=0.001, block_frames=1)
     assert guard.choose(watch.serving).exits
     assert serve(watch, guard, 60, first=0) > 10  # two frames of three are not blue
     assert guard.closed
@@ -54,7 +54,7 @@ def test_audits_know_the_full_models_class(watch: HeadWatch, store: StoreInMemor
 def test_near_copies_of_one_camera_count_once(watch: HeadWatch, store: StoreInMemory, traced: TracedModel) -> None:
     store.publish(heads(traced, "v1", label="blue", audit_rate=0.5))
     watch.look()
-    guard = ExitGuard(confidence=0.95, block_s=10)
+    guard = ExitGuard(confidence=0.95, block_s=10, block_frames=1)
     assert serve(watch, guard, 60, first=0) > 10
     assert not guard.closed
 
@@ -64,7 +64,7 @@ def test_taking_up_the_same_version_again_does_not_open_what_an_alarm_closed(
 ) -> None:
     store.publish(heads(traced, "v1", label="blue", audit_rate=0.5))
     watch.look()
-    guard = ExitGuard(confidence=0.95, block_s=0.001)
+    guard = ExitGuard(confidence=0.95, block_s=0.001, block_frames=1)
     serve(watch, guard, 60, first=0)
     again = replace(watch.serving)
     assert guard.choose(again) is again.closed
@@ -73,7 +73,7 @@ def test_taking_up_the_same_version_again_does_not_open_what_an_alarm_closed(
 def test_what_alarms_closed_stays_closed_whichever_version_is_rolled_back_to(
     watch: HeadWatch, store: StoreInMemory, traced: TracedModel
 ) -> None:
-    guard = ExitGuard(confidence=0.95, block_s=0.001)
+    guard = ExitGuard(confidence=0.95, block_s=0.001, block_frames=1)
     for number, version in enumerate(("v1", "v2")):
         store.publish(heads(traced, version, label="blue", audit_rate=0.5))
         watch.look()
@@ -91,7 +91,7 @@ def test_in_shadow_mode_the_alarm_is_but_said(
     watch = HeadWatch(store, traced, "shadow", 4, Promise())
     store.publish(heads(traced, "v1", label="blue", audit_rate=0.5))
     watch.look()
-    guard = ExitGuard(confidence=0.95, block_s=0.001)
+    guard = ExitGuard(confidence=0.95, block_s=0.001, block_frames=1)
     serve(watch, guard, 60, first=0)
     assert "heads v1 exceed their budget" in caplog.text
     assert guard.choose(watch.serving).exits == (traced.proposed[0].name,)
@@ -102,7 +102,7 @@ def test_the_guard_counts_a_frame_that_is_read_again_once(
 ) -> None:
     store.publish(heads(traced, "v1", label="blue", audit_rate=1.0))
     watch.look()
-    guard = ExitGuard(confidence=0.95, block_s=0.001)
+    guard = ExitGuard(confidence=0.95, block_s=0.001, block_frames=1)
     guard.choose(watch.serving)
     for _ in range(50):
         serve(watch, guard, 1, first=0)  # a red frame, again and again

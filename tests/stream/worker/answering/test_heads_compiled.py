@@ -43,7 +43,7 @@ def test_the_end_answers_audits_run_the_model_and_the_trainer_hears_of_both(
     store.publish(compiled_version(traced, int8, (0.0,)))
     watch = HeadWatch(store, traced, "serve", 4, Promise())
     assert watch.look()
-    guard = ExitGuard(confidence=0.95, block_s=10)
+    guard = ExitGuard(confidence=0.95, block_s=10, block_frames=1)
     answered = micro_batch(60, audit_rate=0.5).answer(guard.choose(watch.serving))
     audits = answered.batch.audits
     assert answered.exits == ["full" if audited else "int8" for audited in audits]
@@ -73,7 +73,10 @@ def test_a_tenth_of_what_the_end_answered_is_sent_to_learn_from(
 
 def test_its_alarm_closes_it(store: StoreInMemory, traced: TracedModel, int8: CompiledPieces) -> None:
     store.publish(compiled_version(traced, int8, (0.0,)))
-    watch, guard = HeadWatch(store, traced, "serve", 4, Promise()), ExitGuard(confidence=0.95, block_s=0.001)
+    watch, guard = (
+        HeadWatch(store, traced, "serve", 4, Promise()),
+        ExitGuard(confidence=0.95, block_s=0.001, block_frames=1),
+    )
     watch.look()
     first = 0
     while not guard.closed:
@@ -93,7 +96,7 @@ def test_its_thresholds_for_overload_serve_a_worker_that_is_behind(
     store.publish((msgspec.structs.replace(manifest, overload=overload((0.0,), 0.03)), tensors))
     watch = HeadWatch(store, traced, "serve", 4, Promise(overload_max_disagreement=0.03))
     assert watch.look()
-    guard = ExitGuard(confidence=0.95, block_s=10)
+    guard = ExitGuard(confidence=0.95, block_s=10, block_frames=1)
     for behind, exits in ((False, {"full"}), (True, {"int8"})):
         answered = micro_batch(30, 0.0).answer(guard.choose(watch.serving, behind))
         assert set(answered.exits) == exits

@@ -47,7 +47,7 @@ def serve(watch: HeadWatch, guard: ExitGuard, count: int, first: int, behind: bo
 
 def test_only_a_worker_that_is_behind_opens_its_exits_wider(store: StoreInMemory, traced: TracedModel) -> None:
     publish(store, traced)
-    watch, guard = watching(store, traced), ExitGuard(confidence=0.95, block_s=10)
+    watch, guard = watching(store, traced), ExitGuard(confidence=0.95, block_s=10, block_frames=1)
     assert serve(watch, guard, 30, first=0, behind=False) == ("normal", 0.01, 0)
     budget, most, left = serve(watch, guard, 30, first=30, behind=True)
     assert (budget, most) == ("overload", 0.03)
@@ -68,7 +68,7 @@ def test_less_than_the_certified_budget_is_not_enough(
     store: StoreInMemory, traced: TracedModel, promise: Promise
 ) -> None:
     publish(store, traced)
-    watch, guard = watching(store, traced, promise), ExitGuard(confidence=0.95, block_s=10)
+    watch, guard = watching(store, traced, promise), ExitGuard(confidence=0.95, block_s=10, block_frames=1)
     assert watch.serving.overload is None
     assert serve(watch, guard, 30, first=0, behind=True) == ("normal", 0.01, 0)
 
@@ -84,7 +84,7 @@ def test_overload_that_leaves_its_budget_is_dropped_and_every_days_exits_stay(
     store: StoreInMemory, traced: TracedModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(store, traced)
-    watch, guard = watching(store, traced), ExitGuard(confidence=0.95, block_s=0.001)
+    watch, guard = watching(store, traced), ExitGuard(confidence=0.95, block_s=0.001, block_frames=1)
     # Its audits tell although the worker was never behind.
     serve(watch, guard, 60, first=0, behind=False)
     assert guard.overload_closed
@@ -102,7 +102,7 @@ def test_overload_that_leaves_its_budget_is_dropped_and_every_days_exits_stay(
 def test_overload_that_alarms_closed_stays_closed_whichever_version_is_rolled_back_to(
     store: StoreInMemory, traced: TracedModel
 ) -> None:
-    guard = ExitGuard(confidence=0.95, block_s=0.001)
+    guard = ExitGuard(confidence=0.95, block_s=0.001, block_frames=1)
     for number, version in enumerate(("v1", "v2")):
         publish(store, traced, version)
         serve(watching(store, traced), guard, 60, first=60 * number, behind=False)
@@ -115,7 +115,7 @@ def test_overload_that_alarms_closed_stays_closed_whichever_version_is_rolled_ba
 
 def test_every_days_alarm_closes_both(store: StoreInMemory, traced: TracedModel) -> None:
     publish(store, traced, threshold=ALWAYS, bolder=NEVER)
-    watch, guard = watching(store, traced), ExitGuard(confidence=0.95, block_s=0.001)
+    watch, guard = watching(store, traced), ExitGuard(confidence=0.95, block_s=0.001, block_frames=1)
     serve(watch, guard, 60, first=0, behind=True)
     assert guard.closed
     assert not guard.overload_closed
@@ -127,7 +127,7 @@ def test_records_tell_what_either_setting_would_have_answered(
     store: StoreInMemory, traced: TracedModel, behind: bool
 ) -> None:
     publish(store, traced)
-    engine = ExitGuard(confidence=0.95, block_s=10).choose(watching(store, traced).serving, behind)
+    engine = ExitGuard(confidence=0.95, block_s=10, block_frames=1).choose(watching(store, traced).serving, behind)
     answered = micro_batch(60, 0.5).answer(engine)
     (record,) = map(decode, DistillationWriter("f00d", "me", 10**7).write(answered))
     audits = record.audit == 1
