@@ -158,6 +158,13 @@ class AuditIntake:
         new = ~window.column("repeated")
         return self._counted(*(window.column(name)[new] for name in ("block", "draw", "rate"))).worth
 
+    def longest_block(self) -> float:
+        """About how many frames the longest block has that waits to certify, by its audits and their rate."""
+        window = self.windows.certification
+        block, rate = window.column("block"), common_rate(window.column("rate"))
+        sizes = np.unique(block, return_counts=True)[1]
+        return float(sizes.max(initial=0)) / min(rate, counted_rate(self._block_frames))
+
     def _counted(
         self, block: npt.NDArray[np.uint64], draw: npt.NDArray[np.float64], rate: npt.NDArray[np.float32]
     ) -> Counted:

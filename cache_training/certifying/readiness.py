@@ -13,6 +13,8 @@ from layercache.schemas.settings import Promise
 
 log = logging.getLogger(__name__)
 
+#: Certificates pay much where keys may send so many times what they do. It takes so many audits to know.
+_MUCH_LONGER, _MANY_AUDITS = 2, 1_000
 #: An attempt waits until its window would tolerate this share of the budget. The first attempt should open exits early;
 #: later ones should come near the budget, which takes a larger window.
 FIRST_TOLERANCE, _LATER_TOLERANCE = 0.2, 0.5
@@ -30,6 +32,7 @@ class Readiness:
         self._told_scenes = False
         self._told_wait = False
         self._told_repeats_at = 0  # so many audits
+        self._told_blocks_at = _MANY_AUDITS
 
     def is_ready(self, error: float, is_first: bool) -> bool:
         """Whether an attempt that may err with ``error`` can certify enough; a first version asks for less."""
@@ -40,6 +43,7 @@ class Readiness:
         wanted = FIRST_TOLERANCE if is_first else _LATER_TOLERANCE
         if tolerated < wanted * self._promise.max_disagreement:
             self._tell_repeats(frames)
+            self._tell_long_blocks(frames)
             return False
         return self._classes_suffice(frames, error, wanted) and self._spans_enough() and self._blocks_are_independent()
 
@@ -106,6 +110,21 @@ class Readiness:
             )  # fmt: skip
             self._told_scenes = True
         return False
+
+    def _tell_long_blocks(self, frames: int) -> None:
+        """Says, now and then, that keys send fewer frames than may count, for which every certificate pays."""
+        audits, allowed_frames = self._intake.audits, self._intake.block_frames
+        if allowed_frames is None or audits < self._told_blocks_at:
+            return
+        longest = self._intake.longest_block()
+        if allowed_frames > _MUCH_LONGER * longest:
+            self._told_blocks_at = 2 * audits
+            log.info(
+                "the next attempt waits for more audits: those that wait count like %d single ones, since a key may "
+                "send promise.block_frames = %d frames within %g s, and about %d is the most that one has sent. If "
+                "none ever sends more, set that number lower, for the trainer and all workers",
+                frames, allowed_frames, self._promise.block_s, round(longest),
+            )  # fmt: skip
 
     def _tell_repeats(self, frames: int) -> None:
         """Says, whenever there are twice as many audits, that most of them show pictures that had come before."""

@@ -26,9 +26,19 @@ def tested_on(certificate: "Certificate") -> str:
     ...     disagreements=2, p_value=0.003, upper_bound=0.006, repeated=50, span_s=7_200.0)
     >>> tested_on(tested)
     '2 of 1,000 audits of 2 hours differ; 0 of 50 more do, of pictures that had come before'
+    >>> from msgspec.structs import replace
+    >>> tested_on(replace(tested, repeated=0, block_frames=10, blocks=240))
+    '2 of 1,000 audits of 2 hours, in 240 blocks, differ'
+    >>> tested_on(replace(tested, repeated=0, block_frames=1))
+    '2 of 1,000 audits of 2 hours, one of each block, differ'
     """
     span = "" if certificate.span_s is None else f" of {duration(certificate.span_s)}"
-    differ = f"{certificate.disagreements:,} of {certificate.frames:,} audits{span} differ"
+    blocks = ""
+    if certificate.blocks is not None:
+        blocks = f", in {certificate.blocks:,} blocks,"
+    elif certificate.block_frames is not None:
+        blocks = ", one of each block,"
+    differ = f"{certificate.disagreements:,} of {certificate.frames:,} audits{span}{blocks} differ"
     if not certificate.repeated:
         return differ
     of = f"{certificate.repeated_disagreements:,} of {certificate.repeated:,} more do"

@@ -93,7 +93,7 @@ def _frames(report: Report) -> Iterator[Finding]:
     if frames.keyed:
         yield _note(
             "One camera",
-            f"The frames are one stream: near-copies within promise.block_s count once, so that the stream of "
+            f"The frames are one stream: near-copies within promise.block_s count together, so that the stream of "
             f"{frames.streamed:,} frames holds {frames.blocks:,} independent ones to certify with.",
         )
     if frames.scenes_outlast:

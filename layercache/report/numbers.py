@@ -47,7 +47,7 @@ class Frames(msgspec.Struct, frozen=True, kw_only=True):
     labelled: int
     """Frames of stream and exam whose true class is known."""
     keyed: bool
-    """One camera's frames: near-copies within ``promise.block_s`` count once."""
+    """One camera's frames: near-copies within ``promise.block_s`` count together."""
     blocks: int
     """Independent frames of the stream: all of them, or one for each block of time."""
     copies: int

@@ -12,9 +12,11 @@ from tests.cache_training.builders import numbered, record
 CAMERAS, CLASSES = 40, 8
 
 
-def readiness(scene_blocks: int, blocks: int, keyed: bool = True) -> tuple[Readiness, AuditIntake]:
-    """Cameras that each show another scene after so many blocks of a second."""
-    promise, random = Promise(max_disagreement=0.05, block_s=1, block_frames=1), np.random.default_rng(5)
+def readiness(
+    scene_blocks: int, blocks: int, keyed: bool = True, block_frames: int = 1
+) -> tuple[Readiness, AuditIntake]:
+    """Cameras that each show another scene after so many blocks of a second, with one frame in each block."""
+    promise, random = Promise(max_disagreement=0.05, block_s=1, block_frames=block_frames), np.random.default_rng(5)
     intake = AuditIntake(Windows(16, 10_000, 1_000, 0), promise.block_s, promise.block_frames)
     scenes = random.standard_normal((CAMERAS, CLASSES)).astype(np.float32)
     keys = np.arange(1, CAMERAS + 1) if keyed else None
@@ -48,3 +50,16 @@ def test_it_waits_until_it_knows_whether_scenes_outlast_blocks() -> None:
     assert intake.independent() > 100
     assert intake.scenes.outlast is None
     assert not early.is_ready(0.05, is_first=True)
+
+
+def test_it_says_what_room_for_long_blocks_costs_where_keys_send_less(caplog: pytest.LogCaptureFixture) -> None:
+    """Each camera sends a frame per block."""
+    caplog.set_level("INFO")
+    (single, alone), (long, intake) = readiness(1, 40), readiness(1, 40, block_frames=10)
+    assert alone.independent() > 10 * intake.independent() - 10 > 0
+    assert not long.is_ready(1e-9, is_first=True)
+    assert not long.is_ready(1e-9, is_first=True)
+    (line,) = [line for line in caplog.messages if "promise.block_frames = 10 frames within 1 s" in line]
+    assert "about 1 is the most" in line
+    assert not single.is_ready(1e-30, is_first=True)
+    assert not [line for line in caplog.messages if "block_frames = 1 " in line]
