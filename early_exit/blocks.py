@@ -105,10 +105,6 @@ class OpenBlocks:
         if len(block.drawn) > 2 * self._most:
             block.drawn = sorted(block.drawn)[: self._most]
 
-    def clear(self) -> None:
-        """Forgets the open blocks, for another version of heads."""
-        self._open.clear()
-
     def _close(self, block: _OpenBlock) -> ClosedBlock:
         counted = sorted(block.drawn)[: self._most]
         return ClosedBlock(len(counted), tuple(map(sum, zip(*(wrong for _, wrong in counted), strict=True))))

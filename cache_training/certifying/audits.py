@@ -34,8 +34,6 @@ class DealtRecord:
 
     audit: npt.NDArray[np.bool_]
     """``[N]``: audits, counted now for the first time."""
-    block: npt.NDArray[np.uint64]
-    """``[N]``, see :func:`layercache.cache_training.certifying.dealing.blocks`"""
     labels: npt.NDArray[np.int64]
     """``[N]``: the full model's labels."""
 
@@ -94,12 +92,12 @@ class AuditIntake:
         self.repeated_pictures += int(
             (audit & (known | np.isin(frames.content, windows.certification.column("content")))).sum()
         )
-        certifies = audit & counts & (use == AuditUse.CERTIFICATION) & ~self.used_blocks.known(block)
-        self._certify(frames, certifies, known)
+        certifies = audit & (use == AuditUse.CERTIFICATION) & ~self.used_blocks.known(block)
+        self._certify(frames, certifies, known, counts)
         self._keep(windows.tuning, frames, audit & (use == AuditUse.TUNING) & ~known, keyed)
         self._keep(windows.learning, frames, audit & (use == AuditUse.LEARNING), keyed)
         self._keep(windows.misses, frames, miss, keyed)
-        return DealtRecord(audit, block, frames.labels)
+        return DealtRecord(audit, frames.labels)
 
     def take_lessons(self, batch: DistillationBatch) -> None:
         """Keeps a record's lessons to learn from. They are no audits and no misses, and have no other use."""
@@ -123,14 +121,23 @@ class AuditIntake:
             fresh,
         )
 
-    def _certify(self, frames: Frames, rows: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_]) -> None:
-        """Lets the frames of ``rows`` wait to certify, each picture once; where it is known, its block is repeated."""
+    def _certify(
+        self,
+        frames: Frames,
+        rows: npt.NDArray[np.bool_],
+        known: npt.NDArray[np.bool_],
+        counts: npt.NDArray[np.bool_],
+    ) -> None:
+        """Lets the frames of ``rows`` that count wait to certify, each picture once.
+
+        Where the picture of any frame of ``rows`` is known, its block is repeated, whether that frame counts or not.
+        """
         window = self.windows.certification
         window.mark_repeated(frames.block[rows & known])
-        frames = frames.rows(rows)
+        spoilt = np.concatenate((frames.block[rows & known], window.column("block")[window.column("repeated")]))
+        frames = frames.rows(rows & counts)
         first = np.zeros(len(frames), np.bool_)
         first[np.unique(frames.content, return_index=True)[1]] = True
-        spoilt = np.concatenate((frames.block[known[rows]], window.column("block")[window.column("repeated")]))
         frames = replace(frames, repeated=np.isin(frames.block, spoilt))
         window.add(frames.rows(first & ~np.isin(frames.content, window.column("content"))))
 

@@ -105,20 +105,19 @@ class LiveVersion:
         self.tally.add(labels, batch.key_hash[audits], wrong)
         if self.drift is None:
             return False
-        tests = [self.drift]
-        disagreed = [wrong]
-        if self.overload_drift is not None and batch.overload_label is not None:
-            tests.append(self.overload_drift)
-            disagreed.append(batch.overload_label[audits] != labels)
+        # A block may go on when overload's thresholds are dropped: its audits always tell of both.
+        overload = wrong if batch.overload_label is None else batch.overload_label[audits] != labels
         slots = batch.timestamp_ms[audits] // self._block_ms
         draws = audit_draws(batch.header.topic, batch.partition[audits], batch.offset[audits])
         for key, slot, draw, *each in zip(
-            batch.key_hash[audits].tolist(), slots.tolist(), draws.tolist(),
-            *(one.tolist() for one in disagreed), strict=True,
+            batch.key_hash[audits].tolist(), slots.tolist(), draws.tolist(), wrong.tolist(), overload.tolist(),
+            strict=True,
         ):  # fmt: skip
             for block in self._blocks.add(key, slot, draw, tuple(each)):
-                for test, disagreements in zip(tests, block.disagreements, strict=False):
-                    test.update_block(disagreements, block.audits, self._blocks.most)
+                everyday, bolder = block.disagreements
+                self.drift.update_block(everyday, block.audits, self._blocks.most)
+                if self.overload_drift is not None and batch.overload_label is not None:
+                    self.overload_drift.update_block(bolder, block.audits, self._blocks.most)
         return self.drift.alarmed
 
     def restore(self, live: object, drift: object, tensors: dict[str, Tensor], overload_drift: object = None) -> None:

@@ -88,8 +88,8 @@ MUTANTS = (
     Mutant(
         "near-copies of what has certified certify again",
         _AUDITS,
-        "counts & (use == AuditUse.CERTIFICATION) & ~self.used_blocks.known(block)",
-        "counts & (use == AuditUse.CERTIFICATION)",
+        "audit & (use == AuditUse.CERTIFICATION) & ~self.used_blocks.known(block)",
+        "audit & (use == AuditUse.CERTIFICATION)",
         f"{_AUDITS_TESTS} {_CERTIFIER_TESTS}",
     ),
     Mutant(

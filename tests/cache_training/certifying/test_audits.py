@@ -243,6 +243,24 @@ def test_a_cameras_block_that_shows_a_learnt_picture_certifies_nothing(learnt_fi
     windows.check_apart()
 
 
+def test_a_learnt_picture_spoils_its_block_even_where_it_does_not_count_itself() -> None:
+    """Of a block of more frames than count, the one that heads have learnt may be among those left out."""
+    left_out = 0
+    for first in range(1_000, 1_400, 8):
+        windows = Windows(16, 1_000, 1_000, 0)
+        intake = AuditIntake(windows, block_s=10, block_frames=32)  # half of them count
+        pictures = numbered(12)
+        for use, rows in ((AuditUse.LEARNING, slice(7, 12)), (AuditUse.CERTIFICATION, slice(0, 8))):
+            n, second = rows.stop - rows.start, of_camera(intake, use)
+            offset = first if use == AuditUse.CERTIFICATION else 0
+            keys, times = np.full(n, 7, np.int64), np.full(n, second * 1_000)
+            taken(intake, pictures[rows], offset, keys=keys, timestamp_ms=times)
+        waiting = certifying(windows)
+        assert not waiting[False]
+        left_out += 7 not in waiting[True] and len(waiting[True]) > 0
+    assert left_out > 10
+
+
 def test_pictures_of_an_earlier_trainers_windows_have_one_use_from_then_on() -> None:
     """It dealt frames without a key by their positions: copies may have been learnt, and wait to certify, too."""
     old = Windows(16, 1_000, 1_000, 0)

@@ -166,6 +166,20 @@ def test_the_version_that_but_lacks_overload_goes_on_with_what_was_seen(publishe
     assert published.drift.audits == 0
 
 
+def test_a_block_goes_on_where_overloads_thresholds_are_dropped_meanwhile(published: LiveVersion) -> None:
+    published.publish(wider(1), tensors(1))
+    camera = np.array([7, 7], np.int64)
+    watch(published, audits(2, 0, version=name(1), overload_wrong=2, keys=camera))
+    following = msgspec.structs.replace(
+        wider(1), version=name(2), reason="overload-unsafe", predecessor=name(1), overload=None
+    )
+    published.publish(following, tensors(2))
+    watch(published, audits(2, 1, version=name(2), first_offset=2, keys=camera))
+    watch(published, audits(1, 0, version=name(2), first_offset=4, keys=camera[:1], second=10))
+    assert published.drift is not None
+    assert published.drift.audits == min(4, most_counted(Promise().block_frames, wider(1).audit_rate))
+
+
 def test_whether_the_live_version_lacks_overload(published: LiveVersion) -> None:
     larger = Promise(overload_max_disagreement=0.03)
     allowed = LiveVersion(published.store, larger, classes=3)
