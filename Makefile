@@ -6,6 +6,7 @@
 # the install page of pytorch.org shows for "CPU" into PIP_ARGS as above.
 
 PYTHON ?= python3
+PIP ?= $(BIN)/python -m pip
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 # 0 runs everything in this process, for a debugger. Tests with a broker wait more than they work: three processes share two
@@ -26,6 +27,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Several processes share the machine: threads of torch that wait for each other cost more than they bring.
 export OMP_NUM_THREADS ?= 1
+# Where it is set, as in Python's own images, every process of the tests compiles the project anew, and pytest its assertions.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo unit test slow exhaustive faults simulate mutants fuzz lint types check format bench-paper bench-pipeline bench-scaling soak screenshots docs clean
 .DEFAULT_GOAL := help
@@ -35,7 +38,7 @@ help:
 	@echo "make unit    unit tests: no broker, no other process and no browser; a minute"
 	@echo "make test    unit and integration tests, five minutes on two cores; no Docker and no service needed"
 	@echo "make slow    the tests that make test leaves out: the largest models and, with KAFKA_HOME, a short run of make faults"
-	@echo "make exhaustive  the slow tests that repeat others on larger models or more streams, 15 minutes"
+	@echo "make exhaustive  the slow tests that repeat others on larger models or more streams, 20 minutes"
 	@echo "make fuzz    damaged input to everything that reads bytes; FUZZ_ARGS=\"--minutes 10\"; writes docs/security.md"
 	@echo "make faults  kills, stops, holds and cuts everything under load, 80 minutes; KAFKA_HOME; FAULTS_ARGS=--resume goes on; writes docs/reliability.md"
 	@echo "make simulate  a million interleavings of workers, network and broker, 75 minutes on two cores; SIMULATE_ARGS=\"--seed 5\""
@@ -74,7 +77,7 @@ exhaustive: $(VENV)/.dev
 	$(BIN)/python -m pytest -m exhaustive -n $(TEST_PROCESSES) $(PYTEST_ARGS)
 
 fuzz: $(VENV)/.dev
-	-$(BIN)/python -m pip install -q $(PIP_ARGS) -e '.[fuzz]' # without it, inputs do not follow the code's branches
+	-$(PIP) install -q $(PIP_ARGS) -e '.[fuzz]' # without it, inputs do not follow the code's branches
 	$(BIN)/python -m tests.fuzz --write $(FUZZ_ARGS)
 
 faults: $(VENV)/.dev
@@ -127,5 +130,5 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install $(PIP_ARGS) -e '.[$*]'
+	$(PIP) install $(PIP_ARGS) -e '.[$*]'
 	@touch $@

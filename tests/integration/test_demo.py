@@ -94,7 +94,7 @@ def test_a_short_demo_answers_every_frame_and_reports(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.exhaustive)])
 def test_an_interrupted_demo_leaves_no_process_and_no_report(tmp_path: Path, number: signal.Signals) -> None:
     out, log = tmp_path / "report", tmp_path / "log"
     with streaming(out, log) as demo:
@@ -117,6 +117,7 @@ def test_a_process_that_dies_ends_the_demo_and_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # tests/layercache/demo/test_processes.py kills a smaller one
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills children of the dead (PR_SET_PDEATHSIG)")
 def test_a_killed_demo_takes_its_processes_and_its_broker_along(tmp_path: Path) -> None:

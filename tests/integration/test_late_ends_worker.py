@@ -109,13 +109,19 @@ def test_a_late_abort_of_a_worker_that_was_away_loses_no_frame(
             latest = [one.api for one in going.proxy.seen if one.api in (ADD_PARTITIONS_TO_TXN, ADD_OFFSETS_TO_TXN)]
             return latest[-1:] == [ADD_PARTITIONS_TO_TXN]
 
-        going.until(is_open, "an open transaction")
-        going.worker.process.send_signal(signal.SIGSTOP)
         group = going.settings.topics.frames
         client = AdminClient({"bootstrap.servers": going.settings.kafka.bootstrap_servers})
-        wait_until(
-            lambda: not client.describe_consumer_groups([group])[group].result(30).members, "it is thrown out", 30
-        )
+
+        def is_thrown_out() -> bool:
+            return not client.describe_consumer_groups([group])[group].result(30).members
+
+        while True:
+            going.until(is_open, "an open transaction")
+            going.worker.process.send_signal(signal.SIGSTOP)
+            wait_until(is_thrown_out, "it is thrown out", 30)
+            if is_open():
+                break
+            going.worker.process.send_signal(signal.SIGCONT)  # it had ended its transaction by the time it was stopped
         held = going.proxy.hold(ends(commit=False), reset=True)
         going.worker.process.send_signal(signal.SIGCONT)
         going.let_arrive_late(held)

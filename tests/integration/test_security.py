@@ -57,7 +57,7 @@ def settings(secure: SecureKafka, tiny_model: TinyModel, tmp_path: Path) -> Sett
             group_id=f"trainer-{topics.frames}", state_dir=tmp_path / "state", checkpoint_s=0.5, replay_mb=8, ring_mb=8
         ),
     )
-    create(found.model_copy(update={"kafka": secure.scram(ADMIN)}))
+    create(found.model_copy(update={"kafka": secure.scram(ADMIN)}), PATIENCE_S)
     secure.allow(WORKER, topics, groups(found))
     return found
 

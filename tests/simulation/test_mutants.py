@@ -8,10 +8,11 @@ from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.schedule import simulate
 
 
-@pytest.mark.parametrize(
-    "mutant",
-    [pytest.param(one, id=one.patch.__name__, marks=() if one.is_quick else pytest.mark.slow) for one in MUTANTS],
-)
+def marks(mutant: Mutant) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.slow] * (not mutant.is_quick) + [pytest.mark.exhaustive] * mutant.is_rare
+
+
+@pytest.mark.parametrize("mutant", [pytest.param(one, id=one.patch.__name__, marks=marks(one)) for one in MUTANTS])
 def test_a_cure_that_is_taken_out_is_missed(mutant: Mutant) -> None:
     with mutant.patch():
         found = next((seed for seed in range(mutant.within) if simulate(seed, theme=mutant.theme).problems), None)

@@ -14,20 +14,14 @@ from tests.support.cheap_weights import build
 
 #: Frames are of 32 × 32, or about the least that a model can take.
 SIZES = {"alexnet": 64, "inception_v3": 80, "maxvit_t": 224, "vit_h_14": 28}
-#: One of each family, and of each way in which a family's members differ: blocks, norms, squeezing, attention. What is
-#: slow about the others is their number.
+#: One of each family, and of each way in which a family's members differ: blocks, norms, squeezing, attention.
 QUICK = {
     "alexnet", "convnext_tiny", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3", "mnasnet0_5",
     "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf", "regnet_y_400mf", "resnet18", "resnet50",
     "resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_0", "swin_t", "vgg11", "vgg11_bn", "vit_b_32",
 }  # fmt: skip
-
-
-#: More than 100 million weights; the same layers as their families' smaller members.
-LARGE = {
-    "convnext_large", "efficientnet_v2_l", "regnet_x_32gf", "regnet_y_128gf", "regnet_y_32gf", "vgg13", "vgg13_bn",
-    "vgg16_bn", "vgg19", "vit_h_14", "vit_l_16", "vit_l_32", "wide_resnet101_2",
-}  # fmt: skip
+#: The smallest of the families that have no quick member. All other builders are more of the same layers.
+FURTHER = {"densenet121", "maxvit_t", "swin_v2_t"}
 
 
 def marks(quick: bool, exhaustive: bool) -> list[pytest.MarkDecorator]:
@@ -39,7 +33,7 @@ def marks(quick: bool, exhaustive: bool) -> list[pytest.MarkDecorator]:
 
 def builders() -> list[Any]:
     names = torchvision.models.list_models(module=torchvision.models)
-    return [pytest.param(name, marks=marks(name in QUICK, name in LARGE)) for name in names]
+    return [pytest.param(name, marks=marks(name in QUICK, name not in FURTHER)) for name in names]
 
 
 def of_torchvision(name: str) -> Classifier:
@@ -52,7 +46,7 @@ def of_torchvision(name: str) -> Classifier:
 
 def test_there_are_all_the_builders_that_we_know_of() -> None:
     assert len(builders()) >= 80
-    assert {*torchvision.models.list_models(module=torchvision.models)} > QUICK | LARGE
+    assert {*torchvision.models.list_models(module=torchvision.models)} > QUICK | FURTHER
 
 
 @pytest.mark.parametrize("name", builders())

@@ -168,19 +168,19 @@ def test_a_failure_of_the_thread_reaches_the_loop(model: EarlyExitModel, monkeyp
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # alone it takes two minutes, beside three others more
+@pytest.mark.timeout(600)  # alone it takes a minute, beside three others more
 def test_the_demos_model_leaves_early_within_its_budget(capsys: pytest.CaptureFixture[str]) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        own_loop.main(4_000)
+        own_loop.main(2_000)
     finally:
         torch.set_num_threads(before)
     said = capsys.readouterr().out
     line = r"of the last 1,000, (\d+)% left early, (\d+)% of the time and \d+% of the FLOPs were spent, and (\d+) had"
     told = re.findall(line, said)
     early, spent, others = np.array(told, np.int64).T
-    assert len(told) == 4, said
+    assert len(told) == 2, said
     assert early[-1] > 10, said
     assert spent[-1] < 100, said
-    assert others.sum() <= 0.01 * 4_000, said
+    assert others.sum() <= 0.01 * 2_000, said

@@ -58,7 +58,7 @@ def test_on_the_demos_model_with_few_frames_it_says_how_many_it_takes(tmp_path: 
 def test_on_the_demos_model_it_certifies_and_saves(tmp_path: Path) -> None:
     page, numbers = tmp_path / "report.html", tmp_path / "report.json"
     code, out, err = report(
-        *DEMO, *DEMO_FRAMES, "--frames-limit", "3000", "--minutes", "2", "--threads", "1",
+        *DEMO, *DEMO_FRAMES, "--frames-limit", "3000", "--minutes", "0.5", "--threads", "1",
         "--budget", "0.02", "--max-disagreement", "0.05", "--out", str(page), "--json", str(numbers),
     )  # fmt: skip
     assert code == 0, err
@@ -67,7 +67,7 @@ def test_on_the_demos_model_it_certifies_and_saves(tmp_path: Path) -> None:
     assert (five["max_disagreement"], five["state"]) == (0.05, "certified")
     assert five["certificate"]["upper_bound"] <= 0.05
     assert five["exam"]["lowest"] <= 0.05
-    assert five["exam"]["flops_saved"] > 0.1
+    assert five["exam"]["time_saved"] > 0.3  # by the model in int8, which saves no FLOPs, if by nothing else
 
 
 @pytest.mark.slow
