@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from layercache.schemas.manifest import Manifest
+
 #: So many audits of the longest block are wanted. Fewer would waste audits, since the most that may count is farther
 #: above their mean; more would keep more frames in memory than they tell.
 _WANTED = 16
@@ -14,6 +16,20 @@ _WANTED = 16
 _LEFT_OUT = 0.02
 #: Blocks that are open at a time. A key that sends nothing more leaves its block open until so many others are.
 _OPEN_BLOCKS = 5000
+
+
+def watched_blocks(manifest: Manifest | None, block_s: float, block_frames: int) -> tuple[int, int]:
+    """A block's length in milliseconds, and how many of its frames count at most, where a version is watched for drift.
+
+    As its certificate says, so that all who watch it do the same; else as their own settings say.
+
+    >>> watched_blocks(None, block_s=10.0, block_frames=30)
+    (10000, 30)
+    """
+    certificate = manifest.certificate if manifest else None
+    if certificate and certificate.block_s and certificate.block_frames:
+        block_s, block_frames = certificate.block_s, certificate.block_frames
+    return max(1, int(block_s * 1000)), block_frames
 
 
 def counted_rate(block_frames: int) -> float:

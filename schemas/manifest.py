@@ -109,6 +109,9 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     """Of what a key sends within `promise.block_s` at most so many frames count; with 1 every such block counts the
     same, however many frames it has. null where no frame had a key, or that was not recorded: then each of `frames` is
     of another block, and all of these count the same."""
+    block_s: float | None = None
+    """How long a key's block lasts. Workers and trainers watch for drift by these blocks, whatever their own settings
+    say. null where `block_frames` is, or in a certificate of an earlier trainer's: then their settings say it."""
     blocks: int | None = None
     """Where several frames of a block count: from how many blocks `frames` come. `p_value` and `upper_bound` are then
     of a test by bets on whole blocks (Waudby-Smith, Ramdas 2023). null where one frame of each block counts, by an

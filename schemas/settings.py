@@ -311,7 +311,11 @@ class Trainer(_Section):
     replay_mb: int = Field(512, ge=1, description="Memory for frames to learn from.")
     ring_mb: int = Field(1024, ge=1, description="Memory for maps and logits of views, from which heads train.")
     window_frames: int = Field(20_000, ge=100, description="Longest tuning window and certification window, each.")
-    min_audit_rate: OpenShare = Field(0.02, description="The audit rate falls to this once heads stop improving.")
+    min_audit_rate: OpenShare = Field(
+        0.02,
+        description="The audit rate falls to this share of the frames once heads stop improving, and on a fast stream "
+        "to this share of the workers' time, while five audits a second remain.",
+    )
     max_cuts: int = Field(5, ge=1, le=8, description="Cuts to try heads at.")
     web_port: int | None = Field(
         None,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.promise.mutants import MUTANTS
 from benchmarks.promise.simulated_heads import SimulatedHeads, risks
-from benchmarks.promise.simulated_streams import Stream, latents_of
+from benchmarks.promise.simulated_streams import Stream, Videos, latents_of
 from layercache.cache_training.certifying.audits import AuditIntake
 from layercache.cache_training.certifying.certificate import upper_bound
 from layercache.cache_training.certifying.certifier import Certifier
@@ -152,6 +152,9 @@ class Simulated:
 
     def step(self) -> bool:
         """Takes in some audits and lets the certifier look; True where it attempted something."""
+        live = self.published.live
+        if isinstance(self.stream, Videos) and live is not None:
+            self.stream.audit_rate = live.audit_rate
         self.intake.take(
             self.stream.next(self.scenario.frames_at_once or max(100, len(self.windows.certification) // 3))
         )

@@ -106,6 +106,35 @@ class Cameras:
 
 
 @dataclass
+class Videos:
+    """Keyed cameras of many frames a second, audited at the rate of the live version; a scene lasts a block of 10 s."""
+
+    seed: int
+    frames: int = 60
+    """Of a camera's block."""
+    cameras: int = 40
+    class_shares: tuple[float, ...] = (0.5, 0.5)
+    audit_rate: float = 1.0
+    _block: int = 0
+
+    def next(self, n: int) -> DistillationBatch:
+        """The audits of as many whole blocks of time as give about n."""
+        together = self.cameras * self.frames
+        blocks = max(1, round(n / (together * self.audit_rate)))
+        offsets = self._block * together + np.arange(blocks * together)
+        self._block += blocks
+        offsets = offsets[draw_audits("frames", np.zeros(len(offsets), np.int32), offsets, self.audit_rate)]
+        block, within = np.divmod(offsets, together)
+        number, camera = np.divmod(within, self.cameras)
+        scene = block * self.cameras + camera
+        difficulty, luck, label = (_uniform(scene, self.seed, salt) for salt in range(3))
+        latents = Latents(difficulty, luck, scene, (label * 2).astype(np.int64))
+        timestamp_ms = block * 10_000 + number * (10_000 // self.frames)
+        batch = _batch(latents, 2, 0, camera + 1, timestamp_ms, noise=offsets)
+        return replace(batch, header=msgspec.structs.replace(batch.header, audit_rate=self.audit_rate), offset=offsets)
+
+
+@dataclass
 class Bursts:
     """Keys that come once: a ``share`` of them with ``size`` frames of one scene, the rest with a single frame.
 

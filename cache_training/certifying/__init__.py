@@ -6,6 +6,7 @@ In the order that an audit meets them: :mod:`dealing` gives it one use, :mod:`au
 :mod:`choosing` chooses among them, :mod:`threshold_family` their thresholds, :mod:`attempt` runs certification audits
 through them, with :mod:`classes` apart, :mod:`certificate` tests, by :mod:`samples` where several frames of a block
 count, at the error that :mod:`error_shares` allows by what :mod:`attempt_ledger` finds in the store, :mod:`certifier`
-decides when, by what :mod:`savings` are worth it, :mod:`versions` makes a version of the outcome, :mod:`live_version`
-watches the version that is live, with :mod:`audit_tally` by class and key.
+decides when, by what :mod:`savings` are worth it, :mod:`versions` makes a version of the outcome, to be audited as
+often as :mod:`audit_rates` says, :mod:`live_version` watches the version that is live, with :mod:`audit_tally` by class
+and key.
 """

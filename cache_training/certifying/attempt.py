@@ -40,6 +40,8 @@ class Attempt:
     """With a cap: how many classes have a test of their own."""
     block_frames: int | None = None
     """Of a key's block of time at most so many frames count; None where no frame had a key."""
+    block_s: float | None = None
+    """How long such a block lasts; None likewise."""
     span_s: float | None = None
     """From the first of the N frames to the last."""
 
@@ -108,6 +110,7 @@ class Attempt:
             worst_classes=worst_classes(wrong, self.labels, classes, error),
             span_s=self.span_s,
             block_frames=self.block_frames,
+            block_s=self.block_s,
             blocks=None if sample.block is None else len(np.unique(sample.block)),
             repeated=self.whole.shape[1] - len(wrong),
             repeated_disagreements=int(self.whole[index].sum() - wrong.sum()),

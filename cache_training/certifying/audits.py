@@ -8,7 +8,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from layercache.cache_training.certifying.audit_rates import StreamPace
 from layercache.cache_training.certifying.dealing import (
+    SHARES,
     AuditUse,
     Counted,
     blocks,
@@ -165,12 +167,22 @@ class AuditIntake:
         new = ~window.column("repeated")
         return self._counted(*(window.column(name)[new] for name in ("block", "draw", "rate"))).worth
 
-    def longest_block(self) -> float:
-        """About how many frames the longest block has that waits to certify, by its audits and their rate."""
+    def block_sizes(self) -> npt.NDArray[np.float64]:
+        """About how many frames each block has that waits to certify, by its audits and their rate: ``[blocks]``."""
         window = self.windows.certification
         block, rate = window.column("block"), common_rate(window.column("rate"))
-        sizes = np.unique(block, return_counts=True)[1]
-        return float(sizes.max(initial=0)) / min(rate, counted_rate(self._block_frames))
+        sizes: npt.NDArray[np.float64] = np.unique(block, return_counts=True)[1] / self._kept_rate(rate)
+        return sizes
+
+    def pace(self) -> StreamPace:
+        """What the audits that wait to certify tell of the stream, but for their answers."""
+        rate, span_s = common_rate(self.windows.certification.column("rate")), self.windows.span_s()
+        frames = len(self.windows.certification) / SHARES[AuditUse.CERTIFICATION] / self._kept_rate(rate)
+        return StreamPace(self.block_frames, self.block_sizes(), frames / span_s if span_s else 0.0)
+
+    def _kept_rate(self, audit_rate: float) -> float:
+        """The share of a key's frames that waits to certify, where so many are audited."""
+        return min(audit_rate, counted_rate(self._block_frames))
 
     def _counted(
         self, block: npt.NDArray[np.uint64], draw: npt.NDArray[np.float64], rate: npt.NDArray[np.float32]

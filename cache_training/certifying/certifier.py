@@ -16,6 +16,7 @@ from torch import Tensor
 from layercache.cache_training.certifying import versions
 from layercache.cache_training.certifying.attempt import Attempt
 from layercache.cache_training.certifying.attempt_ledger import AttemptLedger
+from layercache.cache_training.certifying.audit_rates import next_rate
 from layercache.cache_training.certifying.audits import AuditIntake
 from layercache.cache_training.certifying.certificate import (
     ClassCap,
@@ -188,7 +189,8 @@ class Certifier:
         scores, answers = self._score(manifest, tensors, tested)
         alone = grouping.alone if grouping else 0
         attempt = Attempt.run(number, promise.confidence, choice, scores, answers, tested, samples, cap, alone)
-        attempt = replace(attempt, block_frames=self._intake.block_frames)
+        block_s = promise.block_s if self._intake.block_frames else None
+        attempt = replace(attempt, block_frames=self._intake.block_frames, block_s=block_s)
         errors = setting_errors(claim.normal, len(attempt.wrong))
         tests = len(errors)
         tested_by = cap, attempt.whole[:tests], samples
@@ -280,7 +282,9 @@ class Certifier:
         return overload is not None and self._published.lacks_overload and saves_nearly(expectation.time_saved, live)
 
     def _draft(self, choice: ExitChoice | None) -> tuple[Manifest, dict[str, Tensor]]:
-        return versions.draft(self._model, self._published.live, choice, self._min_audit_rate, self._now())
+        live, time_share = self._published.live, 1 - choice.time_saved if choice else 1.0
+        rate = next_rate(live, self._min_audit_rate, time_share, self._intake.pace())
+        return versions.draft(self._model, live, choice, rate, self._now())
 
 
 def _with_recycled(certificate: Certificate, share: ErrorShare) -> Certificate:

@@ -8,7 +8,7 @@ from torch import Tensor
 from layercache.cache_training.certifying import versions
 from layercache.cache_training.certifying.audit_tally import DisagreementTally
 from layercache.cache_training.certifying.audits import DealtRecord
-from layercache.early_exit.blocks import OpenBlocks, most_counted
+from layercache.early_exit.blocks import OpenBlocks, most_counted, watched_blocks
 from layercache.early_exit.drift import DriftDetector
 from layercache.early_exit.policy import audit_draws
 from layercache.early_exit.store.head_store import HeadStore, StoreError
@@ -33,8 +33,7 @@ class LiveVersion:
         #: The same test for the overload thresholds at their budget: on all audits, whether a worker was behind or not.
         self.overload_drift: DriftDetector | None = None
         self.tally = DisagreementTally(classes)
-        self._blocks = OpenBlocks(1)
-        self._block_ms = max(1, int(promise.block_s * 1000))
+        self._block_ms, self._blocks = 1, OpenBlocks(1)
         self._unreadable: str | None = None
         self._unpublished: tuple[Manifest, dict[str, Tensor]] | None = None
 
@@ -143,7 +142,8 @@ class LiveVersion:
             return
         self.drift = DriftDetector(self.promise.max_disagreement, level) if manifest.exits else None
         self.tally.clear()
-        self._blocks = OpenBlocks(most_counted(self.promise.block_frames, manifest.audit_rate))
+        self._block_ms, frames = watched_blocks(manifest, self.promise.block_s, self.promise.block_frames)
+        self._blocks = OpenBlocks(most_counted(frames, manifest.audit_rate))
 
 
 def _same_exits(live: Manifest, following: Manifest) -> bool:

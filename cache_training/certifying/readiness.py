@@ -105,7 +105,7 @@ class Readiness:
             log.warning(
                 "nothing is certified: scenes outlast promise.block_s = %g. A key's neighbouring blocks differ by %.0f "
                 "%% of what blocks farther apart do: they count as independent and are not. Set promise.block_s to how "
-                "long a scene lasts, for the trainer and all workers",
+                "long a scene lasts, for the trainer",
                 self._promise.block_s, 100 * (scenes.likeness or 0.0),
             )  # fmt: skip
             self._told_scenes = True
@@ -116,13 +116,13 @@ class Readiness:
         audits, allowed_frames = self._intake.audits, self._intake.block_frames
         if allowed_frames is None or audits < self._told_blocks_at:
             return
-        longest = self._intake.longest_block()
+        longest = self._intake.block_sizes().max(initial=0.0)
         if allowed_frames > _MUCH_LONGER * longest:
             self._told_blocks_at = 2 * audits
             log.info(
                 "the next attempt waits for more audits: those that wait count like %d single ones, since a key may "
                 "send promise.block_frames = %d frames within %g s, and about %d is the most that one has sent. If "
-                "none ever sends more, set that number lower, for the trainer and all workers",
+                "none ever sends more, set that number lower, for the trainer",
                 frames, allowed_frames, self._promise.block_s, round(longest),
             )  # fmt: skip
 

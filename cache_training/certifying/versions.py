@@ -16,10 +16,6 @@ from layercache.cache_training.certifying.threshold_family import CLOSED, Thresh
 from layercache.cache_training.learning.candidates import Costs
 from layercache.schemas.manifest import Certificate, Exit, Expected, Manifest, Overload, encoder
 
-#: Audit rate of the first version, and the divisor for each later one: later versions have less to gain. What audits
-#: cost until the next version does not depend on their rate, since that takes a number of them.
-_OPENING_AUDIT_RATE, _AUDIT_RATE_STEP = 0.6, 30.0
-
 
 class ServedModel(Protocol):
     """What a manifest says about its model."""
@@ -38,11 +34,12 @@ class ServedModel(Protocol):
 
 
 def draft(
-    model: ServedModel, live: Manifest | None, choice: ExitChoice | None, min_audit_rate: float, now: datetime
+    model: ServedModel, live: Manifest | None, choice: ExitChoice | None, audit_rate: float, now: datetime
 ) -> tuple[Manifest, dict[str, Tensor]]:
     """The version that would follow ``live``, without thresholds and certificate yet, and its tensors.
 
-    Without a choice: the version that closes every exit because ``live`` has become unsafe.
+    Without a choice: the version that closes every exit because ``live`` has become unsafe. It audits every frame,
+    which costs nothing then; a version with exits audits frames at ``audit_rate``.
     """
     exits = choice.exits if choice else ()
     *left, nowhere = choice.route.by_exit([one.candidate for one in exits]) if choice else [Costs(1.0, 1.0)]
@@ -70,7 +67,7 @@ def draft(
         path=choice.route.path if choice else None,
         full_flops_share=nowhere.flops,
         full_time_share=nowhere.time,
-        audit_rate=_audit_rate(live, choice, min_audit_rate),
+        audit_rate=audit_rate if choice else 1.0,
         certificate=None,
         expected=None,
     )
@@ -92,13 +89,6 @@ def _reason(live: Manifest | None, choice: ExitChoice | None) -> Literal["first"
     if choice is None:
         return "unsafe"
     return "better" if live and live.exits else "first"
-
-
-def _audit_rate(live: Manifest | None, choice: ExitChoice | None, least: float) -> float:
-    """1 while all exits are closed, since audits cost nothing then; less with each version."""
-    if choice is None:
-        return 1.0
-    return max(least, live.audit_rate / _AUDIT_RATE_STEP if live and live.exits else _OPENING_AUDIT_RATE)
 
 
 def expected_savings(choice: ExitChoice, exits: npt.NDArray[np.int32]) -> Expected:

@@ -63,6 +63,7 @@ def assert_nothing_is_left(out: Path) -> None:
     assert not [name for name in ("summary.json", "summary.md", "chart.png") if (out / name).exists()]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_short_demo_answers_every_frame_and_reports(tmp_path: Path) -> None:
     out = tmp_path / "report"

@@ -19,6 +19,8 @@ _CERTIFIER_TESTS, _LIVE_TESTS = f"{_TESTS}/test_certifier.py", f"{_TESTS}/test_l
 _SHARES_TESTS, _RECYCLED_TESTS = f"{_TESTS}/test_error_shares.py", f"{_TESTS}/test_recycled_error.py"
 _SAMPLES, _SAMPLES_TESTS = f"{_CODE}/samples.py", f"{_TESTS}/test_samples.py"
 _ATTEMPT_TESTS = f"{_TESTS}/test_attempt.py"
+_BLOCKS = "early_exit/blocks.py"
+_RATES, _RATES_TESTS = f"{_CODE}/audit_rates.py", f"{_TESTS}/test_audit_rates.py"
 _TRAINER_TESTS = "tests/cache_training/test_trainer.py"
 
 MUTANTS = (
@@ -438,5 +440,33 @@ MUTANTS = (
         "        self._unpublished = manifest, tensors\n",
         "",
         _TRAINER_TESTS,
+    ),
+    Mutant(
+        "near-copies are audited so seldom that windows stay empty",
+        _RATES,
+        "_RATES[np.flatnonzero(worth >= _KEPT * worth[0])[-1]]",
+        "_RATES[np.flatnonzero(worth <= _KEPT * worth[0])[-1]]",
+        _RATES_TESTS,
+    ),
+    Mutant(
+        "frames without a key are audited as seldom as near-copies",
+        _RATES,
+        "OPENING if pace.block_frames is None else _telling(pace.block_frames, pace.sizes)",
+        "_telling(pace.block_frames or 300, pace.sizes)",
+        _RATES_TESTS,
+    ),
+    Mutant(
+        "on a slow stream audits take a share of the time, so that nothing watches it",
+        _RATES,
+        "min(least, max(enough, least * time_share))",
+        "min(least, least * time_share)",
+        _RATES_TESTS,
+    ),
+    Mutant(
+        "a worker watches for drift by blocks of its own",
+        _BLOCKS,
+        "if certificate and certificate.block_s and certificate.block_frames:",
+        "if False and certificate and certificate.block_s and certificate.block_frames:",
+        "tests/stream/worker/answering/test_exit_guard.py",
     ),
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from layercache.early_exit.blocks import ClosedBlock, OpenBlocks, most_counted
+from layercache.early_exit.blocks import ClosedBlock, OpenBlocks, most_counted, watched_blocks
 from layercache.early_exit.drift import DriftDetector
 from layercache.early_exit.engine import Engine
 from layercache.early_exit.policy import Bools
@@ -57,13 +57,14 @@ class ExitGuard:
     One test watches the normal thresholds: when it alarms, all exits close. The other watches those for overload, at
     their own budget, on the same audits, whether the worker is behind or not: when it alarms, the normal thresholds
     hold at any lag. Either alarm holds for its version until the worker is restarted, also where an operator rolls back
-    to that version. In shadow mode the exits answer no frame, so an alarm is only logged.
+    to that version. In shadow mode the exits answer no frame, so an alarm is only logged. Near-copies count together as
+    they did for the version's certificate, or as ``block_s`` and ``block_frames`` say where that is silent.
     """
 
     def __init__(self, confidence: float, block_s: float, block_frames: int) -> None:
         self._level = 1 - confidence
-        self._block_ms, self._block_frames = max(1, int(block_s * 1000)), block_frames
-        self._blocks = OpenBlocks(1)
+        self._own_blocks = block_s, block_frames
+        self._block_ms, self._blocks = 1, OpenBlocks(1)
         self._serving: Serving | None = None
         self._detector: DriftDetector | None = None
         self._overload_detector: DriftDetector | None = None
@@ -79,7 +80,9 @@ class ExitGuard:
             self._detector = DriftDetector(serving.budget, self._level) if serving.engine.exits else None
             bolder = serving.overload.max_disagreement if serving.overload else None
             self._overload_detector = DriftDetector(bolder, self._level) if bolder is not None else None
-            self._blocks = OpenBlocks(most_counted(self._block_frames, serving.engine.audit_rate))
+            heads = serving.engine.heads
+            self._block_ms, frames = watched_blocks(heads.manifest if heads else None, *self._own_blocks)
+            self._blocks = OpenBlocks(most_counted(frames, serving.engine.audit_rate))
         if self.closed:
             return serving.closed
         if behind and serving.overload is not None and not self.overload_closed:

@@ -16,7 +16,7 @@ from layercache.early_exit.cutting import cuts
 from layercache.early_exit.heads.compiling import CompiledPieces, compile_path
 from layercache.schemas.manifest import HeadSpec, PathPrecision
 
-pytestmark = pytest.mark.usefixtures("steady_times")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("steady_times")]
 
 
 def heads(task: Task) -> dict[str, tuple[HeadSpec, ...]]:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks.promise import __main__ as promise
-from benchmarks.promise.runs import live
-from benchmarks.promise.simulated_heads import OneClass
+from benchmarks.promise.runs import Simulated, live
+from benchmarks.promise.simulated_heads import Flat, OneClass
 from layercache.cache_training.certifying.audit_tally import DisagreementCount
 from layercache.cache_training.certifying.windows import LeakError
 from layercache.cache_training.trainer import OnlineTrainer
@@ -190,3 +190,16 @@ def test_near_copies_are_dealt_together_and_used_up_together(model: TracedModel,
     trainer.intake.use_up()  # as an attempt does
     trainer.ingest(keyed_record(model, keys, audited=np.arange(1000) % 5 == 0, first_offset=5000))
     assert len(trainer.windows.certification) == 0
+
+
+def test_a_version_on_many_near_copies_asks_for_few_audits() -> None:
+    """Of 60 frames that a camera sends in a block of time."""
+    store = HeadStore("memory://audit-rates", "simulated")
+    trainer = Simulated(replace(promise.VIDEOS, heads=lambda: Flat(0.0, honest=True)), seed=1, store=store)
+    while trainer.published.live is None:
+        trainer.step()
+    assert trainer.published.live.exits
+    certificate = trainer.published.live.certificate
+    assert certificate is not None
+    assert (certificate.block_s, certificate.block_frames) == (10.0, 60)
+    assert 2 / 60 < trainer.published.live.audit_rate < 16 / 60

@@ -35,6 +35,7 @@ STREAMS = [
     (promise.FEW_BURSTS, 20, 5),
     (promise.RARE_BURSTS, 20, 5),
     (promise.BUSY_HOURS, 20, 5),
+    (promise.VIDEOS, 10, 4),
     (promise.TWO_BUDGETS, 40, 6),
     (promise.TARGETS_MET, 60, 10),
     (promise.TARGETS_MISSED, 50, 8),
@@ -69,9 +70,8 @@ MUTANTS = [
     (promise.TARGETS_MISSED, "passed on after a failure", 20),
     (promise.TARGETS_MISSED, "target chosen after looking", 20),
     (promise.TARGETS_MET, "passed on twice", 20),
-    # These two take longer; unit tests catch them in no time (test_error_shares.py).
-    pytest.param(promise.BOLDER, "bolder at the full level", 50, marks=pytest.mark.slow),
-    pytest.param(promise.LOST_OUTCOMES, "passed on by unfinished attempts", 150, marks=pytest.mark.slow),
+    (promise.BOLDER, "bolder at the full level", 50),
+    (promise.LOST_OUTCOMES, "passed on by unfinished attempts", 150),
 ]
 
 
@@ -93,6 +93,7 @@ def test_no_more_streams_break_than_promised(name: str, part: Part) -> None:
     assert result_of(name, part).kept, described(result_of(name, part))
 
 
+@pytest.mark.slow  # unit tests catch each of these mistakes in no time
 @pytest.mark.parametrize(("scenario", "mutant", "streams"), MUTANTS, ids=lambda part: getattr(part, "name", str(part)))
 def test_the_same_check_fails_for_a_mutant(scenario: Scenario, mutant: str, streams: int) -> None:
     result = simulate(scenario, range(streams), mutant)

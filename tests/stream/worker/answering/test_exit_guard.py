@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from layercache.early_exit.cutting.cuts import TracedModel
@@ -57,6 +58,19 @@ def test_near_copies_of_one_camera_count_once(watch: HeadWatch, store: StoreInMe
     guard = ExitGuard(confidence=0.95, block_s=10, block_frames=1)
     assert serve(watch, guard, 60, first=0) > 10
     assert not guard.closed
+
+
+def test_near_copies_count_together_as_the_certificate_says_not_as_this_worker_is_set(
+    watch: HeadWatch, store: StoreInMemory, traced: TracedModel
+) -> None:
+    manifest, tensors = heads(traced, "v1", label="blue", audit_rate=0.5)
+    assert manifest.certificate is not None
+    certificate = msgspec.structs.replace(manifest.certificate, block_s=0.001, block_frames=1)
+    store.publish((msgspec.structs.replace(manifest, certificate=certificate), tensors))
+    watch.look()
+    guard = ExitGuard(confidence=0.95, block_s=10, block_frames=30)
+    serve(watch, guard, 60, first=0)
+    assert guard.closed
 
 
 def test_taking_up_the_same_version_again_does_not_open_what_an_alarm_closed(
