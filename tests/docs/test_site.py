@@ -18,6 +18,8 @@ from layercache.cli.settings import rows
 from layercache.schemas.dead_letter import Reason
 from tests.docs.pages import ROOT
 
+pytestmark = pytest.mark.slow  # building the site takes a quarter of a minute
+
 #: What a browser fetches by itself when it shows a page.
 FETCHED = {"script", "img", "iframe", "source", "video", "audio", "embed"}
 

@@ -26,6 +26,7 @@ def test_what_is_promised_of_every_reader_holds_for_its_examples(name: str) -> N
         TARGETS[name].run(example)
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_readers_in_c_survive_damaged_input_in_a_process_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["--inputs", str(INPUTS), "--seed", "7", "--json"]

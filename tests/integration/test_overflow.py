@@ -15,7 +15,7 @@ from testbed.worker_process import Picture, Reader, WorkerProcess, publish, read
 from tests.support.heads import publish_heads
 from tests.support.pictures import coloured, encode
 
-pytestmark = pytest.mark.one_broker
+pytestmark = [pytest.mark.one_broker, pytest.mark.slow]
 
 SENT_AT_A_TIME = 100
 SHARE, HELD_BACK = "layercache_distillation_share", "layercache_distillation_held_back_total"

@@ -156,6 +156,7 @@ def test_every_class_is_held_to_its_cap(model: TracedModel, store: HeadStore) ->
     assert store.load(store.latest() or "")[0].reason == "unsafe"
 
 
+@pytest.mark.slow
 def test_heads_that_are_lost_on_one_class_stay_closed_though_they_are_fine_overall() -> None:
     """They answer 2 % otherwise, of 5 % that may; all of these are a fifth of one class, of 10 % that may."""
     lost = replace(promise.ONE_CLASS, heads=lambda: OneClass(0.2, label=2), attempts=2)

@@ -31,6 +31,7 @@ def report(*arguments: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+@pytest.mark.slow
 def test_on_the_demos_model_with_few_frames_it_says_how_many_it_takes(tmp_path: Path) -> None:
     page, numbers = tmp_path / "report.html", tmp_path / "report.json"
     code, out, err = report(
