@@ -57,6 +57,10 @@ class Progress:
     views: int
     tuning: int
     certification: int
+    independent: int
+    """To how many frames that count singly those are worth, at best, that wait for certification."""
+    scenes_outlast: bool
+    """Whether scenes outlast blocks of time, so that nothing is certified."""
     misses: int
     lessons: int
     attempts: int
@@ -190,6 +194,8 @@ class OnlineTrainer:
             views=self.learner.views_made,
             tuning=len(self.learner.tuning),
             certification=len(self.windows.certification),
+            independent=self.intake.independent(),
+            scenes_outlast=bool(self.intake.scenes.outlast),
             misses=len(self.windows.misses),
             lessons=len(self.windows.lessons),
             attempts=self.certifier.ledger.attempts,

@@ -48,6 +48,16 @@ class TrainerMetrics:
             ["use"],
             registry=registry,
         )
+        self._independent = Gauge(
+            "layercache_trainer_independent_frames",
+            "How many independent frames those that wait to certify are worth, at best: near-copies count together.",
+            registry=registry,
+        )
+        self._scenes = Gauge(
+            "layercache_trainer_scenes_outlast_blocks",
+            "1 where scenes last longer than promise.block_s, so that nothing is certified.",
+            registry=registry,
+        )
         self._views = Gauge("layercache_trainer_views", "Views made to learn from.", registry=registry)
         self._attempts = Gauge("layercache_trainer_attempts", "Attempts to certify, ever.", registry=registry)
         self._disagreeing = Gauge(
@@ -93,6 +103,8 @@ class TrainerMetrics:
         self._repeated.set(at.repeated)
         for use in ("tuning", "certification", "misses", "lessons"):
             self._window.labels(use).set(getattr(at, use))
+        self._independent.set(at.independent)
+        self._scenes.set(at.scenes_outlast)
         self._views.set(at.views)
         self._attempts.set(at.attempts)
         self._disagreeing.set(at.disagreeing_passes)

@@ -56,9 +56,9 @@ def trainer_registry() -> CollectorRegistry:
     """A trainer's that has reported once."""
     metrics = TrainerMetrics()
     progress = Progress(
-        audits=1, repeated=0, views=1, tuning=1, certification=1, misses=1, lessons=1, attempts=0, version=None,
-        expected_time_saved=0.0, disagreeing_passes=0, worst_classes=(("cat", DisagreementCount(0, 1, 1)),),
-        worst_keys=(),
+        audits=1, repeated=0, views=1, tuning=1, certification=1, independent=1, scenes_outlast=False, misses=1,
+        lessons=1, attempts=0, version=None, expected_time_saved=0.0, disagreeing_passes=0,
+        worst_classes=(("cat", DisagreementCount(0, 1, 1)),), worst_keys=(),
     )  # fmt: skip
     metrics.show(progress, None)
     return metrics.registry

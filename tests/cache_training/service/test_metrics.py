@@ -29,6 +29,8 @@ PROGRESS = Progress(
     views=4000,
     tuning=300,
     certification=250,
+    independent=90,
+    scenes_outlast=True,
     misses=70,
     lessons=40,
     attempts=2,
@@ -69,6 +71,8 @@ def test_a_version_whose_exits_are_closed_is_expected_to_save_nothing() -> None:
     assert value(metrics, "heads_certified_disagreement") == 0.009
     assert value(metrics, "heads_expected", share="time_saved") == 0
     assert value(metrics, "window_frames", use="certification") == 250
+    assert value(metrics, "independent_frames") == 90
+    assert value(metrics, "scenes_outlast_blocks") == 1
 
 
 def test_before_the_first_version_there_is_a_series_for_it_all_the_same() -> None:
