@@ -38,7 +38,7 @@ help:
 	@echo "make unit    unit tests: no broker, no other process and no browser; a minute"
 	@echo "make test    unit and integration tests, five minutes on two cores; no Docker and no service needed"
 	@echo "make slow    the tests that make test leaves out: the largest models and, with KAFKA_HOME, a short run of make faults"
-	@echo "make exhaustive  the slow tests that repeat others on larger models or more streams, 20 minutes"
+	@echo "make exhaustive  the slow tests that repeat others on larger models or more streams, 15 minutes"
 	@echo "make fuzz    damaged input to everything that reads bytes; FUZZ_ARGS=\"--minutes 10\"; writes docs/security.md"
 	@echo "make faults  kills, stops, holds and cuts everything under load, 80 minutes; KAFKA_HOME; FAULTS_ARGS=--resume goes on; writes docs/reliability.md"
 	@echo "make simulate  a million interleavings of workers, network and broker, 75 minutes on two cores; SIMULATE_ARGS=\"--seed 5\""

@@ -202,7 +202,7 @@ WEIGHT_RUNS = (
     ScenarioRun(FEW_BURSTS, 100),
     ScenarioRun(RARE_BURSTS, 100),
     ScenarioRun(BUSY_HOURS, 100),
-    ScenarioRun(VIDEOS, 100),
+    ScenarioRun(VIDEOS, 400),
 )
 MUTANT_RUNS = (
     ScenarioRun(WORST, 60, "empirical mean"),
