@@ -34,8 +34,8 @@ _NO_UNITS = frozenset(
         "tests/early_exit/model/test_torchvision.py", "tests/early_exit/test_drift.py",
         "tests/layercache/api/test_training.py", "tests/layercache/cli/test_doctor.py",
         "tests/stream/worker/answering/test_heads_compiled.py",
-        "tests/layercache/cli/test_profile.py", "tests/layercache/cli/test_report.py", "tests/layercache/demo/test_report.py",
-        "tests/layercache/measuring/test_race.py",
+        "tests/layercache/cli/test_profile.py", "tests/layercache/cli/test_report.py",
+        "tests/layercache/demo/test_report.py", "tests/layercache/measuring/test_race.py",
         "tests/layercache/report/test_page.py", "tests/layercache/report/test_rehearsal.py",
     )
 )  # fmt: skip

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from layercache.cache_training.certifying.audit_tally import DisagreementCount
 from layercache.cache_training.certifying.audits import AuditIntake
-from layercache.cache_training.certifying.certificate import lower_bound
+from layercache.cache_training.certifying.binomial import lower_bound
 from layercache.cache_training.certifying.certifier import Certifier
 from layercache.cache_training.certifying.choosing import Option, choose
 from layercache.cache_training.certifying.live_version import LiveVersion

@@ -1,7 +1,7 @@
 """What an attempt to certify leaves in the store: ``<model>/attempts/<n>``, its claim, and ``<n>.outcome``.
 
-A trainer writes the claim before it looks at the attempt's frames, and the outcome once it has tested them. Neither is
-ever changed. Trainers of earlier versions wrote a claim that is only a time, and no outcome; they count the claims by
+A trainer writes the claim before it looks at the attempt's frames, and the outcome after the last look. Neither is ever
+changed. Trainers of earlier versions wrote a claim that is only a time, and no outcome; they count the claims by
 their names and ignore outcomes.
 """
 
@@ -44,6 +44,9 @@ class AttemptClaim(msgspec.Struct, frozen=True, kw_only=True):
     """For `promise.max_disagreement`; null in claims of earlier trainers, which pass nothing on."""
     overload: PlannedTest | None = None
     """For `promise.overload_max_disagreement`."""
+    looks: tuple[_Number, ...] = ()
+    """After how many frames that count singly the attempt looks, at the latest at the last: it ends at the first look
+    at which its target passes. Empty in claims of earlier trainers, which looked once."""
 
 
 class AttemptOutcome(msgspec.Struct, frozen=True, kw_only=True):

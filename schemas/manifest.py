@@ -101,6 +101,9 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     test had to pass without them, and together with them."""
     repeated_disagreements: int = 0
     """On how many of these the exits disagree with the full model."""
+    looks: int = 1
+    """How often the attempt has looked at its growing sample, over which it spent its error (Lan, DeMets 1983).
+    `p_value` and `upper_bound` count what earlier looks might have let pass (Tsiatis, Rosner, Mehta 1984)."""
     span_s: float | None = None
     """The time from the first to the last of `frames`, by their records' timestamps: a promise about a stream that was
     watched for so long. null where that was not recorded."""

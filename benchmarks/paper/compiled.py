@@ -19,7 +19,8 @@ from benchmarks.paper.records import INT8
 from benchmarks.paper.rows import Exit, Outcome, Point, Thresholds, Truth
 from layercache.cache_training.certifying import versions
 from layercache.cache_training.certifying.attempt import Attempt
-from layercache.cache_training.certifying.certificate import certify, upper_bound
+from layercache.cache_training.certifying.binomial import upper_bound
+from layercache.cache_training.certifying.certificate import certify
 from layercache.cache_training.certifying.choosing import ExitChoice, choose, choose_among
 from layercache.cache_training.certifying.options import Options
 from layercache.cache_training.certifying.windows import Windows

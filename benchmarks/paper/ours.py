@@ -19,7 +19,8 @@ import torch
 from benchmarks.paper.data import Budget, Rows, Task
 from benchmarks.paper.rows import DISAGREEMENTS, Exit, Outcome, Thresholds
 from layercache.cache_training.certifying import versions
-from layercache.cache_training.certifying.certificate import allowed, certify
+from layercache.cache_training.certifying.binomial import allowed
+from layercache.cache_training.certifying.certificate import certify
 from layercache.cache_training.certifying.certifier import AIM
 from layercache.cache_training.certifying.choosing import ExitChoice, Option, ScoredCandidate, calibrate, choose
 from layercache.cache_training.certifying.threshold_family import CLOSED, ThresholdFamily

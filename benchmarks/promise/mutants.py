@@ -8,20 +8,19 @@ from unittest.mock import patch
 import numpy as np
 import numpy.typing as npt
 
-from layercache.cache_training.certifying import attempt_ledger, audits, certifier, error_shares, samples
+from layercache.cache_training.certifying import attempt_ledger, audits, error_shares, open_attempt, samples
 from layercache.cache_training.certifying.audits import AuditIntake
 from layercache.cache_training.certifying.certificate import (
     ClassCap,
     Errors,
-    Levels,
     Verdict,
     attempt_error,
-    level_of,
     verdict_of,
 )
 from layercache.cache_training.certifying.certifier import Certifier
 from layercache.cache_training.certifying.dealing import Counted, blocks, counted, one_per_block
 from layercache.cache_training.certifying.error_shares import ErrorShare, RecordedAttempt
+from layercache.cache_training.certifying.looks import Levels, level_of
 from layercache.cache_training.certifying.samples import Floats
 from layercache.cache_training.certifying.scenes import SceneWatch
 from layercache.cache_training.learning.kept_frames import Frames
@@ -128,9 +127,9 @@ _ERRORS, _PASSED_ON = Certifier._errors, error_shares.passed_on
 #: The trainer as it is, and mistakes that the simulation must catch.
 MUTANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "none": nullcontext,
-    "empirical mean": lambda: patch.object(certifier, "certify", _trust_the_mean),
+    "empirical mean": lambda: patch.object(open_attempt, "certify", _trust_the_mean),
     "error not shared": lambda: patch.object(error_shares, "attempt_error", lambda attempt, confidence: 1 - confidence),
-    "overload by the mean": lambda: patch.object(certifier, "certify_bolder", _trust_the_bolder_mean),
+    "overload by the mean": lambda: patch.object(open_attempt, "certify_bolder", _trust_the_bolder_mean),
     "overload's error not shared": lambda: patch.object(Certifier, "_errors", _overload_takes_all),
     "copies counted singly": lambda: patch.object(audits, "counted", _counted_singly),
     "the first audit stands for its block": lambda: patch.object(audits, "counted", _first_of_each_block),
@@ -145,5 +144,5 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "target chosen after looking": lambda: patch.object(error_shares, "_unspent", _target_chosen_after_looking),
     "passed on by unfinished attempts": lambda: patch.object(error_shares, "passed_on", _passed_on_unfinished),
     "passed on twice": lambda: patch.object(attempt_ledger, "next_share", _passed_on_again_and_again),
-    "bolder at the full level": lambda: patch.object(certifier, "setting_errors", _bolder_at_the_full_level),
+    "bolder at the full level": lambda: patch.object(open_attempt, "setting_errors", _bolder_at_the_full_level),
 }

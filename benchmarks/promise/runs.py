@@ -5,6 +5,7 @@ the heads would have said is simulated.
 """
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -21,7 +22,7 @@ from benchmarks.promise.mutants import MUTANTS
 from benchmarks.promise.simulated_heads import SimulatedHeads, risks
 from benchmarks.promise.simulated_streams import Stream, Videos, latents_of
 from layercache.cache_training.certifying.audits import AuditIntake
-from layercache.cache_training.certifying.certificate import upper_bound
+from layercache.cache_training.certifying.binomial import upper_bound
 from layercache.cache_training.certifying.certifier import Certifier
 from layercache.cache_training.certifying.choosing import Option, ScoredCandidate
 from layercache.cache_training.certifying.live_version import LiveVersion
@@ -87,7 +88,7 @@ class Scenario:
     longest: int = 400_000
     """Or after so many audits."""
     frames_at_once: int | None = None
-    """Between two looks of the certifier; by default a third of its window."""
+    """Between two rounds of the certifier; by default a third of its window."""
     loses_outcomes: bool = False
     """Three of four outcomes cannot be written before the trainer is killed and goes on from its checkpoint."""
     trainers: int = 1
@@ -134,6 +135,8 @@ class Simulated:
         self.meanwhile: Callable[[], object] = lambda: None
         """What happens while an attempt that is claimed has not yet looked at its frames."""
         self.versions, self.overloads, self.broken = 0, 0, False
+        self._tested, self._drafted = self.heads, ""
+        """The heads of the attempt under way, as they were when it began, and when that was."""
         self._store = store
         self._random = np.random.default_rng([seed, 1])
         self.start()
@@ -150,8 +153,13 @@ class Simulated:
     def _save(self) -> None:
         self.meanwhile()
 
+    @property
+    def under_way(self) -> bool:
+        """Whether an attempt waits for more frames."""
+        return self._certifier.under_way
+
     def step(self) -> bool:
-        """Takes in some audits and lets the certifier look; True where it attempted something."""
+        """Takes in some audits and lets the certifier look; True where it began an attempt."""
         live = self.published.live
         if isinstance(self.stream, Videos) and live is not None:
             self.stream.audit_rate = live.audit_rate
@@ -167,7 +175,7 @@ class Simulated:
         for manifest in self.published.published:
             self.versions += 1
             self.overloads += manifest.overload is not None
-            self.broken |= _breaks(manifest, self.heads, self.stream, self.scenario)
+            self.broken |= _breaks(manifest, self._tested, self.stream, self.scenario)
         self.published.published.clear()
         return attempted
 
@@ -175,7 +183,9 @@ class Simulated:
         self, manifest: Manifest, tensors: dict[str, Tensor], frames: Frames
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         rows = [_CUTS.index(exit_.cut) for exit_ in manifest.exits]
-        scores, wrong = _answers(self.heads, frames)
+        if manifest.created != self._drafted:
+            self._tested, self._drafted = deepcopy(self.heads), manifest.created
+        scores, wrong = _answers(self._tested, frames)
         full = frames.labels[:, None]
         return scores[:, rows], np.where(wrong[:, rows], (full + 1) % self.scenario.classes, full)
 
@@ -200,11 +210,15 @@ def live(scenario: Scenario, seed: int) -> Life:
         following.intake.lineage = one.intake.lineage  # of a copied checkpoint: nothing but the store keeps them apart
         one.meanwhile = following.step
     attempts, first = 0, trainers[0]
-    while attempts < scenario.attempts and first.intake.audits < scenario.longest and not _any_broken(trainers):
+    while (
+        (attempts < scenario.attempts or first.under_way)
+        and first.intake.audits < scenario.longest
+        and not _any_broken(trainers)
+    ):
         attempts += first.step()
         for other in trainers[1:]:
             other.step()
-        if scenario.loses_outcomes:
+        if scenario.loses_outcomes and not first.under_way:
             first.start()
     if attempts:
         fsspec.filesystem("memory").rm(f"/promise/{folder}", recursive=True)

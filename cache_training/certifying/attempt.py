@@ -1,7 +1,7 @@
-"""One attempt's frames, run at every setting of its choice's family: what each saves, and where it disagrees."""
+"""One attempt's frames so far, run at every setting of its choice's family: what each saves, where it disagrees."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -42,8 +42,10 @@ class Attempt:
     """Of a key's block of time at most so many frames count; None where no frame had a key."""
     block_s: float | None = None
     """How long such a block lasts; None likewise."""
-    span_s: float | None = None
-    """From the first of the N frames to the last."""
+    timestamp_ms: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """``[N]``"""
+    looks: int = 1
+    """How often it has looked at these and, before the last were there, at the others."""
 
     @classmethod
     def run(
@@ -63,19 +65,32 @@ class Attempt:
         exits = [cascade(scores, thresholds) for thresholds in choice.family.thresholds]
         given = [np.where(e >= 0, answers[np.arange(len(e)), e], labels) for e in exits]
         whole = np.stack([answer != labels for answer in given])
-        exits, span = [one[new] for one in exits], span_s(tested.timestamp_ms[new])
         return cls(
             number,
             confidence,
             choice,
             labels[new],
-            exits,
+            [one[new] for one in exits],
             whole[:, new],
             whole,
             samples,
             cap,
             classes_alone,
-            span_s=span,
+            timestamp_ms=tested.timestamp_ms[new],
+        )
+
+    def then(self, more: "Attempt") -> "Attempt":
+        """The same on these frames, and then ``more``, which came for another look; samples know their looks."""
+        return replace(
+            self,
+            labels=np.append(self.labels, more.labels),
+            exits=[np.append(*both) for both in zip(self.exits, more.exits, strict=True)],
+            wrong=np.concatenate((self.wrong, more.wrong), 1),
+            whole=np.concatenate((self.whole, more.whole), 1),
+            samples=(self.samples[0].then(more.samples[0]), self.samples[1].then(more.samples[1])),
+            cap=self.cap and more.cap and self.cap.then(more.cap),
+            timestamp_ms=np.append(self.timestamp_ms, more.timestamp_ms),
+            looks=self.looks + more.looks,
         )
 
     def settle(self, passed: range) -> tuple[int, Expected]:
@@ -91,7 +106,10 @@ class Attempt:
         return index, expectation
 
     def certificate(self, index: int, budget: float, error: float, classes: Sequence[str]) -> Certificate:
-        """The certificate of a setting that passed the test of ``budget`` at level ``error``; ``classes`` are names."""
+        """The certificate of a setting that passed the test of ``budget`` at level ``error``; ``classes`` are names.
+
+        What is said of single classes holds at whichever look: each look has an equal part of the level.
+        """
         wrong, cap = self.wrong[index], self.cap
         sample = self.samples[0]
         verdict = verdict_of(index, wrong, budget, error, sample)
@@ -107,10 +125,11 @@ class Attempt:
             max_class_disagreement=cap.budget if cap else None,
             classes_tested=self.classes_alone,
             class_upper_bound=cap.upper_bound(wrong, error) if cap else None,
-            worst_classes=worst_classes(wrong, self.labels, classes, error),
-            span_s=self.span_s,
+            worst_classes=worst_classes(wrong, self.labels, classes, error / self.looks),
+            span_s=span_s(self.timestamp_ms),
             block_frames=self.block_frames,
             block_s=self.block_s,
+            looks=self.looks,
             blocks=None if sample.block is None else len(np.unique(sample.block)),
             repeated=self.whole.shape[1] - len(wrong),
             repeated_disagreements=int(self.whole[index].sum() - wrong.sum()),

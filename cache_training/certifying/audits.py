@@ -154,40 +154,40 @@ class AuditIntake:
         self.known.new(kept.content)
         window.add(kept)
 
-    def counted(self, frames: Frames) -> Counted:
-        """Which of some frames that wait to certify, or did until now, enter a test."""
-        return self._counted(frames.block, frames.draw, frames.rate)
+    def audit_rate(self) -> float:
+        """The rate at which nearly all frames were audited of which audits wait to certify; at higher ones some."""
+        return common_rate(self.windows.certification.column("rate"))
 
-    def independent(self) -> int:
+    def counted(self, frames: Frames, audit_rate: float) -> Counted:
+        """Which of some frames that wait to certify, or did until now, enter a test: of those audited at this rate."""
+        return counted(frames.block, frames.draw, audit_rate, self.block_frames or 1)
+
+    def independent(self, audit_rate: float | None = None) -> int:
         """To how many frames that count singly those are worth that wait to certify, of pictures that are new to heads.
 
-        At best: if each block is as wrong throughout as it is at all.
+        At best: if each block is as wrong throughout as it is at all. By default at :meth:`audit_rate`.
         """
         window = self.windows.certification
         new = ~window.column("repeated")
-        return self._counted(*(window.column(name)[new] for name in ("block", "draw", "rate"))).worth
+        block, draw, rate = (window.column(name)[new] for name in ("block", "draw", "rate"))
+        return counted(block, draw, audit_rate or common_rate(rate), self.block_frames or 1).worth
 
     def block_sizes(self) -> npt.NDArray[np.float64]:
         """About how many frames each block has that waits to certify, by its audits and their rate: ``[blocks]``."""
         window = self.windows.certification
-        block, rate = window.column("block"), common_rate(window.column("rate"))
-        sizes: npt.NDArray[np.float64] = np.unique(block, return_counts=True)[1] / self._kept_rate(rate)
+        counts = np.unique(window.column("block"), return_counts=True)[1]
+        sizes: npt.NDArray[np.float64] = counts / self._kept_rate(self.audit_rate())
         return sizes
 
     def pace(self) -> StreamPace:
         """What the audits that wait to certify tell of the stream, but for their answers."""
-        rate, span_s = common_rate(self.windows.certification.column("rate")), self.windows.span_s()
-        frames = len(self.windows.certification) / SHARES[AuditUse.CERTIFICATION] / self._kept_rate(rate)
+        span_s = self.windows.span_s()
+        frames = len(self.windows.certification) / SHARES[AuditUse.CERTIFICATION] / self._kept_rate(self.audit_rate())
         return StreamPace(self.block_frames, self.block_sizes(), frames / span_s if span_s else 0.0)
 
     def _kept_rate(self, audit_rate: float) -> float:
         """The share of a key's frames that waits to certify, where so many are audited."""
         return min(audit_rate, counted_rate(self._block_frames))
-
-    def _counted(
-        self, block: npt.NDArray[np.uint64], draw: npt.NDArray[np.float64], rate: npt.NDArray[np.float32]
-    ) -> Counted:
-        return counted(block, draw, common_rate(rate), self.block_frames or 1)
 
     @property
     def block_frames(self) -> int | None:

@@ -23,12 +23,9 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
+from layercache.cache_training.certifying.looks import Levels
 from layercache.cache_training.certifying.samples import SINGLE, Sample
-
-#: One level for all settings, or one for each.
-Levels = float | npt.NDArray[np.float64]
 
 
 def attempt_error(attempt: int, confidence: float) -> float:
@@ -75,61 +72,6 @@ class Errors:
         return cls(error - overload, overload)
 
 
-def p_values(
-    disagreements: npt.NDArray[np.int64], frames: npt.NDArray[np.int64] | int, budget: float
-) -> npt.NDArray[np.float64]:
-    """P(Bin(frames, budget) <= disagreements): small where so few would be a surprise for a risk above ``budget``.
-
-    >>> p_values(np.array([0, 3]), 299, 0.01).round(4).tolist()
-    [0.0495, 0.6495]
-    """
-    # bdtr returns nan beyond its domain; k >= n is certain.
-    frames = np.broadcast_to(np.asarray(frames), disagreements.shape)
-    chances: npt.NDArray[np.float64] = special.bdtr(np.minimum(disagreements, frames).astype(float), frames, budget)
-    return np.where(disagreements >= frames, 1.0, chances)
-
-
-def p_value(disagreements: int, frames: int, budget: float) -> float:
-    """One of :func:`p_values`."""
-    return float(p_values(np.array([disagreements]), frames, budget)[0])
-
-
-def upper_bound(disagreements: int, frames: int, error: float) -> float:
-    """Clopper-Pearson: the risk is at most this with probability 1 - ``error``.
-
-    >>> round(upper_bound(0, 299, 0.05), 5)
-    0.00997
-    """
-    if disagreements >= frames:
-        return 1.0
-    return float(special.betaincinv(disagreements + 1, frames - disagreements, 1 - error))
-
-
-def lower_bound(disagreements: int, frames: int, error: float) -> float:
-    """Clopper-Pearson: the risk is at least this with probability 1 - ``error``.
-
-    >>> lower_bound(0, 100, 0.05), round(lower_bound(5, 100, 0.05), 4)
-    (0.0, 0.0199)
-    """
-    return float(special.betaincinv(disagreements, frames - disagreements + 1, error)) if disagreements else 0.0
-
-
-def allowed(frames: int, budget: float, error: float) -> int:
-    """The most disagreements among ``frames`` that still certify ``budget``; -1 where even none would be too many.
-
-    >>> allowed(299, 0.01, 0.05), allowed(298, 0.01, 0.05)
-    (0, -1)
-    """
-    if not frames or p_value(0, frames, budget) > error:
-        return -1
-    k = max(0, int(special.bdtrik(error, frames, budget)))
-    while p_value(k + 1, frames, budget) <= error:
-        k += 1
-    while p_value(k, frames, budget) > error:
-        k -= 1
-    return k
-
-
 @dataclass(frozen=True)
 class ClassCap:
     """The largest share of disagreements that is allowed within each group of the full model's classes."""
@@ -142,30 +84,19 @@ class ClassCap:
     sample: Sample = SINGLE
     """What belongs together of the frames."""
 
-    def counts(self, wrong: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Disagreements ``[settings, groups]`` of ``wrong`` ``[settings, frames]``, and frames ``[groups]``."""
-        settings = np.repeat(np.arange(len(wrong)), wrong.sum(1))
-        flat = settings * self.groups + self.group[np.nonzero(wrong)[1]]
-        disagreements = np.bincount(flat, minlength=len(wrong) * self.groups).reshape(len(wrong), self.groups)
-        return disagreements, np.bincount(self.group, minlength=self.groups)
-
     def passes(self, wrong: npt.NDArray[np.bool_], error: Levels) -> npt.NDArray[np.bool_]:
         """bool ``[settings]``: whether every group's own test passes."""
-        error = np.reshape(error, (-1, 1))
-        if self.sample.block is None:
-            disagreements, frames = self.counts(wrong)
-            p_by_group = p_values(disagreements, frames, self.budget)
-        else:
-            p_by_group = np.stack([one.p_values(wrong[:, rows], self.budget) for rows, one in self._samples()], axis=1)
-        passed: npt.NDArray[np.bool_] = np.all(p_by_group <= error, axis=1)
+        by_group = [one.passes(wrong[:, rows], self.budget, error) for rows, one in self._samples()]
+        passed: npt.NDArray[np.bool_] = np.all(by_group, axis=0)
         return passed
 
     def upper_bound(self, wrong: npt.NDArray[np.bool_], error: float) -> float:
         """The largest bound of any group, for one setting's ``wrong``, ``[frames]``."""
-        if self.sample.block is not None:
-            return max(one.upper_bound(wrong[rows], error) for rows, one in self._samples())
-        disagreements, frames = self.counts(wrong[None])
-        return max(upper_bound(int(d), int(n), error) for d, n in zip(disagreements[0], frames, strict=True))
+        return max(one.upper_bound(wrong[rows], self.budget, error) for rows, one in self._samples())
+
+    def then(self, more: "ClassCap") -> "ClassCap":
+        """The same on these frames, and then ``more``, after another look."""
+        return replace(self, group=np.append(self.group, more.group), sample=self.sample.then(more.sample))
 
     def _samples(self) -> list[tuple[npt.NDArray[np.bool_], Sample]]:
         """Of every group: which frames are in it, and how they count. Tuning expects nothing of single groups."""
@@ -206,20 +137,14 @@ def certify(
     >>> certify(flawless, 0.01, 0.05) is not None, certify(flawless[:, 1:], 0.01, 0.05) is not None
     (True, False)
     """
-    passes = _by_setting(wrong, budget, samples[0]) <= error
+    passes = samples[0].passes(wrong, budget, error)
     if cap is not None:
         passes &= cap.passes(wrong, error)
     if whole is not None:
-        passes &= _by_setting(whole, budget, samples[1]) <= error
+        passes &= samples[1].passes(whole, budget, error)
     passed = len(passes) if passes.all() else int(passes.argmin())
     last = passed - 1
-    return verdict_of(last, wrong[last], budget, level_of(error, last), samples[0]) if passed else None
-
-
-def _by_setting(wrong: npt.NDArray[np.bool_], budget: float, sample: Sample) -> npt.NDArray[np.float64]:
-    if sample.block is None:
-        return p_values(wrong.sum(1), wrong.shape[1], budget)
-    return sample.p_values(wrong, budget)
+    return verdict_of(last, wrong[last], budget, error, samples[0]) if passed else None
 
 
 def certify_bolder(
@@ -254,19 +179,14 @@ def certify_bolder(
     return replace(verdict, index=verdict.index + start) if verdict else None
 
 
-def level_of(error: Levels, index: int) -> float:
-    """The level of one setting."""
-    return float(np.asarray(error).flat[index if np.ndim(error) else 0])
-
-
 def verdict_of(
-    index: int, wrong: npt.NDArray[np.bool_], budget: float, error: float, sample: Sample = SINGLE
+    index: int, wrong: npt.NDArray[np.bool_], budget: float, error: Levels, sample: Sample = SINGLE
 ) -> Verdict:
     """One setting's test; ``wrong`` bool ``[frames]``."""
-    frames, disagreements = len(wrong), int(wrong.sum())
-    if sample.block is None:
-        p, bound = p_value(disagreements, frames, budget), upper_bound(disagreements, frames, error)
-    else:
-        own = sample.settings(slice(index, index + 1))
-        p, bound = float(own.p_values(wrong[None], budget)[0]), own.upper_bound(wrong, error)
-    return Verdict(index, frames, disagreements, p, bound)
+    return Verdict(
+        index,
+        len(wrong),
+        int(wrong.sum()),
+        sample.p_value(wrong, budget, error, index),
+        sample.upper_bound(wrong, budget, error, index),
+    )

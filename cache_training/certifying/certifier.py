@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
@@ -16,34 +15,29 @@ from torch import Tensor
 from layercache.cache_training.certifying import versions
 from layercache.cache_training.certifying.attempt import Attempt
 from layercache.cache_training.certifying.attempt_ledger import AttemptLedger
-from layercache.cache_training.certifying.audit_rates import next_rate
+from layercache.cache_training.certifying.audit_rates import StreamPace, next_rate
 from layercache.cache_training.certifying.audits import AuditIntake
+from layercache.cache_training.certifying.binomial import allowed
 from layercache.cache_training.certifying.certificate import (
     ClassCap,
     Errors,
-    Verdict,
-    allowed,
-    certify,
-    certify_bolder,
-    level_of,
 )
 from layercache.cache_training.certifying.choosing import ExitChoice, Option, choose_among
-from layercache.cache_training.certifying.error_shares import ErrorShare, setting_errors
+from layercache.cache_training.certifying.error_shares import ErrorShare
 from layercache.cache_training.certifying.live_version import LiveVersion
+from layercache.cache_training.certifying.looks import LookPlan
+from layercache.cache_training.certifying.open_attempt import OpenAttempt
 from layercache.cache_training.certifying.readiness import Readiness
 from layercache.cache_training.certifying.savings import is_worthwhile, saves_nearly
 from layercache.cache_training.learning.kept_frames import Frames
 from layercache.schemas.attempt import AttemptClaim, AttemptOutcome, PlannedTest
-from layercache.schemas.manifest import Certificate, Expected, Manifest, Overload
+from layercache.schemas.manifest import Manifest, Overload
 from layercache.schemas.settings import Promise
 
 log = logging.getLogger(__name__)
 
 #: Tuning aims at this share of the tolerated risk: above it attempts tend to fail.
 AIM = 0.8
-#: Overload thresholds are published only if they make a worker this many times as fast as the everyday ones.
-_FASTER = 1.05
-
 #: Every exit's score and label, ``[N, exits]`` each, that the engine gives N frames with a draft's heads as stored.
 Score = Callable[[Manifest, dict[str, Tensor], Frames], tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]
 
@@ -90,6 +84,9 @@ class Certifier:
         self._make_durable = make_durable
         self._now = now
         self.ledger = AttemptLedger(published.store, lambda: intake.lineage)
+        self._open: OpenAttempt | None = None
+        #: How often it has looked at a window and used it up.
+        self.looks = 0
         self._readiness = Readiness(intake, published.promise, len(model.classes))
 
     @property
@@ -107,7 +104,11 @@ class Certifier:
             self.close()
 
     def close(self) -> None:
-        """Publishes a version without exits."""
+        """Publishes a version without exits, and gives up the attempt under way: its stream is no more."""
+        if self._open is not None:
+            log.info("attempt %d ends with nothing certified: every exit closes", self._open.number)
+            self.ledger.finish(self._open.number, AttemptOutcome(ended=self._time(), normal=None))
+            self._open = None
         self._published.publish(*self._draft(None))
 
     def drop_overload(self) -> None:
@@ -120,16 +121,21 @@ class Certifier:
         self._published.publish(versions.without_overload(live, self._now()), tensors)
 
     def consider(self, options: Sequence[Option]) -> bool:
-        """Attempts to certify the best choice of candidates on any route, if that is worth an attempt.
+        """Goes on with the attempt under way, or begins one with the best choice of candidates on any route.
 
-        It is if the window is large enough to certify something, and the savings expected from tuning are large enough.
-        True if an attempt was made.
+        It begins one if the window is large enough to certify something, and the savings expected from tuning are
+        large enough. True if it has.
         """
         self.follow()
+        if self._open is not None:
+            self._go_on(self._open)
+            return False
         if not self.is_ready():
             return False
-        frames = self._intake.independent()
+        waiting = self._intake.independent()
         errors = self._errors(self.ledger.next_share(self._promise.confidence))
+        plan = self._readiness.plan(errors.normal, self._is_first, waiting)
+        frames = plan.longest
         tolerated = max(0, allowed(frames, self._promise.max_disagreement, errors.normal)) / frames
         live = self._published.time_saved
         choice = choose_among(options, AIM * tolerated)
@@ -139,13 +145,34 @@ class Certifier:
             choice, frames, errors.overload
         ):
             return False
-        self._attempt(choice, self._plan(choice, frames, errors))
+        self._begin(choice, self._plan(choice, frames, errors))
         return True
 
     def is_ready(self) -> bool:
-        """Whether the window is large enough for the next attempt: by numbers and times, not by answers."""
+        """Whether an attempt can begin: none is under way, and the window suffices, by numbers and times alone."""
         error = self._errors(self.ledger.next_share(self._promise.confidence)).normal
-        return self._readiness.is_ready(error, is_first=not self._published.time_saved)
+        return self._open is None and self._readiness.is_ready(error, self._is_first)
+
+    def conclude(self) -> None:
+        """Ends the attempt under way, if there is one, with the frames that there are: no others will come."""
+        attempt, self._open = self._open, None
+        if attempt is None:
+            return
+        rate = self._intake.audit_rate()
+        waits = len(self._intake.windows.certification) and self._readiness.blocks_are_independent()
+        if waits and rate >= attempt.audit_rate:
+            self._look(attempt, is_last=True)
+        else:
+            self._end(attempt)
+
+    @property
+    def under_way(self) -> bool:
+        """Whether an attempt waits for its next look."""
+        return self._open is not None
+
+    @property
+    def _is_first(self) -> bool:
+        return not self._published.time_saved
 
     def _errors(self, share: ErrorShare) -> Errors:
         return Errors.of(share.total, self._promise.overload_max_disagreement is not None)
@@ -168,52 +195,99 @@ class Certifier:
         tolerated = max(0, allowed(frames, budget, error)) / frames
         return is_worthwhile(choice.time_saved_within(AIM * tolerated), live)
 
-    def _attempt(self, choice: ExitChoice, plan: _Plan) -> None:
-        """One attempt: claims it with its plan, marks its frames as used, and only then looks at them."""
-        promise, classes = self._promise, self._model.classes
+    def _begin(self, choice: ExitChoice, plan: _Plan) -> None:
+        """Claims an attempt with its plan, and looks for the first time."""
         manifest, tensors = self._draft(choice)
         family = versions.family_hash(manifest, tensors, choice.family)
-        number, share, claim = self.ledger.claim(
-            promise.confidence, lambda share: self._claim(plan, self._errors(share), share, family)
-        )
+        waiting = self._intake.independent()
+
+        def describe(share: ErrorShare) -> AttemptClaim:
+            errors = self._errors(share)
+            looks = self._readiness.plan(errors.normal, self._is_first, waiting)
+            return self._claim(plan, looks, errors, share, family)
+
+        number, share, claim = self.ledger.claim(self._promise.confidence, describe)
         assert claim.normal is not None
-        grouping = self._readiness.grouping(claim.normal.error)
+        attempt = OpenAttempt(
+            number=number,
+            promise=self._promise,
+            claim=claim,
+            share=share,
+            choice=choice,
+            draft=manifest,
+            tensors=tensors,
+            grouping=self._readiness.grouping(claim.normal.error),
+            audit_rate=self._intake.audit_rate(),
+            pace=self._intake.pace(),
+        )
+        self._look(attempt)
+
+    def _go_on(self, attempt: OpenAttempt) -> None:
+        """Looks again once there are enough frames; ends the attempt where they are audited less than when it began."""
+        if not len(self._intake.windows.certification):
+            return
+        if self._intake.audit_rate() < attempt.audit_rate:
+            # What has been looked at cannot be thinned any more: it would count for more than what comes.
+            log.info("attempt %d ends: workers audit fewer frames than when it began", attempt.number)
+            self._open = None
+            self._end(attempt)
+            return
+        enough = attempt.seen + self._intake.independent(attempt.audit_rate) >= attempt.next_look
+        if enough and self._readiness.blocks_are_independent():
+            self._look(attempt)
+
+    def _look(self, attempt: OpenAttempt, is_last: bool = False) -> None:
+        """Looks at the frames that wait, and ends the attempt if it is over.
+
+        An attempt that fails on the way has no outcome, as if the trainer had been killed.
+        """
+        self._open = None
+        self._take_window(attempt, is_last)
+        if is_last or attempt.is_over:
+            self._end(attempt)
+        else:
+            self._open = attempt
+            log.info("%s", attempt.describe())
+
+    def _take_window(self, attempt: OpenAttempt, is_last: bool) -> None:
+        """Marks the window's frames as used, and only then tests on them."""
+        number, grouping = attempt.number, attempt.grouping
+        attempt.seen += self._intake.independent(attempt.audit_rate)
+        spent = 1.0 if is_last else attempt.plan.spent(attempt.seen)
+        promise, choice = self._promise, attempt.choice
         window = self._intake.use_up()
+        self.looks += 1
         self._make_durable()
-        counted = self._intake.counted(window)
+        counted = self._intake.counted(window, attempt.audit_rate)
         tested = window.rows(counted.rows)
-        samples = counted.samples(~tested.repeated, choice.family.risks)
+        samples = counted.samples(~tested.repeated, choice.family.risks, spent)
         most = promise.max_class_disagreement
         new = tested.labels[~tested.repeated]
         cap = ClassCap(most, grouping.group[new], len(grouping.shares), samples[0]) if most and grouping else None
-        scores, answers = self._score(manifest, tensors, tested)
+        scores, answers = self._score(attempt.draft, attempt.tensors, tested)
         alone = grouping.alone if grouping else 0
-        attempt = Attempt.run(number, promise.confidence, choice, scores, answers, tested, samples, cap, alone)
+        looked = Attempt.run(number, promise.confidence, choice, scores, answers, tested, samples, cap, alone)
         block_s = promise.block_s if self._intake.block_frames else None
-        attempt = replace(attempt, block_frames=self._intake.block_frames, block_s=block_s)
-        errors = setting_errors(claim.normal, len(attempt.wrong))
-        tests = len(errors)
-        tested_by = cap, attempt.whole[:tests], samples
-        boldest = certify(attempt.wrong[:tests], promise.max_disagreement, errors, *tested_by)
-        bolder = self._certify_overload(attempt, boldest, claim.overload) if boldest else None
-        # Also of what will not be published: the share passes on because the target was certified.
-        self.ledger.finish(number, self._outcome(boldest, bolder))
-        if boldest is None:
-            log.info("attempt %d on %d frames certified nothing", number, len(new))
-            return
-        index, expectation = attempt.settle(range(boldest.index + 1))
-        overload = self._overload(attempt, boldest, bolder, expectation, claim.overload, share)
-        if not self._improves_on_live(expectation, overload):
-            saved = 100 * expectation.time_saved
-            log.info("attempt %d certified %.1f %% of time saved, the live version saves more", number, saved)
-            return
-        certificate = attempt.certificate(index, promise.max_disagreement, level_of(errors, index), classes)
-        certificate = _with_recycled(certificate, share)
-        thresholds = versions.thresholds(choice, index)
-        certified = versions.with_certificate(manifest, thresholds, certificate, expectation, overload)
-        self._published.publish(certified, tensors)
+        attempt.look(replace(looked, block_frames=self._intake.block_frames, block_s=block_s))
 
-    def _claim(self, plan: _Plan, errors: Errors, share: ErrorShare, family: str) -> AttemptClaim:
+    def _end(self, ended: OpenAttempt) -> None:
+        """Writes the outcome, and publishes what was certified, if that is better than what there is."""
+        # Also of what will not be published: the share passes on because the target was certified.
+        self.ledger.finish(ended.number, ended.outcome(self._time()))
+        certified = ended.certified(self._model.classes)
+        if certified is None:
+            log.info("attempt %d on %d frames certified nothing", ended.number, ended.frames)
+            return
+        overload, saved = ended.certified_for_overload(self._model.classes), certified.expected.time_saved
+        if not self._improves_on_live(saved, overload):
+            saves = "attempt %d certified %.1f %% of time saved, the live version saves more"
+            log.info(saves, ended.number, 100 * saved)
+            return
+        # Drafted anew, since another version may be live by now than when the attempt began.
+        manifest, _ = self._draft(ended.choice, ended.pace)
+        self._published.publish(versions.with_certificate(manifest, certified, overload), ended.tensors)
+
+    def _claim(self, plan: _Plan, looks: LookPlan, errors: Errors, share: ErrorShare, family: str) -> AttemptClaim:
         bolder = plan.overload_target
         return AttemptClaim(
             claimed=self._time(),
@@ -223,69 +297,21 @@ class Certifier:
             family=family,
             normal=PlannedTest(error=errors.normal, target=plan.target, bolder=plan.bolder),
             overload=None if bolder is None else PlannedTest(error=errors.overload, target=bolder),
-        )
-
-    def _outcome(self, boldest: Verdict | None, bolder: Verdict | None) -> AttemptOutcome:
-        return AttemptOutcome(
-            ended=self._time(),
-            normal=boldest.index if boldest else None,
-            overload=bolder.index if bolder else None,
+            looks=looks.sizes,
         )
 
     def _time(self) -> str:
         return self._now().isoformat(timespec="seconds")
 
-    def _certify_overload(self, attempt: Attempt, boldest: Verdict, test: PlannedTest | None) -> Verdict | None:
-        """The boldest setting that only overload's budget allows; None for none."""
-        budget = self._promise.overload_max_disagreement
-        if budget is None or test is None:
-            return None
-        errors = setting_errors(test, len(attempt.wrong))
-        tests = len(errors)
-        tested_by = attempt.cap, attempt.whole[:tests], attempt.samples
-        verdict = certify_bolder(attempt.wrong[:tests], boldest, budget, errors, *tested_by)
-        if verdict is None:
-            log.info("attempt %d certified nothing bolder for overload's %.2f %%", attempt.number, 100 * budget)
-        return verdict
-
-    def _overload(
-        self,
-        attempt: Attempt,
-        boldest: Verdict,
-        bolder: Verdict | None,
-        normal: Expected,
-        test: PlannedTest | None,
-        share: ErrorShare,
-    ) -> Overload | None:
-        """The same exits under the overload budget; None where none was certified, or they would hardly be faster."""
-        budget = self._promise.overload_max_disagreement
-        if budget is None or bolder is None or test is None:
-            return None
-        passed = range(boldest.index + 1, bolder.index + 1)
-        index, expectation = attempt.settle(passed)
-        faster = (1 - normal.time_saved) / (1 - expectation.time_saved)
-        if faster < _FASTER:
-            log.info("attempt %d: under overload these exits would be but %.2f times as fast", attempt.number, faster)
-            return None
-        return Overload(
-            thresholds=versions.thresholds(attempt.choice, index),
-            certificate=_with_recycled(attempt.certificate(index, budget, test.error, self._model.classes), share),
-            expected=expectation,
-        )
-
-    def _improves_on_live(self, expectation: Expected, overload: Overload | None) -> bool:
+    def _improves_on_live(self, time_saved: float, overload: Overload | None) -> bool:
         """Whether a version with these expected savings should replace the live one."""
         live = self._published.time_saved
-        if expectation.time_saved > live:
-            return True
         # A version is published for its overload thresholds alone where it saves nearly as much otherwise.
-        return overload is not None and self._published.lacks_overload and saves_nearly(expectation.time_saved, live)
+        for_overload = overload is not None and self._published.lacks_overload and saves_nearly(time_saved, live)
+        return time_saved > live or for_overload
 
-    def _draft(self, choice: ExitChoice | None) -> tuple[Manifest, dict[str, Tensor]]:
+    def _draft(self, choice: ExitChoice | None, pace: StreamPace | None = None) -> tuple[Manifest, dict[str, Tensor]]:
+        """What would follow the live version; its audit rate by the ``pace`` of what waits now, or did."""
         live, time_share = self._published.live, 1 - choice.time_saved if choice else 1.0
-        rate = next_rate(live, self._min_audit_rate, time_share, self._intake.pace())
+        rate = next_rate(live, self._min_audit_rate, time_share, pace or self._intake.pace())
         return versions.draft(self._model, live, choice, rate, self._now())
-
-
-def _with_recycled(certificate: Certificate, share: ErrorShare) -> Certificate:
-    return msgspec.structs.replace(certificate, recycled=share.recycled, recycled_from=share.consumes)

@@ -1,13 +1,12 @@
 """Disagreement by class: which classes can have a test of their own, and the results of the worst."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from layercache.cache_training.certifying.certificate import upper_bound
+from layercache.cache_training.certifying.binomial import upper_bound
 from layercache.schemas.manifest import ClassResult
 
 #: A class has a test of its own if the longest window is expected to hold this many times the frames that a test needs,
@@ -26,15 +25,6 @@ class Grouping:
     """``[groups]``: the groups' shares of the stream."""
     alone: int
     """How many classes have a test of their own."""
-
-
-def fewest_frames(budget: float, error: float) -> int:
-    """How many frames a binomial test of ``budget`` needs at least, all of them right.
-
-    >>> fewest_frames(0.01, 0.05), fewest_frames(0.05, 0.025)
-    (299, 72)
-    """
-    return math.ceil(math.log(error) / math.log1p(-budget))
 
 
 def group_classes(counts: npt.NDArray[np.int64], fewest: int, capacity: int) -> Grouping:

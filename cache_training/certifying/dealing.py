@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from layercache.cache_training.certifying.samples import SINGLE, Sample
+from layercache.cache_training.certifying.looks import Looks
+from layercache.cache_training.certifying.samples import Sample
 from layercache.early_exit.blocks import counted_rate, most_counted
 from layercache.early_exit.policy import mixed
 from layercache.schemas.distillation import DistillationBatch
@@ -75,9 +76,14 @@ class Counted:
         """To how many frames that count singly they are worth, at best."""
         return len(self.rows) // self.most
 
-    def samples(self, new: npt.NDArray[np.bool_], expected: npt.NDArray[np.float64]) -> tuple[Sample, Sample]:
-        """For a test on the ``new`` frames among them, bool ``[rows]``, and one on all; ``expected``: see there."""
-        whole = SINGLE if self.block is None else Sample(self.block, self.most, expected)
+    def samples(
+        self, new: npt.NDArray[np.bool_], expected: npt.NDArray[np.float64], spent: float
+    ) -> tuple[Sample, Sample]:
+        """For a test on the ``new`` frames among them, bool ``[rows]``, and one on all.
+
+        ``expected``: see there; a share of ``spent`` of their level may be spent by this look.
+        """
+        whole = Sample(self.block, self.most, expected, Looks((len(self.rows),), (spent,)))
         return whole.rows(new), whole
 
 

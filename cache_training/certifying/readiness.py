@@ -1,13 +1,15 @@
 """When the audits that wait to certify are enough for an attempt, and why they are not: never by their answers."""
 
 import logging
+from functools import lru_cache
 
 import numpy as np
 
 from layercache.cache_training.certifying.audits import AuditIntake
-from layercache.cache_training.certifying.certificate import allowed
-from layercache.cache_training.certifying.classes import Grouping, fewest_frames, group_classes
+from layercache.cache_training.certifying.binomial import allowed, enough_frames, fewest_allowing
+from layercache.cache_training.certifying.classes import Grouping, group_classes
 from layercache.cache_training.certifying.dealing import one_per_block
+from layercache.cache_training.certifying.looks import LookPlan
 from layercache.cache_training.learning.kept_frames import concatenate
 from layercache.schemas.settings import Promise
 
@@ -15,9 +17,16 @@ log = logging.getLogger(__name__)
 
 #: Certificates pay much where keys may send so many times what they do. It takes so many audits to know.
 _MUCH_LONGER, _MANY_AUDITS = 2, 1_000
-#: An attempt waits until its window would tolerate this share of the budget. The first attempt should open exits early;
-#: later ones should come near the budget, which takes a larger window.
+#: An attempt is planned about the window that would tolerate this share of the budget. The first attempt should open
+#: exits early; later ones should come near the budget, which takes a larger window.
 FIRST_TOLERANCE, _LATER_TOLERANCE = 0.2, 0.5
+
+
+_enough = lru_cache(enough_frames)
+
+
+def _tolerance(is_first: bool) -> float:
+    return FIRST_TOLERANCE if is_first else _LATER_TOLERANCE
 
 
 class Readiness:
@@ -35,17 +44,23 @@ class Readiness:
         self._told_blocks_at = _MANY_AUDITS
 
     def is_ready(self, error: float, is_first: bool) -> bool:
-        """Whether an attempt that may err with ``error`` can certify enough; a first version asks for less."""
+        """Whether an attempt that may err with ``error`` can look for the first time; a first version asks for less."""
         frames = self._intake.independent()
-        if not frames:
-            return False
-        tolerated = max(0, allowed(frames, self._promise.max_disagreement, error)) / frames
-        wanted = FIRST_TOLERANCE if is_first else _LATER_TOLERANCE
-        if tolerated < wanted * self._promise.max_disagreement:
+        if frames < self.plan(error, is_first, frames).first:
             self._tell_repeats(frames)
             self._tell_long_blocks(frames)
             return False
-        return self._classes_suffice(frames, error, wanted) and self._spans_enough() and self._blocks_are_independent()
+        wanted = _tolerance(is_first)
+        return self._classes_suffice(frames, error, wanted) and self._spans_enough() and self.blocks_are_independent()
+
+    def plan(self, error: float, is_first: bool, waiting: int) -> LookPlan:
+        """When such an attempt looks: about the sample that would tolerate enough of the budget at a single look.
+
+        Where even more frames are ``waiting``, later looks are as much farther off.
+        """
+        budget = self._promise.max_disagreement
+        enough = _enough(_tolerance(is_first) * budget, budget, error)
+        return LookPlan.of(max(enough, waiting), budget, error)
 
     def grouping(self, error: float) -> Grouping | None:
         """Which classes have a test of their own; None without a cap.
@@ -61,7 +76,7 @@ class Readiness:
             counts += np.bincount(others.labels[one_per_block(others.block)], minlength=len(counts))
         waiting = len(windows.certification)
         independent = self._intake.independent() / waiting if waiting else 1.0
-        return group_classes(counts, fewest_frames(cap, error), int(windows.certification.capacity * independent))
+        return group_classes(counts, fewest_allowing(0, cap, error), int(windows.certification.capacity * independent))
 
     def _classes_suffice(self, frames: int, error: float, wanted: float) -> bool:
         """Whether a window of ``frames`` should hold enough of every class, judged by the classes of other frames."""
@@ -76,7 +91,7 @@ class Readiness:
             log.info(
                 "the next attempt waits for more audits of the rarest class, or of the rare ones together "
                 "(of %d groups): about %d so far, at least %d are needed",
-                len(grouping.shares), fewest, fewest_frames(cap, error),
+                len(grouping.shares), fewest, fewest_allowing(0, cap, error),
             )  # fmt: skip
             self._told_for_error = error
         return False
@@ -92,7 +107,7 @@ class Readiness:
             self._told_span = True
         return False
 
-    def _blocks_are_independent(self) -> bool:
+    def blocks_are_independent(self) -> bool:
         """Whether scenes end with their blocks, as far as anyone can tell."""
         scenes = self._intake.scenes
         if not scenes.outlast:

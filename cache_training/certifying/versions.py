@@ -1,6 +1,7 @@
 """Makes a version of heads: a choice becomes a draft, and a draft that has passed its test becomes a manifest."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from typing import Literal, Protocol
@@ -126,16 +127,20 @@ def family_hash(manifest: Manifest, tensors: dict[str, Tensor], family: Threshol
     return digest.hexdigest()
 
 
-def with_certificate(
-    manifest: Manifest,
-    of_exits: Sequence[float],
-    certificate: Certificate,
-    expectation: Expected,
-    overload: Overload | None = None,
-) -> Manifest:
+@dataclass(frozen=True)
+class Certified:
+    """A setting that passed its test."""
+
+    thresholds: tuple[float, ...]
+    certificate: Certificate
+    expected: Expected
+
+
+def with_certificate(manifest: Manifest, certified: Certified, overload: Overload | None = None) -> Manifest:
     """The draft as it is published, with its certificates and the thresholds that passed, one for each exit."""
+    opened = with_thresholds(manifest, certified.thresholds)
     return msgspec.structs.replace(
-        with_thresholds(manifest, of_exits), certificate=certificate, expected=expectation, overload=overload
+        opened, certificate=certified.certificate, expected=certified.expected, overload=overload
     )
 
 

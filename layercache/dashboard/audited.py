@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from layercache.cache_training.certifying.certificate import upper_bound
+from layercache.cache_training.certifying.binomial import upper_bound
 from layercache.cache_training.certifying.dealing import key_blocks
 from layercache.cache_training.certifying.seen_numbers import SeenNumbers
 from layercache.dashboard.state import ClassDisagreement, Disagreement

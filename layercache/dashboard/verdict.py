@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from layercache.cache_training.certifying.certificate import lower_bound
+from layercache.cache_training.certifying.binomial import lower_bound
 from layercache.dashboard import state
 from layercache.dashboard.words import percent, plural
 

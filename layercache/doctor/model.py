@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 from layercache.doctor.checks import Area, Finding
 from layercache.early_exit.cutting.cuts import TracedModel
-from layercache.measuring.needs import first_attempt_audits
+from layercache.measuring.needs import first_look_audits
 from layercache.schemas.settings import Settings
 
 AREA = Area("model")
@@ -103,7 +103,7 @@ def _sizes(settings: Settings, traced: TracedModel) -> Iterator[Finding]:
         )
     promise, trainer = settings.promise, settings.trainer
     budget = promise.max_disagreement
-    needed = first_attempt_audits(budget, promise.confidence)
+    needed = first_look_audits(budget, promise.confidence)
     fit = min(trainer.window_frames, int(trainer.replay_mb * 1e6 / 4 / (frame_bytes + 16)))
     found = f"{needed:,} certification audits to begin with for {budget:.2%} at {promise.confidence:.0%}, {fit:,} fit"
     if fit >= needed:

@@ -2,54 +2,38 @@
 
 import math
 
-from layercache.cache_training.certifying.certificate import attempt_error, p_value
+from layercache.cache_training.certifying.binomial import enough_frames
+from layercache.cache_training.certifying.certificate import attempt_error
 from layercache.cache_training.certifying.dealing import SHARES, AuditUse
+from layercache.cache_training.certifying.looks import LookPlan
 from layercache.cache_training.certifying.readiness import FIRST_TOLERANCE
 from layercache.cache_training.trainer import FEWEST_TUNING
 
 
-def flawless_audits(budget: float, confidence: float) -> int:
-    """Certification audits without which not even flawless exits could be certified, at the first attempt.
+def first_look_audits(budget: float, confidence: float) -> int:
+    """Certification audits at which the first attempt looks for the first time, and flawless exits open.
 
-    Of so many, none may disagree: (1 - budget)^n is to be at most the attempt's error.
-
-    >>> flawless_audits(0.01, 0.95), flawless_audits(0.005, 0.95)
-    (368, 736)
+    >>> first_look_audits(0.01, 0.95), first_look_audits(0.05, 0.95)
+    (432, 86)
     """
-    return math.ceil(math.log(attempt_error(1, confidence)) / math.log1p(-budget))
+    error = attempt_error(1, confidence)
+    return LookPlan.of(enough_frames(FIRST_TOLERANCE * budget, budget, error), budget, error).first
 
 
 def first_attempt_audits(budget: float, confidence: float) -> int:
-    """Certification audits that the trainer waits for before its first attempt, so that a few may disagree.
+    """The same, or as many as come until there are enough tuning audits to choose by.
 
-    >>> first_attempt_audits(0.01, 0.95), first_attempt_audits(0.05, 0.95)
-    (720, 142)
+    >>> first_attempt_audits(0.01, 0.95), first_attempt_audits(0.005, 0.95)
+    (609, 866)
     """
-    error = attempt_error(1, confidence)
-    allowed = 0
-    while True:
-        audits = _fewest(allowed, budget, error)
-        if allowed >= FIRST_TOLERANCE * budget * audits:
-            return audits
-        allowed += 1
+    until_tuned = FEWEST_TUNING * SHARES[AuditUse.CERTIFICATION] / SHARES[AuditUse.TUNING]
+    return max(first_look_audits(budget, confidence), math.ceil(until_tuned))
 
 
 def first_attempt_frames(budget: float, confidence: float) -> int:
     """Frames of a stream, all audited as long as nothing is open, until the first attempt: so many on average.
 
-    >>> first_attempt_frames(0.01, 0.95), first_attempt_frames(0.05, 0.95)
-    (987, 834)
+    >>> first_attempt_frames(0.01, 0.95), first_attempt_frames(0.005, 0.95)
+    (835, 1187)
     """
-    certifying = first_attempt_audits(budget, confidence) / SHARES[AuditUse.CERTIFICATION]
-    return math.ceil(max(certifying, FEWEST_TUNING / SHARES[AuditUse.TUNING]))
-
-
-def _fewest(allowed: int, budget: float, error: float) -> int:
-    """The fewest frames of which so many may disagree."""
-    low, high = allowed, max(2, 2 * (allowed + 1))
-    while p_value(allowed, high, budget) > error:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if p_value(allowed, middle, budget) <= error else (middle, high)
-    return high
+    return math.ceil(first_attempt_audits(budget, confidence) / SHARES[AuditUse.CERTIFICATION])

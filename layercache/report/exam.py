@@ -9,7 +9,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from layercache.cache_training.certifying import versions
-from layercache.cache_training.certifying.certificate import lower_bound, upper_bound
+from layercache.cache_training.certifying.binomial import lower_bound, upper_bound
 from layercache.cache_training.certifying.choosing import ExitChoice
 from layercache.early_exit.cutting.cuts import TracedModel
 from layercache.early_exit.engine import Engine

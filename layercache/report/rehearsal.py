@@ -113,7 +113,7 @@ class Rehearsal:
         """How many frames it has answered."""
         self.versions: list[tuple[int, Manifest]] = []
         """Of the own budget: after how many frames each began to serve."""
-        self._attempts = 0
+        self._looks = 0
         self._waited = dict.fromkeys((lane.budget for lane in self.lanes), 0)
         self._slots: set[int] = set()
         self._writer = DistillationWriter(traced.classifier.fingerprint, "report", settings.topics.max_record_bytes)
@@ -165,15 +165,16 @@ class Rehearsal:
         if options and len(self.trainer.windows.tuning) >= FEWEST_TUNING:
             for lane in (*self._others, self.own):
                 lane.certifier.consider(options)
-            self._take_up()
+        for lane in (*self._others, self.own):
+            lane.certifier.conclude()
+        self._take_up()
         return options
 
     def _take_up(self) -> None:
         """Serves by a version that was published, and keeps from the other budgets what the trainer may learn now."""
         store = self.trainer.published.store
-        attempts = store.attempts()
-        if attempts != self._attempts:
-            self._attempts = attempts
+        if self.trainer.certifier.looks != self._looks:
+            self._looks = self.trainer.certifier.looks
             used = self.trainer.intake.used_blocks.array()
             for lane in self._others:
                 self._waited[lane.budget] = self.most_waiting(lane)

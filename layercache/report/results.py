@@ -93,7 +93,7 @@ def report_frames(budget: float, confidence: float) -> int:
     """Frames of a report, those of its exam included, until the first attempt, about.
 
     >>> report_frames(0.01, 0.95)
-    1162
+    983
     """
     return int(first_attempt_frames(budget, confidence) / (1 - EXAM_SHARE)) + 1
 

@@ -7,6 +7,8 @@ from tests.mutants.mutant import Mutant
 _CODE, _TESTS = "cache_training/certifying", "tests/cache_training/certifying"
 _AUDITS, _DEALING, _CERTIFICATE = f"{_CODE}/audits.py", f"{_CODE}/dealing.py", f"{_CODE}/certificate.py"
 _SEEN, _WINDOWS, _READINESS = f"{_CODE}/seen_numbers.py", f"{_CODE}/windows.py", f"{_CODE}/readiness.py"
+_BINOMIAL, _LOOKS, _LOOKS_TESTS = f"{_CODE}/binomial.py", f"{_CODE}/looks.py", f"{_TESTS}/test_looks.py"
+_OPEN_TESTS = f"{_TESTS}/test_open_attempt.py"
 _CERTIFIER, _LIVE = f"{_CODE}/certifier.py", f"{_CODE}/live_version.py"
 _ATTEMPT, _VERSIONS = f"{_CODE}/attempt.py", f"{_CODE}/versions.py"
 _SHARES, _LEDGER = f"{_CODE}/error_shares.py", f"{_CODE}/attempt_ledger.py"
@@ -147,7 +149,7 @@ MUTANTS = (
     Mutant(
         "repeated pictures are not tested",
         _CERTIFICATE,
-        "passes &= _by_setting(whole, budget, samples[1]) <= error",
+        "passes &= samples[1].passes(whole, budget, error)",
         "pass",
         _CERTIFICATE_TESTS,
     ),
@@ -230,14 +232,14 @@ MUTANTS = (
     ),
     Mutant(
         "the test counts one disagreement less",
-        _CERTIFICATE,
+        _BINOMIAL,
         "special.bdtr(np.minimum(disagreements, frames).astype(float), frames, budget)",
         "special.bdtr(np.maximum(disagreements - 1, 0).astype(float), frames, budget)",
         _CERTIFICATE_TESTS,
     ),
     Mutant(
         "the upper bound of a risk counts one agreement more than there was",
-        _CERTIFICATE,
+        _BINOMIAL,
         "special.betaincinv(disagreements + 1, frames - disagreements, 1 - error)",
         "special.betaincinv(disagreements + 1, frames - disagreements + 1, 1 - error)",
         _CERTIFICATE_TESTS,
@@ -287,8 +289,8 @@ MUTANTS = (
     Mutant(
         "one class within its cap is enough",
         _CERTIFICATE,
-        "np.all(p_by_group <= error, axis=1)",
-        "np.any(p_by_group <= error, axis=1)",
+        "np.all(by_group, axis=0)",
+        "np.any(by_group, axis=0)",
         _CLASSES_TESTS,
     ),
     Mutant(
@@ -416,9 +418,37 @@ MUTANTS = (
     Mutant(
         "the cap on classes is not tested",
         _CERTIFIER,
-        "tested_by = cap, attempt.whole[:tests], samples",
-        "tested_by = None, attempt.whole[:tests], samples",
+        "samples[0]) if most and grouping else None",
+        "samples[0]) if False else None",
         _CERTIFIER_TESTS,
+    ),
+    Mutant(
+        "each look has the whole level for itself",
+        _LOOKS,
+        "error * share - gone",
+        "error",
+        _LOOKS_TESTS,
+    ),
+    Mutant(
+        "what earlier looks may have let pass is left out of a p-value",
+        _LOOKS,
+        "return _chance(self.ends, before, disagreements, budget)",
+        "return p_value(disagreements, self.ends[-1], budget)",
+        _LOOKS_TESTS,
+    ),
+    Mutant(
+        "an attempt goes on with heads that have learnt meanwhile",
+        _CERTIFIER,
+        "self._score(attempt.draft, attempt.tensors, tested)",
+        "self._score(*self._draft(attempt.choice), tested)",
+        _OPEN_TESTS,
+    ),
+    Mutant(
+        "an attempt goes on though fewer frames are audited than when it began",
+        _CERTIFIER,
+        "if self._intake.audit_rate() < attempt.audit_rate:",
+        "if False:",
+        _OPEN_TESTS,
     ),
     Mutant(
         "audits of another version speak of the live one",

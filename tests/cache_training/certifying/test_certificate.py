@@ -6,15 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
+from layercache.cache_training.certifying.binomial import allowed, p_value, upper_bound
 from layercache.cache_training.certifying.certificate import (
     ClassCap,
     Errors,
-    allowed,
     attempt_error,
     certify,
     certify_bolder,
-    p_value,
-    upper_bound,
     verdict_of,
 )
 

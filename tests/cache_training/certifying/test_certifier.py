@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.promise import __main__ as promise
+from benchmarks.promise import scenarios as promise
 from benchmarks.promise.runs import Simulated, live
 from benchmarks.promise.simulated_heads import Flat, OneClass
 from layercache.cache_training.certifying.audit_tally import DisagreementCount

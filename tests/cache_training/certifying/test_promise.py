@@ -8,11 +8,11 @@ from functools import cache
 
 import pytest
 
-from benchmarks.promise import __main__ as promise
+from benchmarks.promise import scenarios as promise
 from benchmarks.promise.runs import Result, Scenario, live, simulate
 from benchmarks.promise.simulated_heads import Flat
-from layercache.cache_training.certifying.certificate import allowed, attempt_error
-from layercache.cache_training.certifying.classes import fewest_frames
+from layercache.cache_training.certifying.binomial import enough_frames, fewest_allowing
+from layercache.cache_training.certifying.certificate import attempt_error
 
 #: Processor time, not time to wait: on a busy machine a minute of simulation takes many.
 pytestmark = pytest.mark.timeout(1200)
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.timeout(1200)
 STREAMS = [
     (promise.WORST, 100, 10),
     (promise.SMALL_WINDOW, 150, 8),
+    (promise.LOOKS, 30, 4),
     (promise.USUAL_BUDGET, 30, 8),
     (promise.CLIFF, 30, 8),
     (promise.ERRATIC, 20, 5),
@@ -123,11 +124,11 @@ def test_the_simulation_is_not_vacuous(part: Part) -> None:
 
 
 def test_with_fewer_audits_than_the_bound_needs_nothing_is_attempted() -> None:
-    """Flawless heads, one frame at a time: the first attempt waits for a window that could pass with some to spare."""
+    """Flawless heads, one frame at a time: they open at the first look, six tenths on the way to the last one."""
     scenario = replace(promise.IMPROVING, heads=lambda: Flat(0.0, honest=True), attempts=1, frames_at_once=1)
     error = attempt_error(1, 0.95)
-    fewest = next(n for n in range(1, 2000) if allowed(n, 0.01, error) / n >= 0.2 * 0.01)
-    assert fewest_frames(0.01, error) == 368 < fewest == 720
+    assert enough_frames(0.2 * 0.01, 0.01, error) == 720
+    assert fewest_allowing(0, 0.01, 0.6 * error) < 432
     life = live(scenario, seed=3)
     assert life.published == 1
-    assert life.tested == fewest
+    assert life.tested == 432

@@ -36,12 +36,12 @@ def store(tmp_path: Path) -> HeadStore:
 
 
 def attempt(simulated: Simulated, steps: int = 100) -> tuple[AttemptClaim, AttemptOutcome | None]:
-    """Audits until there is another attempt; its claim and its outcome."""
+    """Audits until another attempt has ended; its claim and its outcome."""
     store = simulated.published.store
     before = store.attempts()
     for _ in range(steps):
         simulated.step()
-        if store.attempts() > before:
+        if store.attempts() > before and not simulated.under_way:
             claim = store.attempt_claim(before + 1)
             assert claim is not None
             return claim, store.attempt_outcome(before + 1)

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layercache.cache_training.certifying.certificate import ClassCap, certify, p_value, verdict_of
+from layercache.cache_training.certifying.binomial import p_value
+from layercache.cache_training.certifying.certificate import ClassCap, certify, verdict_of
 from layercache.cache_training.certifying.samples import Sample
 
 Bools = npt.NDArray[np.bool_]
@@ -63,7 +64,7 @@ def test_of_single_frames_the_exact_test_says_more(frames: int, data: st.DataObj
 def test_the_bound_and_the_test_agree(seed: int, error: float) -> None:
     wrong, block = bursts(seed, 400, heavy=0.05, light=0.01)
     sample = Sample(block, 20, np.array([0.01]))
-    bound = sample.upper_bound(wrong, error)
+    bound = sample.upper_bound(wrong, 0.05, error)
     assert wrong.mean() <= bound
     assert sample.p_values(wrong[None], bound + 1e-6)[0] <= error
     assert bound == 1.0 or sample.p_values(wrong[None], bound - 1e-6)[0] > error

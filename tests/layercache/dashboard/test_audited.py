@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from layercache.cache_training.certifying.certificate import upper_bound
+from layercache.cache_training.certifying.binomial import upper_bound
 from layercache.dashboard.audited import AuditTally
 from layercache.schemas.distillation import DistillationBatch
 from tests.cache_training.builders import as_lessons, record

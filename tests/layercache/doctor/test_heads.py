@@ -121,8 +121,8 @@ def test_a_model_is_loaded_cut_and_timed(settings: Settings) -> None:
     assert {one.state for one in found.values()} == {"ok"}
     assert found["load"].found == "tiny: 3 classes, frames of 3 × 16 × 16, on cpu"
     assert "ms a frame" in found["speed"].found
-    assert "142" not in found["trainer's memory"].found
-    assert found["trainer's memory"].found.startswith("720 certification audits to begin with for 1.00% at 95%")
+    assert "86 " not in found["trainer's memory"].found
+    assert found["trainer's memory"].found.startswith("432 certification audits to begin with for 1.00% at 95%")
 
 
 def test_a_model_that_does_not_load_is_an_error() -> None:
@@ -135,11 +135,11 @@ def test_frames_that_fit_no_record_and_windows_that_hold_too_few_are_errors(sett
     small = settings.model_copy(
         update={
             "topics": Topics.model_construct(max_record_bytes=1_000),
-            "trainer": Trainer(replay_mb=2, window_frames=500),
+            "trainer": Trainer(replay_mb=2, window_frames=400),
         }
     )
     found = checked(small)
     assert found["record size"].state == "error"
-    assert found["trainer's memory"].fix == "set trainer.window_frames above 720"
+    assert found["trainer's memory"].fix == "set trainer.window_frames above 432"
     little = settings.model_copy(update={"trainer": Trainer(replay_mb=1)})
-    assert checked(little)["trainer's memory"].fix == "set trainer.replay_mb to 3 or more"
+    assert checked(little)["trainer's memory"].fix == "set trainer.replay_mb to 2 or more"
