@@ -86,8 +86,7 @@ def _most_by_the_window(
 ) -> Counted:
     found = counted(block, draw, rate, block_frames)
     sizes = np.unique(block[found.rows], return_counts=True)[1]
-    most = int(sizes.max(initial=1))
-    return replace(found, most=most, block=None if most == 1 else found.block)
+    return replace(found, most=int(sizes.max(initial=1)))
 
 
 def _weights_dropped(

@@ -136,7 +136,7 @@ def memorising(scene_s: float) -> Scenario:
         lambda seed: Cameras(seed, scene_s, aligned=scene_s == 10),
         lambda: Memorising(0.1),
         attempts=6,
-        longest=20_000,
+        longest=20_000 if scene_s > 10 else 400_000,
     )
 
 
@@ -204,7 +204,7 @@ WEIGHT_RUNS = (
     ScenarioRun(FEW_BURSTS, 100),
     ScenarioRun(RARE_BURSTS, 100),
     ScenarioRun(BUSY_HOURS, 100),
-    ScenarioRun(VIDEOS, 400),
+    ScenarioRun(VIDEOS, 200),
 )
 MUTANT_RUNS = (
     ScenarioRun(WORST, 60, "empirical mean"),
@@ -213,12 +213,12 @@ MUTANT_RUNS = (
     ScenarioRun(WORST, 60, "error not shared"),
     ScenarioRun(CLIFF, 60, "error not shared"),
     ScenarioRun(COPIES, 100, "copies counted singly"),
-    ScenarioRun(MEMORISING, 60, "dealt by frame"),
+    ScenarioRun(MEMORISING, 200, "dealt by frame"),
     ScenarioRun(LOOP, 60, "dealt by position"),
     ScenarioRun(cameras(100), 60, "scenes outlast blocks unseen"),
     ScenarioRun(FEW_BURSTS, 60, "the first audit stands for its block"),
     ScenarioRun(FEW_BURSTS, 60, "weights dropped"),
-    ScenarioRun(RARE_BURSTS, 60, "test chosen after seeing weights"),
+    ScenarioRun(RARE_BURSTS, 100, "test chosen after seeing weights"),
     ScenarioRun(BUSY_HOURS, 60, "rates not made equal"),
     ScenarioRun(ONE_CLASS, 60, "classes not tested"),
     ScenarioRun(TWO_BUDGETS, 60, "overload by the mean"),
@@ -226,7 +226,7 @@ MUTANT_RUNS = (
     ScenarioRun(TARGETS_MISSED, 60, "passed on after a failure"),
     ScenarioRun(TARGETS_MISSED, 60, "target chosen after looking"),
     ScenarioRun(TARGETS_MET, 60, "passed on twice"),
-    ScenarioRun(BOLDER, 60, "bolder at the full level"),
+    ScenarioRun(BOLDER, 250, "bolder at the full level"),
     ScenarioRun(LOST_OUTCOMES, 200, "passed on by unfinished attempts"),
 )
 

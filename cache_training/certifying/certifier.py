@@ -158,9 +158,8 @@ class Certifier:
         attempt, self._open = self._open, None
         if attempt is None:
             return
-        rate = self._intake.audit_rate()
         waits = len(self._intake.windows.certification) and self._readiness.blocks_are_independent()
-        if waits and rate >= attempt.audit_rate:
+        if waits and self._counts_alike(attempt):
             self._look(attempt, is_last=True)
         else:
             self._end(attempt)
@@ -219,6 +218,7 @@ class Certifier:
             grouping=self._readiness.grouping(claim.normal.error),
             audit_rate=self._intake.audit_rate(),
             pace=self._intake.pace(),
+            block_frames=self._intake.block_frames,
         )
         self._look(attempt)
 
@@ -226,15 +226,22 @@ class Certifier:
         """Looks again once there are enough frames; ends the attempt where they are audited less than when it began."""
         if not len(self._intake.windows.certification):
             return
-        if self._intake.audit_rate() < attempt.audit_rate:
-            # What has been looked at cannot be thinned any more: it would count for more than what comes.
-            log.info("attempt %d ends: workers audit fewer frames than when it began", attempt.number)
+        if not self._counts_alike(attempt):
+            log.info("attempt %d ends: fewer frames are audited than when it began, or keys have come", attempt.number)
             self._open = None
             self._end(attempt)
             return
         enough = attempt.seen + self._intake.independent(attempt.audit_rate) >= attempt.next_look
         if enough and self._readiness.blocks_are_independent():
             self._look(attempt)
+
+    def _counts_alike(self, attempt: OpenAttempt) -> bool:
+        """Whether the frames that wait count like those that the attempt has looked at.
+
+        Those cannot be thinned any more where fewer frames are audited now, nor put into blocks once keys come.
+        """
+        rate, block_frames = self._intake.audit_rate(), self._intake.block_frames
+        return rate >= attempt.audit_rate and block_frames == attempt.block_frames
 
     def _look(self, attempt: OpenAttempt, is_last: bool = False) -> None:
         """Looks at the frames that wait, and ends the attempt if it is over.
@@ -267,8 +274,8 @@ class Certifier:
         scores, answers = self._score(attempt.draft, attempt.tensors, tested)
         alone = grouping.alone if grouping else 0
         looked = Attempt.run(number, promise.confidence, choice, scores, answers, tested, samples, cap, alone)
-        block_s = promise.block_s if self._intake.block_frames else None
-        attempt.look(replace(looked, block_frames=self._intake.block_frames, block_s=block_s))
+        block_s = promise.block_s if attempt.block_frames else None
+        attempt.look(replace(looked, block_frames=attempt.block_frames, block_s=block_s))
 
     def _end(self, ended: OpenAttempt) -> None:
         """Writes the outcome, and publishes what was certified, if that is better than what there is."""

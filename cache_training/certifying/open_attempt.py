@@ -52,6 +52,8 @@ class OpenAttempt:
     """Frames count that would have been audited at this rate: it was common when the attempt began."""
     pace: StreamPace
     """The stream's when it began."""
+    block_frames: int | None
+    """Of a key's block so many frames count at most; None as long as no frame has had a key."""
     seen: int = 0
     """Frames that count singly in all looks so far."""
     attempt: Attempt | None = field(default=None, init=False)

@@ -58,7 +58,7 @@ class Sample:
         block = self.block
         if block is not None and more.block is not None:
             block = np.append(block, more.block + block.max(initial=-1) + 1)
-        return replace(self, block=block, looks=self.looks.then(more.looks))
+        return replace(self, block=block, most=max(self.most, more.most), looks=self.looks.then(more.looks))
 
     def settings(self, chosen: slice) -> "Sample":
         """That of some of the settings."""

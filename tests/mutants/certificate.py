@@ -446,8 +446,8 @@ MUTANTS = (
     Mutant(
         "an attempt goes on though fewer frames are audited than when it began",
         _CERTIFIER,
-        "if self._intake.audit_rate() < attempt.audit_rate:",
-        "if False:",
+        "return rate >= attempt.audit_rate and block_frames == attempt.block_frames",
+        "return block_frames == attempt.block_frames",
         _OPEN_TESTS,
     ),
     Mutant(

@@ -14,7 +14,7 @@ from layercache.cache_training.certifying.looks import LookPlan, Looks
 from layercache.cache_training.certifying.samples import Sample
 
 #: Samples that grow, and what is spent by each look; budgets and levels.
-growing = st.lists(st.integers(0, 300), min_size=1, max_size=6).map(lambda more: np.cumsum([40, *more]).tolist())
+growing = st.lists(st.integers(0, 120), min_size=1, max_size=4).map(lambda more: np.cumsum([40, *more]).tolist())
 budgets, levels = st.floats(0.005, 0.2), st.floats(0.001, 0.2)
 
 

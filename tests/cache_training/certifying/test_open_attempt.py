@@ -138,9 +138,24 @@ def test_it_ends_where_fewer_frames_are_audited_than_when_it_began(
 
     simulated.stream.next = seldom  # type: ignore[method-assign]
     finish(simulated)
-    assert "attempt 1 ends: workers audit fewer frames than when it began" in caplog.text
+    assert "attempt 1 ends: fewer frames are audited than when it began, or keys have come" in caplog.text
     assert store.attempt_outcome(1) is not None
     assert simulated._certifier.looks == 1
+
+
+def test_it_ends_where_frames_have_keys_that_had_none_when_it_began(store: HeadStore) -> None:
+    """By then they count together; those before counted singly."""
+    simulated = until_under_way(CLOSE, store)
+    following = simulated.stream.next
+
+    def keyed(n: int) -> DistillationBatch:
+        batch = following(n)
+        return replace(batch, key_hash=np.arange(1, len(batch) + 1))
+
+    simulated.stream.next = keyed  # type: ignore[method-assign]
+    finish(simulated)
+    assert simulated._certifier.looks == 1
+    assert store.attempt_outcome(1) is not None
 
 
 def test_at_the_end_of_a_stream_it_looks_at_what_there_is(store: HeadStore) -> None:

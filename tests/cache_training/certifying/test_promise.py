@@ -58,7 +58,7 @@ MUTANTS = [
     (promise.WORST, "error not shared", 12),
     (promise.CLIFF, "error not shared", 24),
     (promise.COPIES, "copies counted singly", 40),
-    (promise.MEMORISING, "dealt by frame", 30),
+    (promise.MEMORISING, "dealt by frame", 150),
     (promise.LOOP, "dealt by position", 20),
     (promise.cameras(100), "scenes outlast blocks unseen", 60),
     (promise.FEW_BURSTS, "the first audit stands for its block", 12),
@@ -71,7 +71,7 @@ MUTANTS = [
     (promise.TARGETS_MISSED, "passed on after a failure", 20),
     (promise.TARGETS_MISSED, "target chosen after looking", 20),
     (promise.TARGETS_MET, "passed on twice", 20),
-    (promise.BOLDER, "bolder at the full level", 50),
+    (promise.BOLDER, "bolder at the full level", 200),
     (promise.LOST_OUTCOMES, "passed on by unfinished attempts", 150),
 ]
 
