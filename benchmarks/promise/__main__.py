@@ -1,6 +1,6 @@
 """Does the promise hold for life? Simulated streams, many attempts in each, counted where a version ever broke it.
 
-    python -m benchmarks.promise                    # 3,900 streams: docs/benchmarks/promise.json, promise.md
+    python -m benchmarks.promise                    # 4,300 streams: docs/benchmarks/promise.json, promise.md
     python -m benchmarks.promise --share 0.1        # a tenth of them
 
 The promise: with probability ``confidence`` no version ever published has a risk above ``max_disagreement`` (nor, where

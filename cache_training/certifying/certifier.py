@@ -223,7 +223,7 @@ class Certifier:
         self._look(attempt)
 
     def _go_on(self, attempt: OpenAttempt) -> None:
-        """Looks again once there are enough frames; ends the attempt where they are audited less than when it began."""
+        """Looks again once there are enough frames; ends the attempt where they count otherwise than when it began."""
         if not len(self._intake.windows.certification):
             return
         if not self._counts_alike(attempt):

@@ -97,9 +97,15 @@ class OpenAttempt:
     @property
     def is_over(self) -> bool:
         """Whether its targets have passed, or no look is left."""
-        tests = (self.normal, self.normal_passed), (self.claim.overload, self.overload_passed)
-        passed = all(test is None or (found and found.verdict.index >= test.target) for test, found in tests)
-        return passed or self.seen >= self.plan.longest
+        return self.seen >= self.plan.longest or (
+            _has_passed(self.normal, self.normal_passed) and self._is_over_for_overload
+        )
+
+    @property
+    def _is_over_for_overload(self) -> bool:
+        """Also where the everyday target is the boldest setting, so that there is none for overload alone."""
+        test = self.claim.overload
+        return test is None or test.target >= len(self.choice.family.times) or _has_passed(test, self.overload_passed)
 
     @property
     def frames(self) -> int:
@@ -167,6 +173,10 @@ class OpenAttempt:
         tests = np.size(errors)
         tested_by = attempt.cap, attempt.whole[:tests], attempt.samples
         return certify_bolder(attempt.wrong[:tests], after, budget, errors, *tested_by)
+
+
+def _has_passed(test: PlannedTest, passed: Passed | None) -> bool:
+    return passed is not None and passed.verdict.index >= test.target
 
 
 def _bolder(before: Passed | None, verdict: Verdict | None, attempt: Attempt) -> Passed | None:

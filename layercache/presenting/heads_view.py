@@ -138,10 +138,11 @@ def _certified(certificate: "Certificate") -> str:
     earlier = [str(number) for number in certificate.recycled_from]
     attempts = f"attempt{'s' * (len(earlier) > 1)} {' and '.join(earlier)}"
     recycled = f", with the error that {attempts} passed on" if earlier else ""
+    look = f", look {certificate.looks}" if certificate.looks > 1 else ""
     return (
         f"certified for {certificate.max_disagreement:.2%} at {certificate.confidence:.0%}: "
         f"risk at most {certificate.upper_bound:.2%}; {tested_on(certificate)} "
-        f"(attempt {certificate.attempt}, p = {certificate.p_value:.2g} "
+        f"(attempt {certificate.attempt}{look}, p = {certificate.p_value:.2g} "
         f"of {certificate.error:.2g}{recycled})"
     )
 

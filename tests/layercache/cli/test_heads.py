@@ -88,10 +88,12 @@ def test_shows_the_version_in_use_or_any_other(heads: Heads, store: HeadStore) -
 def test_show_tells_whose_error_an_attempt_had(heads: Heads, store: HeadStore) -> None:
     shown, held = store.load(name(2))
     assert shown.certificate is not None
-    certificate = msgspec.structs.replace(shown.certificate, error=0.0333, recycled=0.025, recycled_from=(1, 2))
+    certificate = msgspec.structs.replace(
+        shown.certificate, error=0.0333, recycled=0.025, recycled_from=(1, 2), looks=2
+    )
     store.publish(msgspec.structs.replace(shown, version=name(3), certificate=certificate), held)
     said = " ".join(heads("show").output.split())
-    assert "(attempt 3, p = 0.003 of 0.033, with the error that attempts 1 and 2 passed on)" in said
+    assert "(attempt 3, look 2, p = 0.003 of 0.033, with the error that attempts 1 and 2 passed on)" in said
     assert "passed on" not in heads("show", name(2)).output
 
 
