@@ -2,28 +2,17 @@
 
 import math
 
-import numpy as np
-import numpy.typing as npt
 from scipy import special
 
 
-def p_values(
-    disagreements: npt.NDArray[np.int64], frames: npt.NDArray[np.int64] | int, budget: float
-) -> npt.NDArray[np.float64]:
+def p_value(disagreements: int, frames: int, budget: float) -> float:
     """P(Bin(frames, budget) <= disagreements): small where so few would be a surprise for a risk above ``budget``.
 
-    >>> p_values(np.array([0, 3]), 299, 0.01).round(4).tolist()
-    [0.0495, 0.6495]
+    >>> round(p_value(0, 299, 0.01), 4), round(p_value(3, 299, 0.01), 4)
+    (0.0495, 0.6495)
     """
-    # bdtr returns nan beyond its domain; k >= n is certain.
-    frames = np.broadcast_to(np.asarray(frames), disagreements.shape)
-    chances: npt.NDArray[np.float64] = special.bdtr(np.minimum(disagreements, frames).astype(float), frames, budget)
-    return np.where(disagreements >= frames, 1.0, chances)
-
-
-def p_value(disagreements: int, frames: int, budget: float) -> float:
-    """One of :func:`p_values`."""
-    return float(p_values(np.array([disagreements]), frames, budget)[0])
+    # bdtr returns nan beyond its domain; as many as there are frames is certain.
+    return 1.0 if disagreements >= frames else float(special.bdtr(float(disagreements), frames, budget))
 
 
 def upper_bound(disagreements: int, frames: int, error: float) -> float:

@@ -167,11 +167,8 @@ def _open_at(ends: Sequence[int], passed: Sequence[int], most: int, risk: float)
         more = _binomial(end - before, len(still_open), risk)
         still_open, before = np.convolve(still_open, more)[: len(still_open)], end
         yield still_open
-        still_open = (
-            np.where(np.arange(len(still_open)) <= passed[number], 0.0, still_open)
-            if number < len(passed)
-            else still_open
-        )
+        if number < len(passed):
+            still_open = np.where(np.arange(len(still_open)) <= passed[number], 0.0, still_open)
 
 
 def _binomial(frames: int, counts: int, risk: float) -> Floats:

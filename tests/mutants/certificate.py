@@ -233,8 +233,8 @@ MUTANTS = (
     Mutant(
         "the test counts one disagreement less",
         _BINOMIAL,
-        "special.bdtr(np.minimum(disagreements, frames).astype(float), frames, budget)",
-        "special.bdtr(np.maximum(disagreements - 1, 0).astype(float), frames, budget)",
+        "special.bdtr(float(disagreements), frames, budget)",
+        "special.bdtr(float(max(disagreements - 1, 0)), frames, budget)",
         _CERTIFICATE_TESTS,
     ),
     Mutant(
