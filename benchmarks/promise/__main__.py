@@ -66,10 +66,10 @@ or two of them share a store and a checkpoint, and one attempts while an attempt
 ## Near-copies
 
 40 cameras send one frame a second, and half of the frames are audited. While a scene lasts, all frames of its camera
-are near-copies: equal, but for the noise. Blocks last 10 s, and the frames of one count together. Scenes of 3 s and
-more do not change together with the blocks. Where a scene outlasts a block, the next block shows the same again: the
-trainer sees that neighbouring blocks are alike, and attempts nothing. In the loop, frames have no keys, and are equal
-to the last bit when they come again.
+are near-copies: equal, but for the noise. Blocks last 10 s, and the frames of one count together. Scenes change
+together with the blocks where they last exactly a block, or 10 s where heads know what they have learnt. Where a scene
+outlasts a block, the next block shows the same again: the trainer sees that neighbouring blocks are alike, and attempts
+nothing. In the loop, frames have no keys, and are equal to the last bit when they come again.
 
 {table(cameras_)}
 
